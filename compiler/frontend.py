@@ -1,0 +1,33 @@
+"""Which front end reads a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rldsl.compiler.ir import Graph
+from rldsl.compiler.parse import parse
+from rldsl.compiler.trace import trace_file
+from rldsl.diagnostics import did_you_mean, fail
+
+
+def read_source(path: Path) -> str:
+    """The text of a source file. RL0101 when it cannot be read, RL0103 when it is neither .rl nor .py."""
+    if path.suffix not in (".rl", ".py"):
+        fail(
+            "RL0103",
+            f"`{path}` is neither an .rl nor a .py file",
+            expected=".rl or .py",
+            found=path.suffix or "no suffix",
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        near = [p.name for p in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+        fail("RL0101", f"cannot read `{path}`: {error.strerror}", fix=did_you_mean(path.name, near))
+    except UnicodeDecodeError as error:
+        fail("RL0101", f"cannot read `{path}`: it is not UTF-8 text ({error.reason} at byte {error.start})")
+
+
+def load_graph(path: Path, text: str) -> Graph:
+    """The graph in `text`, read from `path`."""
+    return parse(text, str(path)) if path.suffix == ".rl" else trace_file(path, text)

@@ -1,0 +1,134 @@
+"""What a graph can call besides functions: methods of models, sources of weights and of rows, engines, clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rldsl.compiler.ir import Method, ModelKind
+from rldsl.compiler.plan import Aggregate, Phase, Scalar
+from rldsl.compiler.signature import FieldParam
+from rldsl.types import PROMPT, SAMPLE, TOKEN, DType, FieldType
+
+_TEXT_PROMPT = FieldType(DType.TEXT, (PROMPT,))
+_TOKENS = FieldType(DType.I64, (SAMPLE, TOKEN))
+_MASK = FieldType(DType.BOOL, (SAMPLE, TOKEN))
+_PER_TOKEN = FieldType(DType.F32, (SAMPLE, TOKEN))
+_SEQUENCE = (FieldParam(name="tokens", types=(_TOKENS,)), FieldParam(name="response_mask", types=(_MASK,)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A named value that a call takes: type, default, least value, choices."""
+
+    name: str
+    type: str
+    default: Scalar = None
+    required: bool = False
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    unit: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSpec:
+    """What a method reads, writes and takes, and the kinds of model that have it."""
+
+    kinds: tuple[ModelKind, ...]
+    inputs: tuple[FieldParam, ...]
+    outputs: tuple[tuple[str, FieldType], ...] = ()
+    keywords: tuple[Setting, ...] = ()
+    options: tuple[Setting, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceKind:
+    """A source of weights or of rows. `open_ended`: passes further keywords on as they are."""
+
+    args: tuple[Setting, ...] = ()
+    keywords: tuple[Setting, ...] = ()
+    open_ended: bool = False
+
+
+_TEMPERATURE = Setting(name="temperature", type="float", above=0.0)
+
+METHODS: dict[Method, MethodSpec] = {
+    Method.GENERATE: MethodSpec(
+        kinds=(ModelKind.POLICY,),
+        inputs=(FieldParam(name="prompts", types=(_TEXT_PROMPT,)),),
+        outputs=(
+            ("tokens", _TOKENS),
+            ("response_mask", _MASK),
+            ("rollout_logp", _PER_TOKEN),
+            ("completions", FieldType(DType.TEXT, (SAMPLE,))),
+        ),
+        keywords=(
+            Setting(name="n", type="int", default=1, least=1),
+            Setting(name="max_new_tokens", type="int", required=True, least=1),
+            # 0 is greedy decoding.
+            Setting(name="temperature", type="float", default=1.0, least=0.0),
+            Setting(name="top_p", type="float", default=1.0, above=0.0, most=1.0),
+            Setting(name="top_k", type="int", default=0, least=0),
+        ),
+    ),
+    Method.LOGPROB: MethodSpec(
+        kinds=(ModelKind.POLICY,), inputs=_SEQUENCE, outputs=(("logp", _PER_TOKEN),), keywords=(_TEMPERATURE,)
+    ),
+    Method.VALUE: MethodSpec(kinds=(ModelKind.VALUE,), inputs=_SEQUENCE, outputs=(("values", _PER_TOKEN),)),
+    Method.TRAIN: MethodSpec(
+        kinds=(ModelKind.POLICY, ModelKind.VALUE),
+        inputs=_SEQUENCE,
+        options=(
+            Setting(name="lr", type="float", required=True, least=0.0),
+            Setting(name="epochs", type="int", default=1, least=1),
+            Setting(name="minibatch", type="int", least=1, unit="prompts"),
+            Setting(name="weight_decay", type="float", default=0.0, least=0.0),
+            Setting(name="beta1", type="float", default=0.9, least=0.0, most=1.0),
+            Setting(name="beta2", type="float", default=0.95, least=0.0, most=1.0),
+            Setting(name="max_grad_norm", type="float", default=1.0, above=0.0),
+            Setting(name="aggregate", type="str", default=Aggregate.TOKEN_MEAN.value, choices=tuple(Aggregate)),
+            Setting(name="micro_batch_tokens", type="int", default=0, least=0, unit="tokens"),
+            _TEMPERATURE,
+        ),
+    ),
+}
+
+_PRECISION = Setting(name="precision", type="str", default="fp32", choices=("fp32", "bf16"))
+MODEL_SOURCES: dict[str, SourceKind] = {
+    "hf": SourceKind(args=(Setting(name="path", type="str", required=True),), keywords=(_PRECISION,)),
+    "scratch": SourceKind(
+        keywords=(
+            Setting(name="alphabet", type="str", required=True),
+            Setting(name="hidden", type="int", default=64, least=8),
+            Setting(name="layers", type="int", default=2, least=1),
+            Setting(name="heads", type="int", default=2, least=1),
+            Setting(name="seed", type="int", default=0),
+            _PRECISION,
+        )
+    ),
+}
+_FILE = SourceKind(
+    args=(Setting(name="path", type="str", required=True),),
+    keywords=(Setting(name="shuffle", type="bool", default=True), Setting(name="template", type="str")),
+    open_ended=True,
+)
+DATA_SOURCES: dict[str, SourceKind] = {
+    "reasoning_gym": SourceKind(args=(Setting(name="dataset", type="str", required=True),), open_ended=True),
+    "jsonl": _FILE,
+    "parquet": _FILE,
+}
+
+ENGINES: dict[Phase, tuple[str, ...]] = {Phase.TRAIN: ("fsdp",), Phase.GENERATE: ("hf",)}
+"""Engines by phase, the default first."""
+
+CLUSTERS: dict[str, str] = {
+    "cpu": "any processor",
+    "gpu": "any CUDA device",
+    "a100": "A100",
+    "h100": "H100",
+    "h200": "H200",
+    "b200": "B200",
+    "l40s": "L40S",
+}
+"""Kinds of hardware, and the words that must stand in the device's name for a plan to run there."""

@@ -1,0 +1,376 @@
+"""`.rl` text to the IR."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import TypeVar
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+
+from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate
+from rldsl.compiler.ir import (
+    Call,
+    Deploy,
+    FieldArg,
+    Graph,
+    Input,
+    Keyword,
+    Method,
+    Model,
+    ModelKind,
+    Node,
+    Param,
+    ParamType,
+    PhaseLayout,
+    SourceCall,
+    Use,
+)
+from rldsl.compiler.plan import Scalar
+from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Span, did_you_mean
+from rldsl.types import PROMPT, DType, FieldType
+
+_STATEMENTS = ("param", "model", "input", "node")
+_TERMINALS = {
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "LPAR": "`(`",
+    "RPAR": "`)`",
+    "EQUAL": "`=`",
+    "COMMA": "`,`",
+    "COLON": "`:`",
+    "SEMICOLON": "`;`",
+    "NAME": "a name",
+    "STRING": "a string",
+    "INT": "a number",
+    "FLOAT": "a number",
+    "COMPARE": "a comparison",
+    "ADD": "`+`",
+    "MULTIPLY": "`*`",
+    "MINUS": "`-`",
+    "OPTIONAL": "`?`",
+    "DOT": "`.`",
+    "LSQB": "`[`",
+    "RSQB": "`]`",
+    "__ANON_0": "`->`",
+    "$END": "the end of the file",
+}
+_E = TypeVar("_E", bound=StrEnum)
+_Tree = Tree[Token]
+
+
+@cache
+def _parser() -> Lark:
+    grammar = files("rldsl.grammar").joinpath("rl.lark").read_text()
+    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=False)
+
+
+def parse(text: str, file: str) -> Graph:
+    """The graph that `text` describes; `file` is the name that spans carry.
+
+    Raises DiagnosticError: RL0102 for the first syntax error, RL0210 for every unknown type or kind.
+    """
+    try:
+        tree = _parser().parse(text)
+    except UnexpectedInput as error:
+        raise _syntax_error(error, text, file) from error
+    found = Diagnostics()
+    graph = _Builder(file, found).graph(tree)
+    found.raise_if_errors()
+    return graph
+
+
+def _syntax_error(error: UnexpectedInput, text: str, file: str) -> DiagnosticError:
+    line, column = max(error.line, 1), max(error.column, 1)
+    expected, found, width = _TERMINALS["NAME"], "something else", 1
+    if isinstance(error, UnexpectedToken):
+        token = error.token
+        width = max(len(token), 1)
+        at_end = token.type == "$END"
+        found = "the end of the file" if at_end else f"`{token}`"
+        if at_end:
+            line, column = text.count("\n") + 1, len(text.rsplit("\n", 1)[-1]) + 1
+        names = set(error.accepts or error.expected)
+    elif isinstance(error, UnexpectedCharacters):
+        found = f"`{text[error.pos_in_stream or 0]}`"
+        names = set(error.allowed or ())
+    else:
+        names = set()
+    expected = _describe(names) or expected
+    word = found.strip("`")
+    keywords = [n.lower() for n in names if n.isalpha() and n not in _TERMINALS]
+    hint = did_you_mean(word, [*keywords, *_STATEMENTS]) if word.isidentifier() else None
+    diagnostic = Diagnostic(
+        code="RL0102",
+        message=f"this is not a statement of the language: found {found}",
+        span=Span(file, line, column, line, column + width),
+        expected=expected,
+        found=found,
+        fix=hint or _advice(names, word),
+    )
+    return DiagnosticError([diagnostic])
+
+
+def _describe(names: set[str]) -> str:
+    shown = sorted({_TERMINALS.get(n, f"`{n.lower()}`") for n in names if n not in ("__IGNORE_0", "COMMENT")})
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " or " + shown[-1] if shown else ""
+
+
+def _advice(names: set[str], word: str) -> str | None:
+    if "__ANON_0" in names and "RBRACE" in names and word not in ("}",):
+        return "a node is `node ID = CALL -> OUTPUTS when CONDITION after NODES`, each part on what came before"
+    if "RBRACE" in names:
+        return "close the block with `}`"
+    return None
+
+
+class _Builder:
+    """Walks the syntax tree; collects what it cannot make sense of."""
+
+    def __init__(self, file: str, found: Diagnostics) -> None:
+        self.file, self.found = file, found
+
+    def graph(self, tree: _Tree) -> Graph:
+        algorithms = list(_subtrees(tree, "algorithm"))
+        uses = tuple(Use(path=_string(_tokens(t)[0]), span=self.span(t)) for t in _subtrees(tree, "use"))
+        deploys = list(_subtrees(tree, "deploy"))
+        for extra in [*algorithms[1:], *deploys[1:]]:
+            self.found.error("RL0205", f"a file holds one `{extra.data}` block; this is another", span=self.span(extra))
+        deploy = self.deploy(deploys[0]) if deploys else None
+        if not algorithms:
+            return Graph(name="", uses=uses, deploy=deploy)
+        body = algorithms[0]
+        return Graph(
+            name=str(_tokens(body)[0]),
+            params=tuple(p for t in _subtrees(body, "param") if (p := self.param(t))),
+            models=tuple(m for t in _subtrees(body, "model") if (m := self.model(t))),
+            inputs=tuple(i for t in _subtrees(body, "input") if (i := self.input(t))),
+            nodes=tuple(n for t in _subtrees(body, "node") if (n := self.node(t))),
+            uses=uses,
+            deploy=deploy,
+            span=self.token_span(_tokens(body)[0]),
+        )
+
+    def span(self, tree: _Tree) -> Span:
+        meta = tree.meta
+        return Span(self.file, meta.line, meta.column, meta.end_line, meta.end_column)
+
+    def token_span(self, token: Token) -> Span:
+        assert token.line is not None and token.column is not None
+        end_line, end_column = token.end_line or token.line, token.end_column or token.column + len(token)
+        return Span(self.file, token.line, token.column, end_line, end_column)
+
+    def one_of(self, kinds: type[_E], token: Token, what: str, code: str = "RL0210") -> _E | None:
+        names = [k.value for k in kinds]
+        if token in names:
+            return kinds(str(token))
+        self.found.error(
+            code,
+            f"unknown {what} `{token}`",
+            span=self.token_span(token),
+            expected=", ".join(names),
+            found=str(token),
+            fix=did_you_mean(token, names),
+        )
+        return None
+
+    def param(self, tree: _Tree) -> Param | None:
+        name, type_name = _tokens(tree)[:2]
+        kind = self.one_of(ParamType, type_name, "type of a parameter")
+        literal = self.constant(_only(tree, "constant"))
+        if kind is None:
+            return None
+        default = literal.value
+        if kind is ParamType.FLOAT and isinstance(default, int) and not isinstance(default, bool):
+            default = float(default)
+        return Param(name=str(name), type=kind, default=default, unit=literal.unit, span=self.token_span(name))
+
+    def constant(self, tree: _Tree) -> Literal:
+        value = self.literal(_only(tree, "literal"))
+        if any(t.type == "MINUS" for t in _tokens(tree)):
+            assert isinstance(value.value, (int, float))
+            return Literal(value=-value.value, unit=value.unit, span=self.span(tree))
+        return value
+
+    def model(self, tree: _Tree) -> Model | None:
+        name, kind_name = _tokens(tree)[:2]
+        kind = self.one_of(ModelKind, kind_name, "kind of model")
+        frozen = any(t.type == "FROZEN" for t in _tokens(tree))
+        copies, sources = list(_subtrees(tree, "copy")), list(_subtrees(tree, "source"))
+        if kind is None:
+            return None
+        return Model(
+            name=str(name),
+            kind=kind,
+            source=self.source(sources[0]) if sources else None,
+            copy_of=str(_tokens(copies[0])[-1]) if copies else None,
+            frozen=frozen,
+            span=self.token_span(name),
+        )
+
+    def source(self, tree: _Tree) -> SourceCall:
+        args = tuple(self.expr(c) for c in tree.children if isinstance(c, Tree) and c.data != "keywords")
+        return SourceCall(kind=str(_tokens(tree)[0]), args=args, keywords=self.keywords(tree), span=self.span(tree))
+
+    def input(self, tree: _Tree) -> Input | None:
+        names = tuple(str(t) for t in _tokens(_only(tree, "names")))
+        kind = self.field_type(_only(tree, "type"))
+        options = {k.name: k for k in self.keywords(_only(tree, "options"))}
+        batch = options.pop("batch", None)
+        for unknown in options.values():
+            self.found.error("RL0207", f"an input has no option `{unknown.name}`", span=unknown.span, expected="batch")
+        if batch is None:
+            self.found.error(
+                "RL0302",
+                "an input does not say how many prompts a step takes",
+                span=self.span(tree),
+                fix="end the statement with `with batch = 16`",
+            )
+        if batch is None or kind is None:
+            return None
+        source = self.source(_only(tree, "source"))
+        return Input(names=names, type=kind, source=source, batch=batch.value, span=self.span(_only(tree, "names")))
+
+    def field_type(self, tree: _Tree) -> FieldType | None:
+        words = [str(t) for t in _tokens(tree)]
+        if words == [PROMPT]:
+            return FieldType(DType.TEXT, (PROMPT,))
+        text = f"{words[0]}[{', '.join(words[1:])}]" if words[1:] else words[0]
+        try:
+            return FieldType.parse(text)
+        except ValueError as error:
+            self.found.error(
+                "RL0210",
+                str(error),
+                span=self.span(tree),
+                expected="a type such as `text[prompt]`",
+                found=text,
+            )
+            return None
+
+    def node(self, tree: _Tree) -> Node | None:
+        call = self.call(
+            next(c for c in tree.children if isinstance(c, Tree) and c.data in ("method", "train", "compute"))
+        )
+        if call is None:
+            return None
+        role = next((str(_tokens(t)[0]) for t in _subtrees(tree, "role")), None)
+        when = next((self.expr(t.children[0]) for t in _subtrees(tree, "condition")), None)
+        return Node(
+            id=str(_tokens(tree)[0]),
+            call=_with_options(call, self.keywords(_only(tree, "options"))),
+            outputs=_names_under(tree, "outputs"),
+            role=role,
+            when=when,
+            after=_names_under(tree, "order"),
+            span=self.token_span(_tokens(tree)[0]),
+        )
+
+    def call(self, tree: _Tree) -> Call | None:
+        words = _tokens(tree)
+        arguments = _only(tree, "arguments")
+        args = tuple(self.field_arg(f) for fs in _subtrees(arguments, "fields") for f in _subtrees(fs, "field"))
+        keywords = self.keywords(arguments)
+        if tree.data == "compute":
+            return Call(function=str(words[0]), args=args, keywords=keywords, span=self.token_span(words[0]))
+        method = self.one_of(Method, words[1], "method of a model", "RL0206")
+        if method is None:
+            return None
+        function = str(words[2]) if tree.data == "train" else None
+        return Call(
+            model=str(words[0]),
+            method=method,
+            function=function,
+            args=args,
+            keywords=keywords,
+            span=self.token_span(words[0]),
+        )
+
+    def field_arg(self, tree: _Tree) -> FieldArg:
+        names = [t for t in _tokens(tree) if t.type == "NAME"]
+        optional = any(t.type == "OPTIONAL" for t in _tokens(tree))
+        param = str(names[0]) if len(names) > 1 else None
+        return FieldArg(name=str(names[-1]), optional=optional, param=param, span=self.span(tree))
+
+    def keywords(self, tree: _Tree) -> tuple[Keyword, ...]:
+        return tuple(self.keyword(k) for ks in _subtrees(tree, "keywords") for k in _subtrees(ks, "keyword"))
+
+    def keyword(self, tree: _Tree) -> Keyword:
+        name = _tokens(tree)[0]
+        values = tree.children[1:]
+        value: Expr = ParamRef(name=str(name), span=self.token_span(name))
+        if values:
+            value = self.expr(values[0])
+        return Keyword(name=str(name), value=value, span=self.span(tree))
+
+    def expr(self, tree: _Tree | Token) -> Expr:
+        assert isinstance(tree, Tree)
+        span = self.span(tree)
+        if tree.data == "literal":
+            return self.literal(tree)
+        if tree.data == "reference":
+            return ParamRef(name=str(tree.children[0]), span=span)
+        if tree.data == "unary":
+            op, operand = str(tree.children[0]), self.expr(tree.children[1])
+            return negate(operand, span) if op == "-" else Unary(op=op, operand=operand, span=span)
+        left, operator, right = tree.children
+        return Binary(op=str(operator), left=self.expr(left), right=self.expr(right), span=span)
+
+    def literal(self, tree: _Tree) -> Literal:
+        token, *unit = _tokens(tree)
+        return Literal(value=_LITERALS[token.type](token), unit=str(unit[0]) if unit else None, span=self.span(tree))
+
+    def deploy(self, tree: _Tree) -> Deploy:
+        clusters = [_tokens(c) for c in _subtrees(tree, "cluster")]
+        count, kind = (int(clusters[0][0]), str(clusters[0][1])) if clusters else (None, None)
+        layouts = tuple(self.layout(t) for t in _subtrees(tree, "layout"))
+        return Deploy(count=count, cluster=kind, layouts=layouts, span=self.span(tree))
+
+    def layout(self, tree: _Tree) -> PhaseLayout:
+        model, phase, engine = _tokens(tree)[:3]
+        return PhaseLayout(
+            model=str(model),
+            phase=str(phase),
+            engine=str(engine),
+            axes=self.keywords(tree),
+            span=self.span(tree),
+        )
+
+
+def _with_options(call: Call, options: tuple[Keyword, ...]) -> Call:
+    return Call(**{**vars(call), "options": options})
+
+
+def _string(token: Token) -> str:
+    value = ast.literal_eval(str(token))
+    assert isinstance(value, str)
+    return value
+
+
+_LITERALS: dict[str, Callable[[Token], Scalar]] = {
+    "INT": int,
+    "FLOAT": float,
+    "STRING": _string,
+    "TRUE": lambda _: True,
+    "FALSE": lambda _: False,
+}
+
+
+def _subtrees(tree: _Tree, name: str) -> Iterator[_Tree]:
+    return (c for c in tree.children if isinstance(c, Tree) and c.data == name)
+
+
+def _only(tree: _Tree, name: str) -> _Tree:
+    return next(_subtrees(tree, name))
+
+
+def _tokens(tree: _Tree) -> list[Token]:
+    return [c for c in tree.children if isinstance(c, Token)]
+
+
+def _names_under(tree: _Tree, name: str) -> tuple[str, ...]:
+    return tuple(str(t) for part in _subtrees(tree, name) for t in _tokens(_only(part, "names")))

@@ -1,0 +1,35 @@
+"""What a pass is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from rldsl.compiler.ir import Deploy, Module
+from rldsl.diagnostics import Diagnostics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What every pass may look at besides the module, and where it says what is wrong.
+
+    `settings` are the raw `--set` values; `deploy` overrides the file's own; `world_size` is asked for.
+    """
+
+    found: Diagnostics
+    source_dir: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    deploy: Deploy | None = None
+    world_size: int | None = None
+
+
+class Pass(Protocol):
+    """One named rewrite or analysis: frozen, its fields are its options."""
+
+    name: ClassVar[str]
+
+    def apply(self, module: Module, context: Context) -> Module:
+        """The module after this pass. The user's faults go to `context.found`."""
+        ...

@@ -1,0 +1,288 @@
+"""Parameters get their values, and every expression becomes a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rldsl.compiler.expr import Expr, Literal, ParamRef, evaluate, format_scalar, references
+from rldsl.compiler.ir import Call, Keyword, Method, Model, Module, Node, Param, ParamType, SourceCall
+from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, Setting
+from rldsl.compiler.passes.base import Context
+from rldsl.compiler.plan import Scalar
+from rldsl.diagnostics import Diagnostics, Span, did_you_mean
+
+SEED = "seed"
+"""A parameter of this name seeds sampling and the order of the data: the runtime reads it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BindParameters:
+    """Replace every expression by its value under `--set` and the defaults, and check types, ranges and units.
+
+    Before: `actor.generate(prompts; n = group)`, group = 8.   After: `actor.generate(prompts; n = 8)`
+    """
+
+    name: ClassVar[str] = "bind_parameters"
+
+    def apply(self, module: Module, context: Context) -> Module:
+        """The module with `values`; no ParamRef is left in the graph."""
+        graph = module.graph
+        values = _values(graph.params, context)
+        units = {p.name: p.unit for p in graph.params}
+        binder = _Binder(module, values, units, context.found)
+        _warn_unread(module, context.found)
+        models = tuple(replace(m, source=binder.source(m.source) if m.source else None) for m in graph.models)
+        bound = replace(
+            graph,
+            nodes=tuple(binder.node(n) for n in graph.nodes),
+            inputs=tuple(replace(i, batch=binder.batch(i.batch), source=binder.source(i.source)) for i in graph.inputs),
+            models=models,
+        )
+        by_name = {m.name: m for m in models}
+        origins = {m.name: origin for m in models if (origin := _origin(m, by_name))}
+        return replace(module, values=values, graph=bound, origins=origins)
+
+
+def _origin(model: Model, by_name: Mapping[str, Model]) -> Model | None:
+    """The model whose source `model`'s weights come from; None when copies go round in a circle or nowhere."""
+    seen: set[str] = set()
+    while model.source is None:
+        if model.name in seen or model.copy_of is None or model.copy_of not in by_name:
+            return None
+        seen.add(model.name)
+        model = by_name[model.copy_of]
+    return model
+
+
+def _values(params: tuple[Param, ...], context: Context) -> dict[str, Scalar]:
+    known = {p.name: p for p in params}
+    values: dict[str, Scalar] = {p.name: p.default for p in params}
+    for param in params:
+        if not _fits(param.default, param.type):
+            context.found.error(
+                "RL0304",
+                f"the default of `{param.name}` is no {param.type}",
+                span=param.span,
+                expected=param.type,
+                found=format_scalar(param.default),
+            )
+    for name, text in context.settings.items():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            context.found.error(
+                "RL0203",
+                f"--set: unknown parameter `{name}`",
+                expected=", ".join(sorted(known)),
+                found=name,
+                fix=hint,
+            )
+            continue
+        value = read_setting(text, known[name].type)
+        if value is None:
+            context.found.error(
+                "RL0304",
+                f"--set: `{name}` is of type {known[name].type}",
+                span=known[name].span,
+                expected=known[name].type,
+                found=text,
+            )
+            continue
+        values[name] = value
+    return values
+
+
+def read_setting(text: str, kind: ParamType) -> Scalar:
+    """The value of `text` as `kind`, or None if it is none."""
+    try:
+        match kind:
+            case ParamType.INT:
+                return int(text)
+            case ParamType.FLOAT:
+                value = float(text)
+                return value if math.isfinite(value) else None
+            case ParamType.BOOL:
+                return {"true": True, "false": False}.get(text.lower())
+            case ParamType.STR:
+                return text
+    except ValueError:
+        return None
+
+
+def _fits(value: Scalar, kind: str) -> bool:
+    match kind:
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "float":
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        case "bool":
+            return isinstance(value, bool)
+        case _:
+            return isinstance(value, str)
+
+
+def _warn_unread(module: Module, found: Diagnostics) -> None:
+    graph = module.graph
+    exprs: list[Expr] = [i.batch for i in graph.inputs] + [n.when for n in graph.nodes if n.when]
+    sources = [i.source for i in graph.inputs] + [m.source for m in graph.models if m.source]
+    exprs += [a for s in sources for a in s.args] + [k.value for s in sources for k in s.keywords]
+    exprs += [k.value for n in graph.nodes for k in (*n.call.keywords, *n.call.options)]
+    exprs += [k.value for p in (graph.deploy.layouts if graph.deploy else ()) for k in p.axes]
+    read = {r.name for e in exprs for r in references(e)}
+    for param in graph.params:
+        if param.name not in read and param.name != SEED:
+            found.warning("RL0452", f"nothing reads parameter `{param.name}`", span=param.span, fix="remove it")
+
+
+class _Binder:
+    def __init__(
+        self,
+        module: Module,
+        values: Mapping[str, Scalar],
+        units: Mapping[str, str | None],
+        found: Diagnostics,
+    ) -> None:
+        self.module, self.values, self.units, self.found = module, values, units, found
+
+    def literal(self, expr: Expr) -> Literal | None:
+        """The value, or None after an error (an unknown name has been reported already)."""
+        try:
+            return Literal(value=evaluate(expr, self.values), unit=self.unit(expr), span=expr.span)
+        except KeyError:
+            return None
+        except (TypeError, ZeroDivisionError) as error:
+            self.found.error("RL0304", f"this cannot be computed: {error}", span=expr.span)
+            return None
+
+    def unit(self, expr: Expr) -> str | None:
+        if isinstance(expr, Literal):
+            return expr.unit
+        return self.units.get(expr.name) if isinstance(expr, ParamRef) else None
+
+    def node(self, node: Node) -> Node:
+        signature = self.module.signatures.get(node.call.function or "")
+        spec = METHODS[node.call.method] if node.call.method else None
+        settings = {s.name: s for s in spec.keywords} if spec else {}
+        if signature:
+            settings |= {h.name: Setting(name=h.name, type=h.type) for h in signature.hypers}
+        options = {o.name: o for o in spec.options} if spec else {}
+        call = replace(
+            node.call,
+            keywords=tuple(self.keyword(k, settings.get(k.name)) for k in node.call.keywords),
+            options=tuple(self.keyword(k, options.get(k.name)) for k in node.call.options),
+        )
+        when = self.literal(node.when) if node.when else None
+        return replace(node, call=call, when=when)
+
+    def keyword(self, keyword: Keyword, setting: Setting | None) -> Keyword:
+        value = self.literal(keyword.value)
+        if value is None:
+            return keyword
+        if setting is not None:
+            check_setting(value, setting, keyword.span, self.found)
+        return replace(keyword, value=value)
+
+    def batch(self, expr: Expr) -> Expr:
+        value = self.literal(expr)
+        if value is None:
+            return expr
+        check_setting(value, Setting(name="batch", type="int", least=1, unit="prompts"), expr.span, self.found)
+        return value
+
+    def source(self, source: SourceCall) -> SourceCall:
+        kind = MODEL_SOURCES.get(source.kind) or DATA_SOURCES.get(source.kind)
+        settings = {s.name: s for s in (*kind.args, *kind.keywords)} if kind else {}
+        args = tuple(
+            self.keyword(Keyword(name=s.name, value=a, span=a.span), s).value
+            for a, s in zip(source.args, kind.args if kind else (), strict=False)
+        )
+        return replace(
+            source, args=args, keywords=tuple(self.keyword(k, settings.get(k.name)) for k in source.keywords)
+        )
+
+
+def check_setting(value: Literal, setting: Setting, span: Span | None, found: Diagnostics) -> None:
+    """RL0304 for a wrong type, RL0311 for a wrong unit, RL0404 outside the range."""
+    number = value.value
+    name, shown = setting.name, format_scalar(number)
+    if not _fits(number, setting.type):
+        found.error(
+            "RL0304",
+            f"`{name}` must be of type {setting.type}",
+            span=span,
+            expected=setting.type,
+            found=shown,
+        )
+        return
+    if setting.unit and value.unit and value.unit != setting.unit:
+        found.error(
+            "RL0311",
+            f"`{name}` counts {setting.unit}",
+            span=span,
+            expected=setting.unit,
+            found=f"{shown} {value.unit}",
+        )
+    if setting.choices and number not in setting.choices:
+        hint = did_you_mean(str(number), setting.choices)
+        found.error(
+            "RL0404",
+            f"`{name}` cannot be {shown}",
+            span=span,
+            expected=", ".join(setting.choices),
+            found=shown,
+            fix=hint,
+        )
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        _check_range(number, setting, span, found)
+
+
+def _check_range(number: float, setting: Setting, span: Span | None, found: Diagnostics) -> None:
+    bounds = [f"at least {setting.least:g}"] if setting.least is not None else []
+    bounds += [f"above {setting.above:g}"] if setting.above is not None else []
+    bounds += [f"at most {setting.most:g}"] if setting.most is not None else []
+    low = (setting.least is not None and number < setting.least) or (
+        setting.above is not None and number <= setting.above
+    )
+    high = setting.most is not None and number > setting.most
+    if low or high:
+        found.error(
+            "RL0404",
+            f"`{setting.name}` is out of range",
+            span=span,
+            expected=" and ".join(bounds),
+            found=format_scalar(number),
+        )
+
+
+def keyword_value(keywords: tuple[Keyword, ...], name: str, default: Scalar) -> Scalar:
+    """The bound value of `name`, or `default` where it is not given."""
+    for keyword in keywords:
+        if keyword.name == name:
+            assert isinstance(keyword.value, Literal), f"{name} is not bound"
+            return keyword.value.value
+    return default
+
+
+def option_of(call: Call, name: str) -> Scalar:
+    """The value of a method's option or keyword, from the call or the method's default."""
+    assert call.method is not None
+    spec = METHODS[call.method]
+    default = next(s.default for s in (*spec.keywords, *spec.options) if s.name == name)
+    return keyword_value((*call.keywords, *call.options), name, default)
+
+
+def number_of(call: Call, name: str) -> float:
+    """`option_of` where the value is a number."""
+    value = option_of(call, name)
+    assert isinstance(value, (int, float)), name
+    return value
+
+
+def optimiser_steps(call: Call, batch: int) -> int:
+    """How many optimiser steps a training call takes on one batch of `batch` prompts."""
+    assert call.method is Method.TRAIN
+    minibatch = option_of(call, "minibatch") or batch
+    assert isinstance(minibatch, int)
+    return int(number_of(call, "epochs")) * -(-batch // minibatch)

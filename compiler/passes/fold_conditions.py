@@ -1,0 +1,39 @@
+"""Nodes whose condition is false go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rldsl.compiler.expr import Literal
+from rldsl.compiler.ir import FieldArg, Module, Node
+from rldsl.compiler.passes.base import Context
+from rldsl.compiler.plan import Dropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConditions:
+    """Decide every `when`, now that parameters have values, and mark what an absent producer leaves absent.
+
+    Before: `node ref = ... -> ref_logp when kl_coef > 0`, kl_coef = 0; `policy_loss(..., ref_logp?)`
+    After:  no `ref`; the loss is called without `ref_logp`.
+    """
+
+    name: ClassVar[str] = "fold_conditions"
+
+    def apply(self, module: Module, context: Context) -> Module:
+        """The graph without conditions. That nobody needs a missing field, check_types has proved."""
+        graph = module.graph
+        gone = [n for n in graph.nodes if isinstance(n.when, Literal) and not n.when.value]
+        missing = {f for n in gone for f in n.outputs}
+        kept = tuple(_without(replace(n, when=None), missing) for n in graph.nodes if n not in gone)
+        dropped = tuple(Dropped(what=n.id, by=self.name, why="its condition is false") for n in gone)
+        return replace(module, graph=graph.with_nodes(kept), dropped=module.dropped + dropped)
+
+
+def _without(node: Node, missing: set[str]) -> Node:
+    def mark(arg: FieldArg) -> FieldArg:
+        return replace(arg, absent=True) if arg.name in missing else arg
+
+    after = tuple(a for a in node.after if a not in missing)
+    return replace(node, call=replace(node.call, args=tuple(mark(a) for a in node.call.args)), after=after)

@@ -1,0 +1,55 @@
+"""Weights as trained reach the engine that generates with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rldsl.compiler.ir import Module
+from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.place_on_mesh import WORLD
+from rldsl.compiler.plan import AnyOp, GenerateOp, SaveOp, SyncKind, SyncWeightsOp, TrainOp
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerWeights:
+    """Before each rollout of a model that is trained, one transfer of its weights; at the end of the step, a save.
+
+    One rank alone shares its memory between the phases (`local`); ranks that shard the weights gather them.
+    Before: `rollout`, `update`.   After: `sync_weights actor`, `rollout`, `update`, `save actor`.
+    """
+
+    name: ClassVar[str] = "lower_weights"
+
+    def apply(self, module: Module, context: Context) -> Module:
+        """The ops with weight transfers and saves."""
+        trained = [op.model for op in module.ops if isinstance(op, TrainOp)]
+        synced: set[str] = set()
+        ops: list[AnyOp] = []
+        for op in module.ops:
+            if isinstance(op, GenerateOp) and op.model not in synced:
+                synced.add(op.model)
+                ops.append(_sync(op, module, trained=op.model in trained))
+            ops.append(op)
+        policies = [m for m in dict.fromkeys(trained) if m in synced]
+        ops += [_save(m, alone=len(policies) == 1) for m in policies]
+        return replace(module, ops=tuple(ops))
+
+
+def _sync(op: GenerateOp, module: Module, *, trained: bool) -> SyncWeightsOp:
+    if module.world_size == 1:
+        kind, why = SyncKind.LOCAL, "one rank: training and generation share its memory"
+    else:
+        kind, why = (
+            SyncKind.ALL_GATHER,
+            "training shards the weights over the ranks, generation wants them whole",
+        )
+    if not trained:
+        why += "; the model is never trained, so this happens once"
+    return SyncWeightsOp(
+        id=f"sync_weights:{op.model}", node=op.node, group=WORLD, model=op.model, sync=kind, because=(why,)
+    )
+
+
+def _save(model: str, *, alone: bool) -> SaveOp:
+    return SaveOp(id=f"save:{model}", group=WORLD, model=model, path="checkpoint" if alone else f"checkpoint/{model}")

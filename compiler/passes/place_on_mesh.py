@@ -1,0 +1,167 @@
+"""Which ranks run which node."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rldsl.compiler.expr import evaluate
+from rldsl.compiler.ir import Deploy, Method, Module, Node, PhaseLayout
+from rldsl.compiler.methods import CLUSTERS, ENGINES
+from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.check_counts import batch_of
+from rldsl.compiler.plan import Group, Phase
+from rldsl.diagnostics import Diagnostics, did_you_mean
+
+WORLD = "world"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceOnMesh:
+    """Give every node the group of ranks that runs it: the first dp ranks of its phase's layout.
+
+    Without a deployment every phase runs on all ranks, however many they will be.
+    Before: `rollout`.   After: `rollout` on `actor.generate`, the first 2 of 4 ranks.
+    """
+
+    name: ClassVar[str] = "place_on_mesh"
+
+    def apply(self, module: Module, context: Context) -> Module:
+        """The module with `world_size`, `groups` and `placement`. RL0402, RL0506-RL0508 for what cannot be."""
+        deploy = context.deploy or module.graph.deploy or Deploy()
+        sizes = {(p.model, p.phase): size for p in deploy.layouts if (size := _layout_size(p, module, context.found))}
+        _check_cluster(deploy, context.found)
+        world = _world_size(deploy, sizes, context)
+        batch = batch_of(module)
+        if world is not None and module.divides % world:
+            _does_not_divide(module, world, batch, context.found)
+        groups, placement = {WORLD: Group(name=WORLD)}, {}
+        for node in module.graph.nodes:
+            group = _group_of(node, sizes, world)
+            groups.setdefault(group.name, group)
+            placement[node.id] = group.name
+        for size in sizes.values():
+            if batch % size:
+                context.found.error(
+                    "RL0402",
+                    f"a batch of {batch} prompts does not divide over dp = {size}",
+                    expected=_divisors(batch),
+                    found=str(size),
+                )
+        return replace(
+            module,
+            world_size=world,
+            groups=tuple(groups.values()),
+            placement=placement,
+            divides=math.gcd(module.divides, *sizes.values()) if sizes and world is None else module.divides,
+        )
+
+
+def _layout_size(layout: PhaseLayout, module: Module, found: Diagnostics) -> int | None:
+    phases = {p.value for p in Phase}
+    if layout.phase not in phases:
+        hint = did_you_mean(layout.phase, phases)
+        found.error(
+            "RL0506",
+            f"a model has no phase `{layout.phase}`",
+            span=layout.span,
+            expected=", ".join(sorted(phases)),
+            found=layout.phase,
+            fix=hint,
+        )
+        return None
+    engines = ENGINES[Phase(layout.phase)]
+    if layout.engine not in engines:
+        found.error(
+            "RL0507",
+            f"no engine `{layout.engine}` for `{layout.phase}`",
+            span=layout.span,
+            expected=", ".join(engines),
+            found=layout.engine,
+            fix=did_you_mean(layout.engine, engines) or f"use `{engines[0]}`",
+        )
+        return None
+    size = None
+    for axis in layout.axes:
+        if axis.name != "dp":
+            found.error(
+                "RL0506",
+                f"`{layout.engine}` has no parallel axis `{axis.name}`",
+                span=axis.span,
+                expected="dp",
+                found=axis.name,
+            )
+            continue
+        value = evaluate(axis.value, module.values)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            found.error(
+                "RL0506",
+                "dp is a number of ranks",
+                span=axis.span,
+                expected="an integer of at least 1",
+                found=str(value),
+            )
+            continue
+        size = value
+    return size
+
+
+def _check_cluster(deploy: Deploy, found: Diagnostics) -> None:
+    if deploy.cluster is not None and deploy.cluster not in CLUSTERS:
+        found.error(
+            "RL0508",
+            f"unknown kind of cluster `{deploy.cluster}`",
+            span=deploy.span,
+            expected=", ".join(sorted(CLUSTERS)),
+            found=deploy.cluster,
+            fix=did_you_mean(deploy.cluster, CLUSTERS),
+        )
+
+
+def _world_size(deploy: Deploy, sizes: dict[tuple[str, str], int], context: Context) -> int | None:
+    """Ranks asked for on the command line, else by the cluster, else by the largest layout, else open."""
+    asked, largest = context.world_size, max(sizes.values(), default=None)
+    if asked is not None and asked < 1:
+        context.found.error("RL0506", "--world-size must be at least 1", found=str(asked))
+        return None
+    world = asked or deploy.count or largest
+    for (model, phase), size in sizes.items():
+        if world is not None and size > world:
+            context.found.error(
+                "RL0506",
+                f"`{model}.{phase}` wants {size} ranks of {world}",
+                span=deploy.span,
+                expected=f"dp <= {world}",
+                found=f"dp = {size}",
+            )
+        if phase == Phase.TRAIN and world is not None and size < world:
+            context.found.error(
+                "RL0506",
+                f"`{model}.train` uses {size} of {world} ranks: weights are sharded over all of them",
+                span=deploy.span,
+                expected=f"dp = {world}",
+                found=f"dp = {size}",
+            )
+    return world
+
+
+def _does_not_divide(module: Module, world: int, batch: int, found: Diagnostics) -> None:
+    found.error(
+        "RL0402",
+        f"the work of a step does not divide over {world} ranks",
+        expected=f"{_divisors(module.divides)} ranks",
+        found=f"{world} ranks; a batch of {batch} prompts, minibatches in units of {module.divides}",
+        fix=f"choose a number of ranks that divides {module.divides}, or change batch and minibatch",
+    )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+
+
+def _group_of(node: Node, sizes: dict[tuple[str, str], int], world: int | None) -> Group:
+    if node.call.method is not Method.GENERATE:
+        return Group(name=WORLD)
+    size = sizes.get((node.call.model or "", Phase.GENERATE.value))
+    return Group(name=WORLD) if size is None or size == world else Group(name=f"{node.call.model}.generate", size=size)

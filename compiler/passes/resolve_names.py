@@ -1,0 +1,238 @@
+"""Every name is defined once and known where it is used."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from rldsl.compiler.expr import Expr, references
+from rldsl.compiler.ir import Call, Graph, Keyword, Method, Model, ModelKind, Module, Node, SourceCall
+from rldsl.compiler.methods import DATA_SOURCES, MODEL_SOURCES, SourceKind
+from rldsl.compiler.passes.base import Context
+from rldsl.compiler.signature import (
+    Signature,
+    functions_in,
+    library_names,
+    library_signature,
+    parse_user_file,
+    user_signature,
+)
+from rldsl.diagnostics import Diagnostics, Label, Span, did_you_mean
+from rldsl.types import Role
+
+_MODULE_ROLES = {
+    "rldsl.algos.rewards": Role.REWARD,
+    "rldsl.algos.advantages": Role.ADVANTAGE,
+}
+DEFAULT_ROLE = "COMPUTE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolveNames:
+    """Check names, read the signatures of the functions used, and infer roles.
+
+    Before: `node ref = reference.logprob(tokns, response_mask) -> ref_logp`
+    After:  RL0201 unknown field `tokns`; did you mean `tokens`? - or the same node with role REFERENCE.
+    """
+
+    name: ClassVar[str] = "resolve_names"
+
+    def apply(self, module: Module, context: Context) -> Module:
+        """Signatures by function name, and roles where none is stated."""
+        graph = module.graph
+        _check_unique(graph, context.found)
+        signatures = _signatures(graph, context)
+        _Names(graph, signatures, context.found).check()
+        nodes = tuple(n if n.role else replace(n, role=_role(n, graph, signatures)) for n in graph.nodes)
+        return replace(module, graph=graph.with_nodes(nodes), signatures=signatures)
+
+
+def _check_unique(graph: Graph, found: Diagnostics) -> None:
+    groups: tuple[tuple[str, list[tuple[str, Span | None]]], ...] = (
+        ("parameter", [(p.name, p.span) for p in graph.params]),
+        ("model", [(m.name, m.span) for m in graph.models]),
+        ("node", [(n.id, n.span) for n in graph.nodes]),
+        (
+            "field",
+            [(f, i.span) for i in graph.inputs for f in i.names]
+            + [(f, n.span) for n in graph.nodes for f in n.outputs],
+        ),
+    )
+    for what, names in groups:
+        first: dict[str, Span | None] = {}
+        for name, span in names:
+            if name in first:
+                place = first[name]
+                labels = (Label(span=place, message="first defined here"),) if place else ()
+                found.error(
+                    "RL0205",
+                    f"{what} `{name}` is defined twice",
+                    span=span,
+                    labels=labels,
+                    fix="give one of them another name",
+                )
+            first.setdefault(name, span)
+
+
+def _used_functions(graph: Graph) -> set[str]:
+    return {n.call.function for n in graph.nodes if n.call.function}
+
+
+def _signatures(graph: Graph, context: Context) -> dict[str, Signature]:
+    """Signatures of the functions that the graph calls; user files first, then the library."""
+    wanted = _used_functions(graph)
+    read: dict[str, Signature] = {}
+    for use in graph.uses:
+        path = context.source_dir / use.path
+        tree, sha256 = parse_user_file(path, use.path, use.span)
+        for function in functions_in(tree):
+            if function.name in wanted:
+                _add_user_function(function, read, path=path, file=use.path, sha256=sha256, context=context)
+    for name in sorted(wanted - set(read)):
+        signature = library_signature(name)
+        if signature is not None:
+            read[name] = signature
+    return read
+
+
+def _add_user_function(
+    function: ast.FunctionDef,
+    read: dict[str, Signature],
+    *,
+    path: Path,
+    file: str,
+    sha256: str,
+    context: Context,
+) -> None:
+    signature = user_signature(function, path=path, file=file, sha256=sha256, found=context.found)
+    if signature is None:
+        return
+    if function.name in library_names():
+        context.found.error(
+            "RL0205",
+            f"`{function.name}` is the name of a shipped function",
+            span=signature.span,
+            fix="rename yours",
+        )
+    if function.name in read:
+        context.found.error(
+            "RL0205", f"function `{function.name}` is defined in two of the files used", span=signature.span
+        )
+    read[function.name] = signature
+
+
+def _role(node: Node, graph: Graph, signatures: dict[str, Signature]) -> str:
+    model = graph.model_of.get(node.call.model or "")
+    if model is not None:
+        if model.kind is ModelKind.VALUE:
+            return Role.CRITIC
+        return Role.REFERENCE if model.frozen else Role.ACTOR
+    signature = signatures.get(node.call.function or "")
+    return _MODULE_ROLES.get(signature.module or "", DEFAULT_ROLE) if signature else DEFAULT_ROLE
+
+
+class _Names:
+    """Looks up every name that the graph mentions."""
+
+    def __init__(self, graph: Graph, signatures: dict[str, Signature], found: Diagnostics) -> None:
+        self.graph, self.signatures, self.found = graph, signatures, found
+        self.fields = {*graph.producer_of, *graph.input_of}
+        self.params = {p.name for p in graph.params}
+
+    def check(self) -> None:
+        for model in self.graph.models:
+            self.model(model)
+        for item in self.graph.inputs:
+            self.source(item.source, DATA_SOURCES, "data")
+            self.expr(item.batch)
+        for node in self.graph.nodes:
+            self.node(node)
+        if self.graph.deploy:
+            for layout in self.graph.deploy.layouts:
+                self.known("RL0202", "model", layout.model, self.graph.model_of, layout.span)
+                self.keywords(layout.axes)
+
+    def known(self, code: str, what: str, name: str, names: Iterable[str], span: Span | None) -> bool:
+        known = sorted(names)
+        if name in known:
+            return True
+        listed = ", ".join(known) if known else f"there is no {what} yet"
+        self.found.error(
+            code,
+            f"unknown {what} `{name}`",
+            span=span,
+            expected=listed,
+            found=name,
+            fix=did_you_mean(name, known),
+        )
+        return False
+
+    def expr(self, expr: Expr) -> None:
+        for reference in references(expr):
+            self.known("RL0203", "parameter", reference.name, self.params, reference.span)
+
+    def keywords(self, keywords: tuple[Keyword, ...]) -> None:
+        seen: set[str] = set()
+        for keyword in keywords:
+            if keyword.name in seen:
+                self.found.error("RL0205", f"`{keyword.name}` is given twice", span=keyword.span)
+            seen.add(keyword.name)
+            self.expr(keyword.value)
+
+    def model(self, model: Model) -> None:
+        if model.copy_of is not None:
+            self.known("RL0202", "model", model.copy_of, self.graph.model_of, model.span)
+            self.check_copies_end(model)
+        if model.source is not None:
+            self.source(model.source, MODEL_SOURCES, "model")
+
+    def check_copies_end(self, model: Model) -> None:
+        chain = [model.name]
+        while (copied := self.graph.model_of[chain[-1]].copy_of) in self.graph.model_of:
+            assert copied is not None
+            if copied in chain:
+                if copied == model.name:
+                    self.found.error(
+                        "RL0401",
+                        f"these models are copies of each other: {' -> '.join([*chain, copied])}",
+                        span=model.span,
+                    )
+                return
+            chain.append(copied)
+
+    def source(self, source: SourceCall, kinds: dict[str, SourceKind], what: str) -> None:
+        self.known("RL0209", f"{what} source", source.kind, kinds, source.span)
+        for arg in source.args:
+            self.expr(arg)
+        self.keywords(source.keywords)
+
+    def node(self, node: Node) -> None:
+        self.call(node.call)
+        if node.when:
+            self.expr(node.when)
+        for other in node.after:
+            self.known("RL0208", "node", other, self.graph.node_of, node.span)
+
+    def call(self, call: Call) -> None:
+        if call.model is not None:
+            self.known("RL0202", "model", call.model, self.graph.model_of, call.span)
+        if call.function is not None and call.function not in self.signatures and not self._named_but_unreadable(call):
+            self.known("RL0204", "function", call.function, {*self.signatures, *library_names()}, call.span)
+        if call.method is Method.TRAIN and call.function is None:
+            self.found.error(
+                "RL0302",
+                "`train` needs a loss function",
+                span=call.span,
+                fix="write `actor.train policy_loss(...)`",
+            )
+        for arg in call.args:
+            self.known("RL0201", "field", arg.name, self.fields, arg.span)
+        self.keywords(call.keywords)
+        self.keywords(call.options)
+
+    def _named_but_unreadable(self, call: Call) -> bool:
+        """Whether RL0305 has been said of this function: one mistake, one message."""
+        return any(d.code == "RL0305" and f"`{call.function}`" in d.message for d in self.found)

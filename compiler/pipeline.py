@@ -1,0 +1,245 @@
+"""From a source file to a plan: the passes, in order, with the verifier between every two."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from rldsl.compiler.frontend import load_graph, read_source
+from rldsl.compiler.ir import Deploy, Graph, Model, Module
+from rldsl.compiler.methods import MODEL_SOURCES
+from rldsl.compiler.passes.base import Context, Pass
+from rldsl.compiler.passes.bind_arguments import BindArguments
+from rldsl.compiler.passes.bind_parameters import BindParameters
+from rldsl.compiler.passes.check_counts import CheckCounts
+from rldsl.compiler.passes.check_types import CheckTypes
+from rldsl.compiler.passes.compute_depth import ComputeDepth
+from rldsl.compiler.passes.elide_old_logp import ElideOldLogp
+from rldsl.compiler.passes.eliminate_dead import EliminateDead
+from rldsl.compiler.passes.emit_programs import EmitPrograms
+from rldsl.compiler.passes.fold_conditions import FoldConditions
+from rldsl.compiler.passes.infer_edges import InferEdges
+from rldsl.compiler.passes.insert_frees import InsertFrees
+from rldsl.compiler.passes.lower_nodes import LowerNodes, source_args
+from rldsl.compiler.passes.lower_reshards import LowerReshards
+from rldsl.compiler.passes.lower_weights import LowerWeights
+from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
+from rldsl.compiler.passes.resolve_names import ResolveNames
+from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
+from rldsl.compiler.plan import FieldSpec, FunctionSpec, ModelSpec, Plan, Source
+from rldsl.compiler.signature import Signature
+from rldsl.compiler.verify import verify_module, verify_plan
+from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, did_you_mean, fail
+
+CHECKS: tuple[Pass, ...] = (
+    ResolveNames(),
+    BindArguments(),  # needs the signatures that names resolved to
+    InferEdges(),
+    CheckTypes(),  # walks along the edges
+    BindParameters(),
+    CheckCounts(),  # counts need values
+)
+"""Run one after the other whatever they find: a user sees every mistake at once."""
+
+LOWERING: tuple[Pass, ...] = (
+    FoldConditions(),
+    ElideOldLogp(),  # before dead code: it leaves some behind
+    SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
+    EliminateDead(),
+    PlaceOnMesh(),
+    ComputeDepth(),
+    LowerNodes(),  # needs the order
+    LowerReshards(),  # before weights and frees: it adds readers
+    LowerWeights(),
+    InsertFrees(),  # last of the rewrites: it must see every reader
+    EmitPrograms(),
+)
+"""Run on a program without errors."""
+
+PASSES = CHECKS + LOWERING
+PASS_NAMES = tuple(p.name for p in PASSES)
+OPTIONAL_PASSES = frozenset({ElideOldLogp.name, SkipZeroRows.name, EliminateDead.name})
+"""Those without which a plan still is one, only slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says about a compilation."""
+
+    settings: tuple[str, ...] = ()
+    deploy: Path | None = None
+    world_size: int | None = None
+    disable: frozenset[str] = frozenset()
+    observe: Callable[[str, Module, float], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A verified plan, what was worth a warning, and the module it was emitted from."""
+
+    plan: Plan
+    warnings: tuple[Diagnostic, ...]
+    module: Module
+    source_dir: Path
+
+
+def compile_file(path: Path, options: Options | None = None) -> Compiled:
+    """Compile `path` (.rl or .py). Raises DiagnosticError with everything that is wrong."""
+    options = options or Options()
+    source = read_source(path)
+    graph = load_graph(path, source)
+    compiled = compile_graph(graph, options, source_dir=path.parent)
+    origin = Source(path=_relative(path), sha256=hashlib.sha256(source.encode()).hexdigest(), spans=_spans(graph))
+    return replace(compiled, plan=_with_source(compiled.plan, origin))
+
+
+def check_file(path: Path, options: Options | None = None) -> tuple[Diagnostic, ...]:
+    """Every error and warning, in source order; nothing is raised for the user's faults."""
+    try:
+        return compile_file(path, options).warnings
+    except DiagnosticError as error:
+        return error.diagnostics
+
+
+def compile_graph(graph: Graph, options: Options, *, source_dir: Path) -> Compiled:
+    """Run the passes on a graph that a front end made."""
+    context = _context(options, source_dir)
+    module = run_passes(Module(graph=graph), CHECKS, context, options)
+    context.found.raise_if_errors()
+    module = run_passes(module, LOWERING, context, options)
+    context.found.raise_if_errors()
+    plan = _plan(module, context)
+    problems = verify_plan(plan)
+    assert not problems, f"the compiler made a plan that its verifier refuses: {[p.message for p in problems]}"
+    return Compiled(plan=plan, warnings=tuple(context.found), module=module, source_dir=source_dir)
+
+
+def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, options: Options) -> Module:
+    """Apply `passes` in order, the verifier after each as long as no error is known."""
+    for one in passes:
+        if one.name in options.disable:
+            continue
+        begin = time.perf_counter()
+        module = one.apply(module, context)
+        if not context.found.has_errors:
+            verify_module(module, one.name)
+        if options.observe:
+            options.observe(one.name, module, time.perf_counter() - begin)
+        if one.name == PlaceOnMesh.name:
+            # What follows assumes a layout that exists.
+            context.found.raise_if_errors()
+    return module
+
+
+def _context(options: Options, source_dir: Path) -> Context:
+    for name in sorted(options.disable - OPTIONAL_PASSES):
+        what = "cannot be left out" if name in PASS_NAMES else "is no pass"
+        fix = did_you_mean(name, OPTIONAL_PASSES)
+        fail(
+            "RL0207",
+            f"--disable-pass: `{name}` {what}",
+            expected=", ".join(sorted(OPTIONAL_PASSES)),
+            found=name,
+            fix=fix,
+        )
+    return Context(
+        found=Diagnostics(),
+        source_dir=source_dir,
+        settings=_settings(options.settings),
+        deploy=_deploy(options.deploy),
+        world_size=options.world_size,
+    )
+
+
+def _settings(raw: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for text in raw:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            fail("RL0304", f"--set: `{text}` is no setting", expected="NAME=VALUE", found=text)
+        settings[name.strip()] = value
+    return settings
+
+
+def _deploy(path: Path | None) -> Deploy | None:
+    if path is None:
+        return None
+    graph = load_graph(path, read_source(path))
+    if graph.deploy is None:
+        fail("RL0506", f"`{path}` has no `deploy` block", fix="write `deploy { cluster 8 x h100 }`")
+    return graph.deploy
+
+
+def _plan(module: Module, context: Context) -> Plan:
+    graph = module.graph
+    deploy = context.deploy or graph.deploy
+    seed = module.values.get("seed", 0)
+    used = sorted({n.call.function for n in graph.nodes if n.call.function})
+    return Plan(
+        algorithm=graph.name,
+        parameters=dict(module.values),
+        cluster=deploy.cluster if deploy else None,
+        world_size=module.world_size,
+        divides=module.divides,
+        seed=seed if isinstance(seed, int) else 0,
+        models=tuple(_model_spec(m, module) for m in graph.models),
+        fields=tuple(
+            FieldSpec(name=n, type=str(i.type), producer=i.producer, per_prompt=i.per_prompt)
+            for n, i in module.fields.items()
+        ),
+        functions=tuple(_function_spec(module.signatures[f]) for f in used),
+        groups=module.groups,
+        roles={n.id: n.role for n in graph.nodes if n.role},
+        depths=dict(module.depths),
+        edges=tuple((e.source, e.target, f"{e.kind} {e.carries}".strip()) for e in graph.edges),
+        dropped=module.dropped,
+        programs=module.programs,
+    )
+
+
+def _model_spec(model: Model, module: Module) -> ModelSpec:
+    """A copy carries the source of the model it is a copy of, which need not be in the plan itself."""
+    origin = module.origins[model.name]
+    assert origin.source is not None, model.name
+    names = tuple(s.name for s in MODEL_SOURCES[origin.source.kind].args)
+    args = source_args(origin.source.args, names, origin.source.keywords)
+    precision = str(args.pop("precision", "fp32"))
+    path = args.pop("path", None)
+    return ModelSpec(
+        name=model.name,
+        kind=model.kind,
+        source=str(path) if path is not None else origin.source.kind,
+        source_args=args,
+        copy_of=model.copy_of,
+        trainable=not model.frozen,
+        precision=precision,
+    )
+
+
+def _function_spec(signature: Signature) -> FunctionSpec:
+    return FunctionSpec(
+        name=signature.name,
+        module=signature.module,
+        file=signature.file,
+        sha256=signature.sha256,
+        per_row=signature.per_row,
+        reduces=signature.reduces,
+    )
+
+
+def _spans(graph: Graph) -> dict[str, tuple[int, int]]:
+    return {n.id: (n.span.line, n.span.column) for n in graph.nodes if n.span}
+
+
+def _relative(path: Path) -> str:
+    return Path(os.path.relpath(path)).as_posix()
+
+
+def _with_source(plan: Plan, source: Source) -> Plan:
+    return msgspec.structs.replace(plan, source=source)

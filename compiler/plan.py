@@ -1,0 +1,421 @@
+"""The plan: the compiled artefact, its ops, its JSON, its hashes.
+
+Every op kind is one frozen struct, tagged by `op` in the JSON. The JSON Schema in `plan.schema.json` is generated
+from these types (`python -m rldsl.compiler.plan > compiler/plan.schema.json`), so it cannot
+drift. Unknown keys of a newer minor version are ignored, an unknown major version is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+SCHEMA_MAJOR = 1
+SCHEMA_VERSION = f"{SCHEMA_MAJOR}.0"
+
+Scalar = int | float | bool | str | None
+
+
+class _Struct(msgspec.Struct, frozen=True):
+    """Base of everything in a plan."""
+
+
+class Phase(StrEnum):
+    """What a model is doing; each phase has its own engine and layout."""
+
+    TRAIN = "train"
+    GENERATE = "generate"
+
+
+class InferMethod(StrEnum):
+    """What a forward pass without gradients returns, both f32[sample, token] at response positions."""
+
+    LOGPROB = "logprob"
+    VALUE = "value"
+
+
+class Aggregate(StrEnum):
+    """How a loss f32[sample, token] becomes a number, always by counts over all ranks of the minibatch."""
+
+    TOKEN_MEAN = "token_mean"
+    SEQUENCE_MEAN = "sequence_mean"
+
+
+class SyncKind(StrEnum):
+    """How trained weights reach the generation engine."""
+
+    LOCAL = "local"
+    ALL_GATHER = "all_gather"
+    GATHER_BROADCAST = "gather_broadcast"
+
+
+class Arg(_Struct, frozen=True, kw_only=True):
+    """One argument of a function: a field, the current policy's own log-probs, or absent (optional)."""
+
+    param: str
+    field: str | None = None
+    current: bool = False
+
+
+class ModelSpec(_Struct, frozen=True, kw_only=True):
+    """Named weights. `source` is a path, a hub name or `package:...`; `scratch` builds a small random one."""
+
+    name: str
+    kind: str
+    source: str
+    source_args: dict[str, Scalar] = {}
+    copy_of: str | None = None
+    trainable: bool = True
+    precision: str = "fp32"
+
+
+class FieldSpec(_Struct, frozen=True, kw_only=True):
+    """A typed column. `type` reads `f32[sample, token]`; `per_prompt` is how many rows each prompt has."""
+
+    name: str
+    type: str
+    producer: str
+    per_prompt: int = 1
+
+
+class FunctionSpec(_Struct, frozen=True, kw_only=True):
+    """Where a library or user function lives. `file` is relative to the algorithm's source; None means shipped."""
+
+    name: str
+    module: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    per_row: bool = False
+    reduces: bool = False
+
+
+class SourceSpec(_Struct, frozen=True, kw_only=True):
+    """Where input rows come from: `reasoning_gym`, `jsonl` or `parquet`, with the arguments given."""
+
+    kind: str
+    args: dict[str, Scalar] = {}
+
+
+class Group(_Struct, frozen=True, kw_only=True):
+    """Ranks that run something together: the first `size` ranks; None means all of them."""
+
+    name: str
+    size: int | None = None
+
+
+class Op(_Struct, tag_field="op", frozen=True, kw_only=True):
+    """One instruction. `node` is the graph node it came from, `group` the ranks that run it."""
+
+    id: str
+    node: str | None = None
+    group: str = "world"
+    because: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Fields that must be defined and resident before this op."""
+        return ()
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Fields this op defines."""
+        return ()
+
+    @property
+    def collective(self) -> bool:
+        """Whether every rank of `group` must enter this op together."""
+        return False
+
+
+class LoadOp(Op, tag="load", frozen=True, kw_only=True):
+    """Read this rank's shard of the next `batch` prompts."""
+
+    source: SourceSpec
+    columns: tuple[str, ...]
+    batch: int
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The input fields."""
+        return self.columns
+
+
+class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
+    """Sample `n` responses to each prompt.
+
+    `outputs` maps tokens, response_mask, rollout_logp and completions, those that are wanted, to fields.
+    """
+
+    model: str
+    prompts: str
+    n: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    outputs: dict[str, str]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The prompts."""
+        return (self.prompts,)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The outputs that anything reads."""
+        return tuple(self.outputs.values())
+
+
+class InferOp(Op, tag="infer", frozen=True, kw_only=True):
+    """A forward pass without gradients over `tokens`, evaluated where `response_mask` is set."""
+
+    model: str
+    method: InferMethod
+    tokens: str
+    response_mask: str
+    output: str
+    temperature: float = 1.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Tokens and mask."""
+        return (self.tokens, self.response_mask)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """One field."""
+        return (self.output,)
+
+    @property
+    def collective(self) -> bool:
+        """Sharded weights are gathered layer by layer."""
+        return True
+
+
+class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
+    """Call a function on fields."""
+
+    function: str
+    args: tuple[Arg, ...]
+    params: dict[str, Scalar] = {}
+    outputs: tuple[str | None, ...]
+    per_prompt: int = 1
+    reduces: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields among the arguments."""
+        return tuple(a.field for a in self.args if a.field is not None)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The function's results; None in `outputs` stands for one that nothing reads."""
+        return tuple(o for o in self.outputs if o is not None)
+
+    @property
+    def collective(self) -> bool:
+        """Only a function that sums over ranks."""
+        return self.reduces
+
+
+class TrainOp(Op, tag="train", frozen=True, kw_only=True):
+    """Forward, loss, backward, optimiser step: `epochs` times over the batch, `minibatch` prompts a step."""
+
+    model: str
+    tokens: str
+    response_mask: str
+    loss: str
+    args: tuple[Arg, ...]
+    params: dict[str, Scalar] = {}
+    aggregate: Aggregate = Aggregate.TOKEN_MEAN
+    lr: float
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    max_grad_norm: float = 1.0
+    epochs: int = 1
+    minibatch: int
+    micro_batch_tokens: int = 0
+    temperature: float = 1.0
+    skip_where_zero: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Tokens, mask and the fields among the loss's arguments."""
+        return (self.tokens, self.response_mask, *(a.field for a in self.args if a.field is not None))
+
+    @property
+    def collective(self) -> bool:
+        """Gradients are summed over ranks."""
+        return True
+
+
+class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
+    """Move rows so that the ranks of `target` hold them: prompt i lies on rank i modulo the size of `target`."""
+
+    fields: tuple[str, ...]
+    source: str
+    target: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields moved."""
+        return self.fields
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The same fields, in the new layout."""
+        return self.fields
+
+    @property
+    def collective(self) -> bool:
+        """An all-to-all."""
+        return True
+
+
+class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
+    """Give the generation engine of `model` the weights as trained so far."""
+
+    model: str
+    sync: SyncKind
+
+    @property
+    def collective(self) -> bool:
+        """Unless the two phases share this rank's memory."""
+        return self.sync is not SyncKind.LOCAL
+
+
+class FreeOp(Op, tag="free", frozen=True, kw_only=True):
+    """Nothing later reads these fields: drop them."""
+
+    fields: tuple[str, ...]
+
+
+class SaveOp(Op, tag="save", frozen=True, kw_only=True):
+    """Write `model` in Hugging Face format to `path` in the run folder, at the end and every `every` steps (0: no)."""
+
+    model: str
+    path: str
+    every: int = 0
+
+    @property
+    def collective(self) -> bool:
+        """Sharded weights are gathered to be written."""
+        return True
+
+
+AnyOp = LoadOp | GenerateOp | InferOp | ComputeOp | TrainOp | ReshardOp | SyncWeightsOp | FreeOp | SaveOp
+
+
+class Program(_Struct, frozen=True, kw_only=True):
+    """One rank class: the ranks from `first` to below `last` (None: to the end) run `ops` in this order each step."""
+
+    first: int = 0
+    last: int | None = None
+    ops: tuple[AnyOp, ...]
+
+    def covers(self, rank: int) -> bool:
+        """Whether `rank` belongs to this class."""
+        return self.first <= rank and (self.last is None or rank < self.last)
+
+
+class Source(_Struct, frozen=True, kw_only=True):
+    """Where the plan came from; the only part in which a `.rl` file and its Python twin differ."""
+
+    path: str = ""
+    sha256: str = ""
+    spans: dict[str, tuple[int, int]] = {}
+
+
+class Dropped(_Struct, frozen=True, kw_only=True):
+    """A node, field or argument that a pass took away, and why."""
+
+    what: str
+    by: str
+    why: str
+
+
+class Plan(_Struct, frozen=True, kw_only=True):
+    """Everything the executor needs. `world_size` None: any number of ranks that divides `divides`."""
+
+    schema: str = SCHEMA_VERSION
+    algorithm: str
+    parameters: dict[str, Scalar]
+    cluster: str | None = None
+    world_size: int | None = None
+    divides: int
+    seed: int = 0
+    models: tuple[ModelSpec, ...]
+    fields: tuple[FieldSpec, ...]
+    functions: tuple[FunctionSpec, ...]
+    groups: tuple[Group, ...]
+    roles: dict[str, str] = {}
+    depths: dict[str, int] = {}
+    edges: tuple[tuple[str, str, str], ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    programs: tuple[Program, ...]
+    source: Source = Source()
+
+    def program(self, rank: int) -> Program:
+        """The program of `rank`."""
+        return next(p for p in self.programs if p.covers(rank))
+
+    def model(self, name: str) -> ModelSpec:
+        """The model called `name`."""
+        return next(m for m in self.models if m.name == name)
+
+    def function(self, name: str) -> FunctionSpec:
+        """The function called `name`."""
+        return next(f for f in self.functions if f.name == name)
+
+    def field(self, name: str) -> FieldSpec:
+        """The field called `name`."""
+        return next(f for f in self.fields if f.name == name)
+
+    def group_size(self, name: str, world_size: int) -> int:
+        """How many ranks `name` has when `world_size` ranks run."""
+        group = next(g for g in self.groups if g.name == name)
+        return world_size if group.size is None else group.size
+
+    def ops(self) -> Iterator[AnyOp]:
+        """Every op once, in program order, the first rank class first."""
+        seen: set[str] = set()
+        for program in self.programs:
+            for op in program.ops:
+                if op.id not in seen:
+                    seen.add(op.id)
+                    yield op
+
+
+def canonical(data: object) -> bytes:
+    """JSON with sorted keys and no spaces: the form that is hashed."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def plan_hash(body: Mapping[str, Any]) -> str:
+    """sha256 over everything but the source and the hash itself: equal for a `.rl` file and its Python twin."""
+    kept = {k: v for k, v in body.items() if k not in ("source", "hash")}
+    return hashlib.sha256(canonical(kept)).hexdigest()
+
+
+def to_builtins(plan: Plan) -> dict[str, Any]:
+    """The plan as plain dicts and lists, hash included."""
+    body: dict[str, Any] = json.loads(msgspec.json.encode(plan))
+    return {"hash": plan_hash(body), **body}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of plan.json."""
+    made = msgspec.json.schema(Plan)
+    made["$defs"]["Plan"]["properties"]["hash"] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+    made["$defs"]["Plan"]["required"].append("hash")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rldsl plan", **made}
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2, sort_keys=True))

@@ -1,0 +1,127 @@
+"""The IR as `.rl` text that parses back to the same graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rldsl.compiler.expr import ParamRef, format_expr, format_scalar
+from rldsl.compiler.ir import (
+    Call,
+    Deploy,
+    FieldArg,
+    Graph,
+    Input,
+    Keyword,
+    Model,
+    Module,
+    Node,
+    Param,
+    SourceCall,
+)
+
+_INDENT = "  "
+
+
+def print_graph(graph: Graph) -> str:
+    """Canonical text of `graph`. `parse(print_graph(g), f) == g` for every graph that a front end makes."""
+    blocks = [f"use {format_scalar(u.path)}\n" for u in graph.uses]
+    if graph.name:
+        blocks.append(f"algorithm {graph.name} {{\n{_body(graph)}}}\n")
+    if graph.deploy:
+        blocks.append(_deploy(graph.deploy))
+    return "\n".join(blocks)
+
+
+def _body(graph: Graph) -> str:
+    sections = (
+        [_param(p) for p in graph.params],
+        [_model(m) for m in graph.models],
+        [_input(i) for i in graph.inputs],
+        [print_node(n) for n in graph.nodes],
+    )
+    return "\n".join("".join(f"{_INDENT}{line}\n" for line in s) for s in sections if s)
+
+
+def _param(param: Param) -> str:
+    unit = f" {param.unit}" if param.unit else ""
+    return f"param {param.name} : {param.type} = {format_scalar(param.default)}{unit}"
+
+
+def _model(model: Model) -> str:
+    frozen = "frozen " if model.frozen else ""
+    origin = _source(model.source) if model.source else f"{'' if frozen else 'copy '}{model.copy_of}"
+    return f"model {model.name} : {model.kind} = {frozen}{origin}"
+
+
+def _source(source: SourceCall) -> str:
+    return f"{source.kind}({_arguments([format_expr(a) for a in source.args], source.keywords)})"
+
+
+def _input(item: Input) -> str:
+    batch = _keyword(Keyword(name="batch", value=item.batch))
+    return f"input {', '.join(item.names)} : {item.type} = {_source(item.source)} with {batch}"
+
+
+def print_node(node: Node) -> str:
+    """One node statement, on one line."""
+    return " ".join(_node_parts(node))
+
+
+def _node_parts(node: Node) -> Iterator[str]:
+    role = f" : {node.role}" if node.role else ""
+    yield f"node {node.id}{role} = {_call(node.call)}"
+    if node.call.options:
+        yield "with " + ", ".join(_keyword(k) for k in node.call.options)
+    if node.outputs:
+        yield "-> " + ", ".join(node.outputs)
+    if node.when:
+        yield f"when {format_expr(node.when)}"
+    if node.after:
+        yield "after " + ", ".join(node.after)
+
+
+def _call(call: Call) -> str:
+    arguments = f"({_arguments([_field(a) for a in call.args], call.keywords)})"
+    if call.model is None:
+        return f"compute {call.function}{arguments}"
+    loss = f" {call.function}" if call.function else ""
+    return f"{call.model}.{call.method}{loss}{arguments}"
+
+
+def _arguments(positional: list[str], keywords: tuple[Keyword, ...]) -> str:
+    named = ", ".join(_keyword(k) for k in keywords)
+    return ", ".join(positional) + (f"; {named}" if named else "")
+
+
+def _field(arg: FieldArg) -> str:
+    name = arg.name if arg.param in (None, arg.name) else f"{arg.param} = {arg.name}"
+    return name + ("?" if arg.optional else "")
+
+
+def _keyword(keyword: Keyword) -> str:
+    if keyword.value == ParamRef(name=keyword.name):
+        return keyword.name
+    return f"{keyword.name} = {format_expr(keyword.value)}"
+
+
+def _deploy(deploy: Deploy) -> str:
+    lines = [f"cluster {deploy.count} x {deploy.cluster}"] if deploy.cluster else []
+    lines += [f"{p.model}.{p.phase} : {p.engine}({', '.join(_keyword(k) for k in p.axes)})" for p in deploy.layouts]
+    return "deploy {\n" + "".join(f"{_INDENT}{line}\n" for line in lines) + "}\n"
+
+
+def print_module(module: Module) -> str:
+    """What `--print-after` shows: the graph, then what has been decided about it so far."""
+    parts = [print_graph(module.graph)]
+    if module.fields:
+        parts.append(
+            "".join(f"# {name} : {i.type} x {i.per_prompt}, by {i.producer}\n" for name, i in module.fields.items())
+        )
+    if module.order:
+        parts.append(
+            "".join(f"# depth {module.depths[n]}  {n}  on {module.placement.get(n, '?')}\n" for n in module.order)
+        )
+    if module.ops:
+        parts.append("".join(f"# {type(op).__name__.removesuffix('Op').lower():<13} {op.id}\n" for op in module.ops))
+    parts.append("".join(f"# dropped {d.what} ({d.by}): {d.why}\n" for d in module.dropped))
+    return "\n".join(p for p in parts if p)

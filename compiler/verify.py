@@ -1,0 +1,209 @@
+"""Proofs about modules between passes, and about finished plans whoever wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from rldsl.compiler.ir import EdgeKind, Module
+from rldsl.compiler.plan import (
+    AnyOp,
+    ComputeOp,
+    FreeOp,
+    GenerateOp,
+    InferOp,
+    Plan,
+    Program,
+    ReshardOp,
+    SaveOp,
+    SyncWeightsOp,
+    TrainOp,
+)
+from rldsl.diagnostics import Diagnostic
+
+
+class InvalidModuleError(AssertionError):
+    """A pass left the module in a state that no pass may leave: a bug of ours."""
+
+
+def verify_module(module: Module, after: str) -> None:
+    """What must hold after any pass. Raises InvalidModuleError naming the pass."""
+    graph = module.graph
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise InvalidModuleError(f"after {after}: {what}")
+
+    ids = [n.id for n in graph.nodes]
+    require(len(ids) == len(set(ids)), "node ids are not unique")
+    written = [f for n in graph.nodes for f in n.outputs if f in module.fields]
+    require(len(written) == len(set(written)), "a field has two producers")
+    require(
+        all(e.source in graph.node_of and e.target in graph.node_of for e in graph.edges),
+        "an edge leads nowhere",
+    )
+    edges = {(e.source, e.target, e.carries) for e in graph.edges if e.kind is EdgeKind.FIELD}
+    if graph.edges:
+        for node in graph.nodes:
+            for name in node.reads:
+                producer = graph.producer_of.get(name)
+                require(
+                    producer is None or (producer.id, node.id, name) in edges,
+                    f"`{node.id}` reads `{name}` without an edge",
+                )
+        require(nx.is_directed_acyclic_graph(graph.dag()), "the graph has a cycle")
+    if module.order:
+        place = {n: i for i, n in enumerate(module.order)}
+        require(set(place) == set(ids), "the order does not hold every node")
+        require(all(place[e.source] < place[e.target] for e in graph.edges), "the order breaks an edge")
+    op_ids = [op.id for op in module.ops]
+    require(len(op_ids) == len(set(op_ids)), "op ids are not unique")
+
+
+def verify_plan(plan: Plan) -> list[Diagnostic]:
+    """Everything wrong with a finished plan, as RL0505; an empty list is the proof.
+
+    Proved, without running it: every name is known; the programs cover the ranks; each read is of a field that is
+    defined, resident and lies on the group that reads it; nothing is freed early, written twice or left over; each
+    result has a reader; a rollout follows a weight transfer; and no rank waits for ever: all collectives of all
+    programs agree on one order, and each is in the program of exactly the ranks of its group.
+    Assumed: an op returns or raises, and ranks run their program in order.
+    """
+    problems = [*_names(plan), *_coverage(plan)]
+    if not problems:
+        problems = [*_collectives(plan), *_unused(plan)]
+        for program in plan.programs:
+            problems += _Residency(plan, program).problems()
+    return [Diagnostic(code="RL0505", message=p, fix="compile it again from the source") for p in problems]
+
+
+def _names(plan: Plan) -> Iterator[str]:
+    groups = {g.name for g in plan.groups}
+    models, functions, fields = (
+        {m.name for m in plan.models},
+        {f.name for f in plan.functions},
+        {f.name for f in plan.fields},
+    )
+    for op in plan.ops():
+        for group in (op.group, *((op.source, op.target) if isinstance(op, ReshardOp) else ())):
+            if group not in groups:
+                yield f"`{op.id}` names a group `{group}` that is not there"
+        model = op.model if isinstance(op, GenerateOp | InferOp | TrainOp | SyncWeightsOp | SaveOp) else None
+        if model is not None and model not in models:
+            yield f"`{op.id}` names a model `{model}` that is not there"
+        function = op.function if isinstance(op, ComputeOp) else op.loss if isinstance(op, TrainOp) else None
+        if function is not None and function not in functions:
+            yield f"`{op.id}` names a function `{function}` that is not there"
+        freed = op.fields if isinstance(op, FreeOp) else ()
+        for name in (*op.reads, *op.writes, *freed):
+            if name not in fields:
+                yield f"`{op.id}` names a field `{name}` that is not there"
+
+
+def _coverage(plan: Plan) -> Iterator[str]:
+    expected = 0
+    for index, program in enumerate(plan.programs):
+        if program.first != expected or (program.last is not None and program.last <= program.first):
+            yield f"the rank classes do not follow each other: one begins at {program.first}, not {expected}"
+        if program.last is None and index != len(plan.programs) - 1:
+            yield "a rank class without an end is not the last"
+        expected = program.last if program.last is not None else expected
+    end = plan.programs[-1].last if plan.programs else 0
+    if not plan.programs or end != plan.world_size:
+        yield f"the programs cover {end} ranks of {plan.world_size}"
+    ids = [(op.id, p.first) for p in plan.programs for op in p.ops]
+    if len(ids) != len(set(ids)):
+        yield "an op stands twice in one program"
+    if plan.world_size is not None and (plan.divides < 1 or plan.divides % plan.world_size):
+        yield f"{plan.world_size} ranks do not divide {plan.divides}"
+
+
+def _member(plan: Plan, program: Program, group: str) -> bool:
+    size = next(g.size for g in plan.groups if g.name == group)
+    return size is None or program.first < size
+
+
+def _collectives(plan: Plan) -> Iterator[str]:
+    """One order for all: an op on exactly its group's ranks, the same op everywhere, and no two ranks cross."""
+    order: nx.DiGraph[str] = nx.DiGraph()
+    bodies: dict[str, AnyOp] = {}
+    for program in plan.programs:
+        previous: str | None = None
+        for op in program.ops:
+            if bodies.setdefault(op.id, op) != op:
+                yield f"`{op.id}` differs between rank classes"
+            if not _member(plan, program, op.group):
+                yield f"`{op.id}` is in the program of rank {program.first}, which is not in `{op.group}`"
+            if op.collective:
+                order.add_node(op.id)
+                if previous is not None:
+                    order.add_edge(previous, op.id)
+                previous = op.id
+    for op in bodies.values():
+        for program in plan.programs:
+            if _member(plan, program, op.group) and op not in program.ops:
+                yield f"rank {program.first} is in `{op.group}` but its program lacks `{op.id}`"
+    if not nx.is_directed_acyclic_graph(order):
+        ring = " -> ".join(sorted(next(c for c in nx.strongly_connected_components(order) if len(c) > 1)))
+        yield f"ranks enter these collectives in different orders and would wait for ever: {ring}"
+
+
+def _unused(plan: Plan) -> Iterator[str]:
+    read = {f for op in plan.ops() for f in op.reads if not isinstance(op, ReshardOp)}
+    for op in plan.ops():
+        if isinstance(op, ReshardOp):
+            continue
+        for name in op.writes:
+            if name not in read:
+                yield f"`{op.id}` computes `{name}`, which nothing reads"
+
+
+@dataclass
+class _Residency:
+    """Walks one program with the fields that its ranks hold, and on which group each lies."""
+
+    plan: Plan
+    program: Program
+    held: dict[str, str] = field(default_factory=dict)
+    synced: set[str] = field(default_factory=set)
+
+    def problems(self) -> list[str]:
+        found = [p for op in self.program.ops for p in self.step(op)]
+        found += [f"`{name}` is never freed" for name in self.held]
+        return [f"{p} (rank {self.program.first})" for p in found]
+
+    def step(self, op: AnyOp) -> Iterator[str]:
+        if isinstance(op, ReshardOp):
+            yield from self.reshard(op)
+            return
+        for name in dict.fromkeys(op.reads):
+            yield from self.check_read(op, name, op.group)
+        if isinstance(op, SyncWeightsOp):
+            self.synced.add(op.model)
+        if isinstance(op, TrainOp):
+            self.synced.discard(op.model)
+        if isinstance(op, GenerateOp) and op.model not in self.synced:
+            yield f"`{op.id}` generates with weights of `{op.model}` that no transfer brought up to date"
+        for name in op.fields if isinstance(op, FreeOp) else ():
+            yield from self.check_read(op, name, op.group)
+            self.held.pop(name, None)
+        for name in op.writes:
+            if name in self.held:
+                yield f"`{op.id}` writes `{name}` while it is still held"
+            self.held[name] = op.group
+
+    def check_read(self, op: AnyOp, name: str, group: str) -> Iterator[str]:
+        if name not in self.held:
+            yield f"`{op.id}` reads `{name}`, which is not there"
+        elif self.held[name] != group:
+            yield f"`{op.id}` reads `{name}` on `{group}`, but its rows lie on `{self.held[name]}`"
+
+    def reshard(self, op: ReshardOp) -> Iterator[str]:
+        for name in op.fields:
+            if _member(self.plan, self.program, op.source):
+                yield from self.check_read(op, name, op.source)
+                self.held.pop(name, None)
+            if _member(self.plan, self.program, op.target):
+                self.held[name] = op.target

