@@ -43,11 +43,11 @@ CHECKS: tuple[Pass, ...] = (
     InferEdges(),
     CheckTypes(),  # walks along the edges
     BindParameters(),
-    CheckCounts(),  # counts need values
 )
 """Run one after the other whatever they find: a user sees every mistake at once."""
 
 LOWERING: tuple[Pass, ...] = (
+    CheckCounts(),  # needs the values of parameters
     FoldConditions(),
     ElideOldLogp(),  # before dead code: it leaves some behind
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
@@ -60,11 +60,11 @@ LOWERING: tuple[Pass, ...] = (
     InsertFrees(),  # last of the rewrites: it must see every reader
     EmitPrograms(),
 )
-"""Run on a program without errors."""
+"""Run on a program without errors, each on what the one before left without errors."""
 
 PASSES = CHECKS + LOWERING
 PASS_NAMES = tuple(p.name for p in PASSES)
-OPTIONAL_PASSES = frozenset({ElideOldLogp.name, SkipZeroRows.name, EliminateDead.name})
+OPTIONAL_PASSES = frozenset({ElideOldLogp.name, SkipZeroRows.name})
 """Those without which a plan still is one, only slower."""
 
 
@@ -112,8 +112,9 @@ def compile_graph(graph: Graph, options: Options, *, source_dir: Path) -> Compil
     context = _context(options, source_dir)
     module = run_passes(Module(graph=graph), CHECKS, context, options)
     context.found.raise_if_errors()
-    module = run_passes(module, LOWERING, context, options)
-    context.found.raise_if_errors()
+    for one in LOWERING:
+        module = run_passes(module, (one,), context, options)
+        context.found.raise_if_errors()
     plan = _plan(module, context)
     problems = verify_plan(plan)
     assert not problems, f"the compiler made a plan that its verifier refuses: {[p.message for p in problems]}"
@@ -131,9 +132,6 @@ def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, optio
             verify_module(module, one.name)
         if options.observe:
             options.observe(one.name, module, time.perf_counter() - begin)
-        if one.name == PlaceOnMesh.name:
-            # What follows assumes a layout that exists.
-            context.found.raise_if_errors()
     return module
 
 

@@ -172,6 +172,11 @@ class FieldHandle:
 
     name: str
     optional: bool = False
+    span: Span | None = None
+
+    def arg(self, param: str | None = None) -> FieldArg:
+        """The field as an argument."""
+        return FieldArg(name=self.name, optional=self.optional, param=param, span=self.span)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,11 +407,11 @@ def field_args(
                 expected="a parameter of the node",
                 found=repr(value),
             )
-        args.append(FieldArg(name=value.name, optional=value.optional))
+        args.append(value.arg())
     keywords = {}
     for name, value in named.items():
         if isinstance(value, FieldHandle):
-            args.append(FieldArg(name=value.name, optional=value.optional, param=name if name != value.name else None))
+            args.append(value.arg(name if name != value.name else None))
         else:
             keywords[name] = value
     return tuple(args), keywords

@@ -12,9 +12,9 @@ from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from rldsl.compiler.ir import FieldArg, Graph, Input, Keyword, Method, Model, ModelKind, Node, PhaseLayout
+from rldsl.compiler.ir import Graph, Input, Keyword, Method, Model, ModelKind, Node, PhaseLayout
 from rldsl.compiler.plan import Scalar
-from rldsl.compiler.signature import library_signature
+from rldsl.compiler.signature import library_names, library_signature, span_of
 from rldsl.compiler.trace import (
     Builder,
     CallHandle,
@@ -32,7 +32,7 @@ from rldsl.compiler.trace import (
     span_of_call,
     to_expr,
 )
-from rldsl.diagnostics import Span, fail
+from rldsl.diagnostics import Span, did_you_mean, fail
 from rldsl.types import PROMPT, DType, FieldType, Metrics, NodeType, Rollout
 
 if TYPE_CHECKING:
@@ -308,8 +308,11 @@ def _record_node(
     builder.add_node(run.__name__, make)
 
 
-def _fields_of(run: Callable[..., Any]) -> tuple[list[FieldHandle], dict[str, object]]:
+def _fields_of(
+    run: Callable[..., Any], definition: ast.FunctionDef | None
+) -> tuple[list[FieldHandle], dict[str, object]]:
     """The fields that a node's parameters name, and the defaults of its keyword-only settings."""
+    written = {a.arg: a for a in definition.args.args} if definition else {}
     fields: list[FieldHandle] = []
     settings: dict[str, object] = {}
     for parameter in inspect.signature(run).parameters.values():
@@ -317,31 +320,45 @@ def _fields_of(run: Callable[..., Any]) -> tuple[list[FieldHandle], dict[str, ob
             if isinstance(parameter.default, Handle):
                 settings[parameter.name] = parameter.default
             continue
+        span = span_of(written[parameter.name], run.__code__.co_filename) if parameter.name in written else None
         optional = parameter.default is not inspect.Parameter.empty
-        fields.append(FieldHandle(name=parameter.name, optional=optional))
+        fields.append(FieldHandle(name=parameter.name, optional=optional, span=span))
     return fields, settings
 
 
 def _traced(run: Callable[..., Any], definition: ast.FunctionDef | None) -> CallHandle | None:
     """What the body records, when everything it calls records."""
     calls = calls_in(definition) if definition else None
-    if not calls or not all(_records(resolve_callee(c.func, run)) for c in calls):
+    if not calls or not all(_records(c.func, run) for c in calls):
         return None
-    fields, _ = _fields_of(run)
+    fields, _ = _fields_of(run, definition)
     recorded = run(*fields)
     return recorded if isinstance(recorded, CallHandle) else None
 
 
-def _records(callee: object) -> bool:
-    return isinstance(callee, Function) or isinstance(getattr(callee, "__self__", None), ModelHandle)
+def _records(written: ast.expr, run: Callable[..., Any]) -> bool:
+    """Whether calling what is written would record a call; RL0204 for a function that the library does not have."""
+    if isinstance(written, ast.Attribute) and isinstance(resolve_callee(written.value, run), Library):
+        if library_signature(written.attr) is None:
+            fail(
+                "RL0204",
+                f"unknown function `{written.attr}`",
+                span=span_of(written, run.__code__.co_filename),
+                expected=", ".join(library_names()),
+                found=written.attr,
+                fix=did_you_mean(written.attr, library_names()),
+            )
+        return True
+    callee = resolve_callee(written, run)
+    return isinstance(callee, Function) or (inspect.ismethod(callee) and isinstance(callee.__self__, ModelHandle))
 
 
 def _own_body(run: Callable[..., Any], definition: ast.FunctionDef | None, span: Span) -> CallHandle:
     """The node's own function is what it computes."""
     if definition is None:
         fail("RL0105", f"the source of node `{run.__name__}` cannot be found", span=span)
-    fields, settings = _fields_of(run)
-    args = tuple(FieldArg(name=f.name, optional=f.optional) for f in fields)
+    fields, settings = _fields_of(run, definition)
+    args = tuple(f.arg() for f in fields)
     return CallHandle(function=run.__name__, args=args, keywords=settings, file=run.__code__.co_filename)
 
 

@@ -57,6 +57,8 @@ class _Binder:
         signature = self.module.signatures.get(call.function or "")
         if call.function is not None and signature is None:
             return node
+        if not self.fits_its_place(node, signature):
+            return node
         args = self.bind(node, field_params(call, signature))
         hypers = {h.name for h in signature.hypers} if signature else set()
         spec = METHODS[call.method] if call.method else None
@@ -65,7 +67,6 @@ class _Binder:
         self.keywords(call.options, {o.name for o in spec.options} if spec else set(), f"`{call.method or 'compute'}`")
         self.required(call, signature, node.span)
         self.outputs(node, signature)
-        self.loss(node, signature)
         return replace(node, call=replace(call, args=args))
 
     def bind(self, node: Node, params: tuple[FieldParam, ...]) -> tuple[FieldArg, ...]:
@@ -151,9 +152,10 @@ class _Binder:
                 found=", ".join(node.outputs) or "none",
             )
 
-    def loss(self, node: Node, signature: Signature | None) -> None:
+    def fits_its_place(self, node: Node, signature: Signature | None) -> bool:
+        """Whether a loss is trained on and anything else is not; RL0308 otherwise."""
         if signature is None or signature.is_loss == (node.call.method is Method.TRAIN):
-            return
+            return True
         message = (
             f"`{signature.name}` is a loss: a model trains on it"
             if signature.is_loss
@@ -161,6 +163,7 @@ class _Binder:
         )
         fix = f"write `actor.train {signature.name}(...)`" if signature.is_loss else "a loss returns `rl.TokenLoss`"
         self.found.error("RL0308", message, span=node.call.span, fix=fix)
+        return False
 
     def source(self, source: SourceCall, kinds: dict[str, SourceKind]) -> None:
         kind = kinds.get(source.kind)

@@ -59,9 +59,10 @@ def _origin(model: Model, by_name: Mapping[str, Model]) -> Model | None:
 
 def _values(params: tuple[Param, ...], context: Context) -> dict[str, Scalar]:
     known = {p.name: p for p in params}
-    values: dict[str, Scalar] = {p.name: p.default for p in params}
+    # A default of the wrong type gets no value: what reads the parameter is not reported again.
+    values: dict[str, Scalar] = {p.name: p.default for p in params if _fits(p.default, p.type)}
     for param in params:
-        if not _fits(param.default, param.type):
+        if param.name not in values:
             context.found.error(
                 "RL0304",
                 f"the default of `{param.name}` is no {param.type}",

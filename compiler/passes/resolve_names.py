@@ -229,7 +229,7 @@ class _Names:
                 fix="write `actor.train policy_loss(...)`",
             )
         for arg in call.args:
-            self.known("RL0201", "field", arg.name, self.fields, arg.span)
+            self.known("RL0201", "field", arg.name, self.fields, arg.span or call.span)
         self.keywords(call.keywords)
         self.keywords(call.options)
 
