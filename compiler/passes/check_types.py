@@ -47,6 +47,7 @@ class CheckTypes:
         if nx.is_directed_acyclic_graph(dag):
             for node_id in nx.lexicographical_topological_sort(dag, key=lambda n: _position(graph, n)):
                 checker.node(graph.node_of[node_id])
+        _warn_unread(graph, context.found)
         if not any(n.call.method is Method.TRAIN for n in graph.nodes):
             context.found.error(
                 "RL0403",
@@ -55,6 +56,19 @@ class CheckTypes:
                 fix="add a `train` node",
             )
         return replace(module, fields=checker.fields)
+
+
+def _warn_unread(graph: Graph, found: Diagnostics) -> None:
+    """RL0451 for a node of which nothing is read, RL0453 for a model that nothing uses: legal, but surely unwanted."""
+    read = {name for n in graph.nodes for name in n.reads}
+    for node in graph.nodes:
+        if node.outputs and not read.intersection(node.outputs):
+            shown = ", ".join(f"`{o}`" for o in node.outputs)
+            found.warning("RL0451", f"nothing reads {shown} of `{node.id}`, so it will not run", span=node.span)
+    used = {n.call.model for n in graph.nodes} | {m.copy_of for m in graph.models}
+    for model in graph.models:
+        if model.name not in used:
+            found.warning("RL0453", f"no node uses model `{model.name}`", span=model.span, fix="remove it")
 
 
 def _position(graph: Graph, node_id: str) -> str:

@@ -20,7 +20,6 @@ algorithm small {
 
   model actor     : policy = scratch(; alphabet = "01")
   model reference : policy = frozen actor
-  model critic    : value  = copy actor
 
   input prompts, answers : text[prompt] = jsonl("rows.jsonl") with batch
 

@@ -15,7 +15,7 @@ BENT = [
     ("RL0102", "(completions, answers)", "(completions, answers", "->"),
     ("RL0102", "group   : int   = 4", "group   : int   =", "param"),
     ("RL0210", "group   : int ", "group   : integer ", "integer"),
-    ("RL0210", "critic    : value ", "critic    : valu ", "valu"),
+    ("RL0210", "reference : policy ", "reference : polcy ", "polcy"),
     ("RL0210", "text[prompt]", "string[prompt]", "string[prompt]"),
     ("RL0201", "exact_match(completions,", "exact_match(completion,", "completion"),
     ("RL0202", "= actor.generate", "= acter.generate", "acter"),
@@ -56,7 +56,7 @@ BENT = [
     ("RL0304", "n = group", "n = group // 0", "group // 0"),
     ("RL0306", "-> advantages", "-> advantages, returns", "advantage"),
     ("RL0307", "ref_logp?", "ref_logp", "ref_logp"),
-    ("RL0308", "= actor.logprob", "= critic.logprob", "critic"),
+    ("RL0308", "= actor.logprob", "= actor.value", "actor"),
     (
         "RL0308",
         "compute exact_match(completions, answers) -> score",
@@ -193,10 +193,20 @@ def test_deployments(code: str, body: str) -> None:
     assert [d.code for d in errors(f"{PROGRAM}deploy {{\n  {body}\n}}\n")] == [code]
 
 
-def test_warnings_do_not_stop() -> None:
-    text = PROGRAM.replace("small {", "small {\n  param unread : int = 1")
-    found = compile_graph(graph_of(text), Options(), source_dir=Path()).warnings
-    assert [d.code for d in found if d.severity is Severity.WARNING] == ["RL0452"]
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("RL0451", "node idle = compute exact_match(completions, answers) -> nothing"),
+        ("RL0452", "param unread : int = 1"),
+        ("RL0453", "model idle : value = copy actor"),
+    ],
+)
+def test_warnings_do_not_stop(code: str, line: str) -> None:
+    text = PROGRAM.replace("small {", f"small {{\n  {line}")
+    compiled = compile_graph(graph_of(text), Options(), source_dir=Path())
+    assert [d.code for d in compiled.warnings] == [code]
+    assert all(d.severity is Severity.WARNING for d in compiled.warnings)
+    assert compile_graph(graph_of(PROGRAM), Options(), source_dir=Path()).warnings == ()
 
 
 @pytest.mark.parametrize(
