@@ -1,0 +1,59 @@
+"""`rldsl compile FILE --emit plan.json`: the plan."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rldsl.cli.compiled import compile_source, known_pass
+from rldsl.cli.options import add_compile_options
+from rldsl.compiler.ir import Module
+from rldsl.compiler.plan import Plan, plan_hash, to_builtins
+from rldsl.compiler.plan_io import dumps, write_plan
+from rldsl.compiler.printer import print_module
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file, where to write, what to print on the way."""
+    parser.add_argument("file", type=Path, help="an algorithm, .rl or .py")
+    parser.add_argument("--emit", metavar="PLAN", help="write the plan here; - for standard output")
+    add_compile_options(parser)
+    parser.add_argument("--print-after", metavar="PASS", help="print the graph as it is after this pass, on stderr")
+    parser.add_argument("--time-passes", action="store_true", help="print the milliseconds of each pass, on stderr")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Compile, write the plan, say what it is."""
+    if args.print_after is not None:
+        known_pass(args.print_after, "--print-after")
+    compiled = compile_source(args.file, args, _observer(args))
+    if args.emit == "-":
+        sys.stdout.write(dumps(compiled.plan))
+    elif args.emit is not None:
+        write_plan(compiled.plan, Path(args.emit))
+    if args.emit != "-" and not args.json:
+        print(summary(compiled.plan, args.emit))
+    return 0
+
+
+def summary(plan: Plan, emitted: str | None) -> str:
+    """`ppo: 12 ops, 1 program, plan 0123456789ab -> plan.json`."""
+    count = len(list(plan.ops()))
+    programs = f"{len(plan.programs)} program{'s' if len(plan.programs) > 1 else ''}"
+    written = f" -> {emitted}" if emitted else " (not written: no --emit)"
+    return f"{plan.algorithm}: {count} ops, {programs}, plan {plan_hash(to_builtins(plan))[:12]}{written}"
+
+
+def _observer(args: argparse.Namespace) -> Callable[[str, Module, float], None] | None:
+    if args.print_after is None and not args.time_passes:
+        return None
+
+    def observe(name: str, module: Module, seconds: float) -> None:
+        if args.time_passes:
+            print(f"{seconds * 1000:8.2f} ms  {name}", file=sys.stderr)
+        if name == args.print_after:
+            print(print_module(module), file=sys.stderr)
+
+    return observe

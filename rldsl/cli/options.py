@@ -1,0 +1,59 @@
+"""The options of every verb that compiles."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_compile_options(parser: argparse.ArgumentParser) -> None:
+    """--set, --deploy, --world-size, --disable-pass."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="give a parameter of the algorithm another value; may be repeated",
+    )
+    parser.add_argument("--deploy", type=Path, metavar="FILE", help="take the deployment from this .rl file")
+    parser.add_argument("--world-size", type=positive, metavar="N", help="compile for exactly N ranks")
+    parser.add_argument(
+        "--disable-pass",
+        action="append",
+        default=[],
+        metavar="PASS",
+        help="leave out an optimisation; may be repeated",
+    )
+
+
+def positive(text: str) -> int:
+    """An integer above 0, for argparse."""
+    number = natural(text)
+    if number == 0:
+        raise ValueError
+    return number
+
+
+def natural(text: str) -> int:
+    """An integer, 0 or above, for argparse."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def is_plan(path: Path) -> bool:
+    """Whether `path` names a compiled plan rather than an algorithm."""
+    return path.suffix == ".json"
+
+
+def given(args: argparse.Namespace) -> list[str]:
+    """The options of compilation that were given: meaningless where a plan is read."""
+    names = {
+        "settings": "--set",
+        "deploy": "--deploy",
+        "world_size": "--world-size",
+        "disable_pass": "--disable-pass",
+    }
+    return [option for name, option in names.items() if vars(args)[name]]

@@ -1,0 +1,36 @@
+"""An algorithm or a plan, whichever the user named."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from rldsl.cli.entry import UsageError
+from rldsl.cli.options import given, is_plan
+from rldsl.compiler.plan import Plan
+from rldsl.compiler.plan_io import read_plan
+from rldsl.compiler.verify import verify_plan
+from rldsl.diagnostics import DiagnosticError
+
+
+def load(path: Path, args: argparse.Namespace) -> tuple[Plan, Path]:
+    """The plan, and the folder its user files are relative to. Compiles where `path` is an algorithm."""
+    if not is_plan(path):
+        # The compiler takes a third of a second to import, which a plan does not need.
+        compiled = import_module("rldsl.cli.compiled").compile_source(path, args)
+        return compiled.plan, compiled.source_dir
+    if given(args):
+        raise UsageError(f"rldsl: {path} is compiled already; give {', '.join(given(args))} to `rldsl compile`")
+    plan = read_plan(path)
+    problems = verify_plan(plan)  # it may come from another tool
+    if problems:
+        raise DiagnosticError(problems)
+    return plan, source_dir(plan, path)
+
+
+def source_dir(plan: Plan, plan_path: Path) -> Path:
+    """Where the algorithm lies, seen from the plan or from here; else the plan's own folder."""
+    named = Path(plan.source.path)
+    candidates = (plan_path.parent / named, Path.cwd() / named)
+    return next((c.parent for c in candidates if plan.source.path and c.is_file()), plan_path.parent).resolve()

@@ -1,0 +1,127 @@
+"""A plan's programs as tables: what each rank does in a step, in which order, and why it is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from rldsl.compiler.plan import AnyOp, ModelSpec, Plan, Program, plan_hash, to_builtins
+from rldsl.render.nodes import nodes_of
+from rldsl.render.style import quoted, role_style
+from rldsl.render.words import describe, flow, ranks_words, scalar, source_words
+
+_NARROW = 100
+
+
+class PlanHeader:
+    """What the plan is: algorithm, hash, ranks, parameters, models."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plan = self._plan
+        digest = plan_hash(to_builtins(plan))[:12]
+        yield Text.assemble((plan.algorithm, "bold"), (f"  plan {digest}", "dim"))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(ratio=1)
+        for name, text in self._facts():
+            table.add_row(name, text)
+        yield table
+
+    def _facts(self) -> Iterator[tuple[str, Text]]:
+        plan = self._plan
+        if plan.source.path:
+            yield "from", Text(plan.source.path)
+        yield "ranks", Text(ranks_words(plan) + (f", on {plan.cluster}" if plan.cluster else ""))
+        if plan.parameters:
+            pairs = (f"{name}={scalar(value)}" for name, value in plan.parameters.items())
+            yield "parameters", Text(", ".join(pairs))
+        for index, model in enumerate(plan.models):
+            yield ("models" if index == 0 else ""), _model(model)
+        if "seed" not in plan.parameters:
+            yield "seed", Text(str(plan.seed))
+
+
+class ProgramView:
+    """One rank class's program: number, op, node, what it does, `all` where the ranks of its group meet."""
+
+    def __init__(self, plan: Plan, program: Program) -> None:
+        self._program = program
+        self._total = plan.world_size
+        self._roles = {node.id: node.role for node in nodes_of(plan)}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text.assemble(
+            (f"Each step of {ranks_of(self._program, self._total)}", "bold"),
+            ("   * all ranks of the group meet here", "dim"),
+        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=True, header_style="dim")
+        table.add_column("#", justify="right", no_wrap=True, style="dim")
+        table.add_column("op", no_wrap=True)
+        wide = options.max_width >= _NARROW
+        if wide:
+            table.add_column("node", no_wrap=True, max_width=24)
+        table.add_column("what it does", ratio=1)
+        for index, op in enumerate(self._program.ops):
+            meets = "*" if op.collective else " "
+            cells = [Text.assemble((meets, "bold yellow"), _kind(op)), *([self._node(op)] if wide else [])]
+            table.add_row(str(index), *cells, self._what(op, wide=wide), style="dim" if op.node is None else "")
+        yield table
+
+    def _node(self, op: AnyOp) -> Text:
+        return Text(op.node or "", style=role_style(self._roles.get(op.node or "", "")))
+
+    def _what(self, op: AnyOp, *, wide: bool) -> Group:
+        head = Text(describe(op))
+        if op.node and not wide:
+            head = Text.assemble(self._node(op), ": ", head)
+        fields = flow(op)
+        lines = [head, *([Text(fields, style="cyan")] if fields else [])]
+        return Group(*lines, *(quoted(f"because {why}", "dim italic") for why in op.because))
+
+
+class DroppedView:
+    """What the compiler took away, by which pass, and why; nothing when it kept all."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._plan.dropped:
+            return
+        yield Text("Not in the program", style="bold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=True, header_style="dim")
+        table.add_column("what", no_wrap=True)
+        table.add_column("why", ratio=1)
+        table.add_column("pass", style="dim")
+        for dropped in self._plan.dropped:
+            table.add_row(dropped.what, quoted(dropped.why), dropped.by)
+        yield table
+
+
+def ranks_of(program: Program, world_size: int | None) -> str:
+    """`every rank`, `rank 0`, `ranks 0 to 3`, `ranks 4 and up`."""
+    if program.first == 0 and program.last in (None, world_size):
+        return "every rank"
+    if program.last is None:
+        return f"ranks {program.first} and up"
+    if program.last == program.first + 1:
+        return f"rank {program.first}"
+    return f"ranks {program.first} to {program.last - 1}"
+
+
+def _kind(op: AnyOp) -> str:
+    """The op's tag, as in plan.json."""
+    return str(op.__struct_config__.tag)
+
+
+def _model(model: ModelSpec) -> Text:
+    origin = f"copy of {model.copy_of}" if model.copy_of else source_words(model.source, model.source_args)
+    state = "trained" if model.trainable else "frozen"
+    return Text.assemble((model.name, "bold"), f" : {model.kind}, {origin}, {state}, {model.precision}")

@@ -1,0 +1,137 @@
+"""The view of a running job, and what it prints where there is no terminal."""
+
+import io
+
+import pytest
+
+from rldsl.render.progress import (
+    Progress,
+    ProgressView,
+    RunState,
+    bar,
+    duration,
+    ending,
+    reward_key,
+    sparkline,
+    step_line,
+)
+from rldsl.render.style import Terminal
+
+
+def metrics(step):
+    return {
+        "step": float(step),
+        "score": step / 20,
+        "update_actor/loss": 0.0123,
+        "update_actor/kl": 0.0031,
+        "update_actor/grad_norm": 1.234,
+        "update_critic/loss": 0.5,
+        "tokens_per_s": 151.3,
+        "seconds": 3.9,
+        "seconds/rollout": 2.0,
+        "seconds/update_actor": 1.0,
+        "seconds/free_0": 0.0001,
+    }
+
+
+@pytest.fixture
+def state(plan):
+    made = RunState(plan=plan, steps=60, started=0.0)
+    made.history = [metrics(step) for step in range(20)]
+    made.op = plan.programs[0].ops[5]
+    return made
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_view(state, drawn, same_as_golden, width):
+    text = drawn(ProgressView(state, clock=lambda: 81.0), width)
+    assert max(map(len, text.splitlines())) <= width
+    same_as_golden(f"progress-{width}.txt", text)
+
+
+def test_before_the_first_step(plan, drawn):
+    text = drawn(ProgressView(RunState(plan=plan, steps=60, started=0.0), clock=lambda: 3.0), 80)
+    assert "step 0 of 60" in text
+    assert "starting" in text
+
+
+def test_step_line(state):
+    assert step_line(state) == (
+        "step 20/60  reward 0.950  update_actor: loss 0.0123  kl 0.0031  grad norm 1.23"
+        "  update_critic: loss 0.5  151 tokens/s  3.9 s"
+    )
+
+
+def test_no_terminal_gives_a_line_a_step(plan, tmp_path):
+    out = io.StringIO()
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"0" * 2_500_000)
+    with Progress(Terminal(file=out, width=80)) as progress:
+        progress.on_start(plan, 20)
+        for step in range(20):
+            progress.on_op(plan.programs[0].ops[0])
+            progress.on_step(metrics(step))
+        progress.on_end()
+    progress.conclude(tmp_path)
+    lines = out.getvalue().splitlines()
+    assert [line[:10] for line in lines[:2]] == ["step  1/20", "step  2/20"]
+    assert lines[20] == "mean reward: 0.225 over the first 10, 0.725 over the last 10 steps"
+    assert lines[21].startswith("20 steps in 0:0")
+    assert [line.split() for line in lines[22:]] == [["checkpoint/", "2.5", "MB"], ["plan.json", "2", "B"]]
+
+
+def test_a_terminal_gets_a_live_view(plan):
+    out = io.StringIO()
+    with Progress(Terminal(file=out, force_terminal=True, width=80)) as progress:
+        progress.on_start(plan, 20)
+        progress.on_step(metrics(0))
+        progress.on_end()
+    assert "step 1 of 20" in out.getvalue()
+    assert out.getvalue().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_a_run_that_fails_leaves_the_terminal_clean(plan):
+    out = io.StringIO()
+    with pytest.raises(RuntimeError), Progress(Terminal(file=out, force_terminal=True, width=80)) as progress:
+        progress.on_start(plan, 20)
+        raise RuntimeError
+    assert out.getvalue().endswith("\x1b[?25h")
+
+
+def test_numbers_that_are_not_finite_are_left_out(plan):
+    progress = Progress(Terminal(file=io.StringIO(), width=80))
+    progress.on_start(plan, 2)
+    progress.on_step({**metrics(0), "score": None})
+    progress.on_step(metrics(1))
+    assert progress._running.rewards == [0.05]
+
+
+def test_reward_is_score_or_the_first_output(plan):
+    assert reward_key(plan, [{}, {"score": 1.0, "returns": 0.0}]) == "score"
+    assert reward_key(plan, [{"returns": 0.0, "advantages": 0.0}]) == "advantages"
+    assert reward_key(plan, [{"seconds": 1.0}]) is None
+
+
+def test_ending_without_rewards(plan, tmp_path):
+    state = RunState(plan=plan, steps=1, started=0.0, history=[{"seconds": 1.0}])
+    assert next(ending(state, tmp_path)).startswith("1 step in ")
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "curve"),
+    [([0.0, 1.0], 10, "▁█"), ([1.0, 1.0, 1.0], 10, "▁▁▁"), ([0.0, 0.0, 1.0, 1.0], 2, "▁█"), ([5.0], 10, "▁")],
+)
+def test_sparkline(values, width, curve):
+    assert sparkline(values, width) == curve
+
+
+def test_bar():
+    assert bar(1.0, 10) == "█" * 10
+    assert bar(0.05, 10) == "▌"
+    assert bar(0.0, 10) == "▏"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (3725, "1:02:05"), (59.7, "1:00")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
