@@ -1,0 +1,171 @@
+"""This rank's view of the process group: gloo for CPU tensors and objects, NCCL for CUDA tensors.
+
+A run of one rank needs no torch.distributed: every collective is then the identity.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.device_mesh import DeviceMesh
+
+from rldsl.backends.status import Status
+from rldsl.diagnostics import fail
+
+T = TypeVar("T")
+
+
+class Comm:
+    """Collectives over one group of ranks, ranks 0..world_size-1.
+
+    Any collective raises `DiagnosticError` RL0702, naming op, node, rank, step, peers and seconds waited,
+    when a peer does not take part within the timeout or its connection breaks.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        status: Status,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self.rank, self.world_size, self.device, self.status = rank, world_size, device, status
+        self._group = group
+        self._mesh: DeviceMesh | None = None
+        self._subgroups: dict[int, Comm | None] = {world_size: self}
+
+    @classmethod
+    def alone(cls, device: torch.device | None = None, status: Status | None = None) -> Comm:
+        """A world of one rank."""
+        device = device or torch.device("cpu")
+        return cls(rank=0, world_size=1, device=device, status=status or Status(), group=None)
+
+    @classmethod
+    def connect(cls, store: Store, status: Status, *, device: torch.device, timeout_s: float) -> Comm:
+        """Join `status.world_size` ranks through `store`. Every rank must call it; one process, one world."""
+        if status.world_size == 1:
+            return cls.alone(device, status)
+        cuda = device.type == "cuda"
+        if cuda:
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            # One group, two transports: the tensor's device picks, so objects and text go by gloo.
+            backend="cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=PrefixStore("rldsl/world", store),
+            rank=status.rank,
+            world_size=status.world_size,
+            timeout=timedelta(seconds=timeout_s),
+            device_id=device if cuda else None,
+        )
+        world = dist.group.WORLD
+        return cls(rank=status.rank, world_size=status.world_size, device=device, status=status, group=world)
+
+    def close(self) -> None:
+        """Leave the world; a Comm of one rank has nothing to leave."""
+        if self._group is not None and self._group is dist.group.WORLD:
+            dist.destroy_process_group()
+
+    def make_groups(self, sizes: Sequence[int]) -> None:
+        """Prepare `group_of` for these sizes. Collective over the world: every rank, the same sizes."""
+        for size in sorted(set(sizes) - set(self._subgroups)):
+            self._subgroups[size] = self._make_group(size)
+
+    def _make_group(self, size: int) -> Comm | None:
+        assert 0 < size < self.world_size, f"a group of {size} in a world of {self.world_size}"
+        made = None
+        if size > 1:
+            with self._guard(f"making the group of {size}"):
+                made = dist.new_group(list(range(size)))
+        if self.rank >= size:
+            return None
+        return Comm(rank=self.rank, world_size=size, device=self.device, status=self.status, group=made)
+
+    def group_of(self, size: int) -> Comm | None:
+        """The first `size` ranks, prepared by `make_groups`; None where this rank is not among them."""
+        return self._subgroups[size]
+
+    def mesh(self) -> DeviceMesh | None:
+        """A 1-D mesh `dp` over these ranks, for FSDP2; None when alone. Collective at its first call."""
+        if self._group is None:
+            return None
+        if self._mesh is None:
+            with self._guard("mesh"):
+                self._mesh = DeviceMesh.from_group(self._group, self.device.type, mesh_dim_names=("dp",))
+        return self._mesh
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, in place; returns `tensor`."""
+        if self._group is not None:
+            with self._guard("all_reduce"):
+                dist.all_reduce(tensor, dist.ReduceOp.SUM, group=self._group)
+        return tensor
+
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
+        """Maximum over ranks, in place; returns `tensor`."""
+        if self._group is not None:
+            with self._guard("all_reduce_max"):
+                dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """The tensor of rank `source`, in place; returns `tensor`."""
+        if self._group is not None:
+            with self._guard("broadcast"):
+                dist.broadcast(tensor, source, group=self._group)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        self.all_reduce(torch.zeros(1))
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Every rank's `value`, in rank order. For small things: pickled, over gloo."""
+        if self._group is None:
+            return [value]
+        gathered = [value] * self.world_size
+        with self._guard("all_gather_object"):
+            dist.all_gather_object(gathered, value, group=self._group)
+        return gathered
+
+    def all_to_all(self, send: Tensor, send_counts: Sequence[int], receive_counts: Sequence[int]) -> Tensor:
+        """Give rank r the next `send_counts[r]` elements of the flat `send`; get `receive_counts[r]` from it.
+
+        Returns the received elements in rank order, flat, of the same dtype and device.
+        """
+        if self._group is None:
+            return send
+        received = send.new_empty(sum(receive_counts))
+        with self._guard("all_to_all"):
+            dist.all_to_all_single(received, send, list(receive_counts), list(send_counts), group=self._group)
+        return received
+
+    @contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """Turn a transport's error into RL0702."""
+        began = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            lost(self.status, what, self.world_size, time.monotonic() - began, error)
+
+
+def lost(status: Status, what: str, world_size: int, waited: float, error: Exception) -> NoReturn:
+    """Raise RL0702: the collective `what` did not come to its end."""
+    peers = ", ".join(str(r) for r in range(world_size) if r != status.rank)
+    fail(
+        "RL0702",
+        f"rank {status.rank} waited {waited:.1f} s in {what} for ranks {peers}, in {status.where()}",
+        expected="every rank of the group to enter the collective within the timeout",
+        found=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
+        fix="look for a rank that is stuck or much slower; a longer wait is `--timeout SECONDS`",
+    )

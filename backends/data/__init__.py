@@ -1,0 +1,1 @@
+"""Rows: where they come from, how they lie on ranks, how they move."""

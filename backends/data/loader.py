@@ -1,0 +1,171 @@
+"""Each rank reads its own shard: prompt i of a step's global batch belongs to rank i % size."""
+
+from __future__ import annotations
+
+import string
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from rldsl.backends.data.batch import Column, Data
+from rldsl.backends.data.sources import Row, Rows, open_rows
+from rldsl.compiler.plan import LoadOp, SourceSpec
+from rldsl.diagnostics import did_you_mean, fail
+from rldsl.types import DType, FieldType
+
+GYM_COLUMNS = {"prompts": "question", "answers": "answer"}
+TEMPLATE_FIELD = "prompts"
+TORCH_DTYPE = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
+
+
+class Loader:
+    """The batches of one `LoadOp` on the rank `rank` of `size`; every size reads the same global batch.
+
+    Raises RL0603 to RL0606 (file, column, row, arguments) when made or read.
+    """
+
+    def __init__(
+        self, op: LoadOp, types: Mapping[str, FieldType], *, rank: int, size: int, seed: int, source_dir: Path
+    ) -> None:
+        rows = open_rows(op.source, source_dir=source_dir, seed=seed)
+        self._op, self._types, self._rank, self._size = op, types, rank, size
+        # Procedural rows come in random order already.
+        shuffle = bool(op.source.args.get("shuffle", op.source.kind != "reasoning_gym"))
+        # torchdata's own call of something torch is about to drop: not for our users to read.
+        warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+        loader: Any = StatefulDataLoader(
+            _Fields(rows, op, types),
+            batch_sampler=_Shard(len(rows), op.batch, rank=rank, size=size, seed=seed, shuffle=shuffle),
+            collate_fn=list,
+        )
+        self._batches: Iterator[list[dict[str, Any]]] = iter(loader)
+
+    def next(self, step: int) -> dict[str, Column]:
+        """The columns of this rank's prompts of `step`, in order of steps. Ids are step * batch + index."""
+        rows = next(self._batches)
+        ids = step * self._op.batch + torch.arange(self._rank, self._op.batch, self._size)
+        return {name: Column(ids, self._collect(name, rows)) for name in self._op.columns}
+
+    def _collect(self, name: str, rows: list[dict[str, Any]]) -> Data:
+        values = [row[name] for row in rows]
+        dtype = self._types[name].dtype
+        return values if dtype is DType.TEXT else torch.tensor(values, dtype=TORCH_DTYPE[dtype])
+
+
+class _Shard:
+    """This rank's row indices, a list a step, for ever: position p is row p mod rows of epoch p // rows."""
+
+    def __init__(self, rows: int, batch: int, *, rank: int, size: int, seed: int, shuffle: bool) -> None:
+        self._rows, self._batch, self._rank, self._size = rows, batch, rank, size
+        self._seed, self._shuffle = seed, shuffle
+        # Two epochs: a batch may end one and begin the next.
+        self._order = lru_cache(2)(self._permutation)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = 0
+        while True:
+            yield [self._row(p) for p in range(start + self._rank, start + self._batch, self._size)]
+            start += self._batch
+
+    def _row(self, position: int) -> int:
+        epoch, index = divmod(position, self._rows)
+        return int(self._order(epoch)[index]) if self._shuffle else index
+
+    def _permutation(self, epoch: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        return torch.randperm(self._rows, generator=generator)
+
+
+class _Fields:
+    """Rows turned into the op's fields: renamed, filled into the template, checked against the dtype."""
+
+    def __init__(self, rows: Rows, op: LoadOp, types: Mapping[str, FieldType]) -> None:
+        self._rows = rows
+        template = op.source.args.get("template")
+        self._template = None if template is None else str(template)
+        self._columns = {name: column_of(op.source, name) for name in op.columns}
+        self._dtypes = {name: types[name].dtype for name in op.columns}
+        if self._template is not None:
+            self._columns.pop(TEMPLATE_FIELD, None)
+            self._needs = _template_columns(self._template)
+        else:
+            self._needs = ()
+        for wanted in (*self._columns.values(), *self._needs):
+            _check_column(rows, wanted)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._rows[index]
+        for wanted in (*self._columns.values(), *self._needs):
+            if wanted not in row:
+                self._rows.bad(
+                    index, f"has no column `{wanted}`", expected=f"`{wanted}`", found=", ".join(row)
+                )
+        made = {name: self._value(index, row, name, column) for name, column in self._columns.items()}
+        if self._template is not None:
+            made[TEMPLATE_FIELD] = self._fill(index, row)
+        return made
+
+    def _value(self, index: int, row: Row, name: str, column: str) -> Any:
+        value, dtype = row[column], self._dtypes[name]
+        if dtype is DType.TEXT:
+            if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+                return str(value)
+        elif isinstance(value, (int, float, bool)):
+            return value
+        found = f"{type(value).__name__} {str(value)[:60]!r}"
+        return self._rows.bad(
+            index, f"has a bad `{column}`", expected=f"{dtype} for the field `{name}`", found=found
+        )
+
+    def _fill(self, index: int, row: Row) -> str:
+        assert self._template is not None
+        try:
+            return self._template.format_map(row)
+        except (ValueError, LookupError, AttributeError) as error:
+            self._rows.bad(index, "does not fit the template", expected=self._template, found=str(error))
+
+
+def column_of(source: SourceSpec, field: str) -> str:
+    """The source's column that makes `field`: `<field>_column`, else the gym's own name, else the field's."""
+    usual = GYM_COLUMNS.get(field, field) if source.kind == "reasoning_gym" else field
+    return str(source.args.get(f"{field}_column", usual))
+
+
+def _template_columns(template: str) -> tuple[str, ...]:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        fail(
+            "RL0606",
+            f"`template` is not a format string: {error}",
+            expected='such as "What is {question}?"',
+            found=template,
+        )
+    if "" in names:
+        fail(
+            "RL0606",
+            "`template` has a place without a name",
+            expected='such as "What is {question}?"',
+            found=template,
+        )
+    return tuple(name.split(".")[0].split("[")[0] for name in names)
+
+
+def _check_column(rows: Rows, wanted: str) -> None:
+    if wanted in rows.columns:
+        return
+    fail(
+        "RL0604",
+        f"{rows.name} has no column `{wanted}`",
+        expected=f"a column `{wanted}`",
+        found=f"columns {', '.join(rows.columns)}",
+        fix=did_you_mean(wanted, rows.columns) or "name the column by `<field>_column`",
+    )

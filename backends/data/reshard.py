@@ -1,0 +1,160 @@
+"""Rows between the strided layouts of two group sizes: one all-to-all of sizes, one of bytes.
+
+In the layout of size n, prompt i of the step's batch is on rank i % n with all its samples. A message
+holds, field after field: the row count, the ids, the row lengths (ragged and text) and the values, each
+part padded to 8 bytes so that it can be read in place. Own rows do not pass through the exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.data.batch import Column, Data, Ragged
+from rldsl.types import DType, FieldType
+
+ALIGN = 8
+TORCH_DTYPE = {
+    DType.F32: torch.float32,
+    DType.I64: torch.int64,
+    DType.BOOL: torch.bool,
+    DType.TEXT: torch.uint8,
+}
+
+
+def reshard(
+    columns: Mapping[str, Column],
+    schema: Mapping[str, tuple[FieldType, int]],
+    comm: Comm,
+    *,
+    target: int,
+    batch: int,
+) -> dict[str, Column]:
+    """Move rows to the layout of the first `target` ranks of `comm`. Collective over `comm`.
+
+    `columns` are this rank's rows, empty dict where it has none yet; `schema` gives every field's type and
+    samples per prompt, the same on all ranks. Returned rows are in the order of their ids.
+    """
+    parts = [{n: _part(columns, n, rank, target, batch) for n in schema} for rank in range(comm.world_size)]
+    own = {n: part for n, part in parts[comm.rank].items() if part is not None}
+    outgoing = [_pack(part, comm) if rank != comm.rank else _empty(comm) for rank, part in enumerate(parts)]
+    received = _exchange(outgoing, comm)
+    unpacked = [_unpack(buffer, schema, comm) for buffer in received if len(buffer)]
+    return {name: _merge(name, own, unpacked, schema[name], comm) for name in schema}
+
+
+def _part(columns: Mapping[str, Column], name: str, rank: int, target: int, batch: int) -> Column | None:
+    if name not in columns:
+        return None
+    column = columns[name]
+    return column.select(((column.prompt_ids % batch) % target == rank).nonzero()[:, 0])
+
+
+def _empty(comm: Comm) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=comm.device)
+
+
+def _exchange(outgoing: Sequence[Tensor], comm: Comm) -> list[Tensor]:
+    ones = [1] * comm.world_size
+    sizes = torch.tensor([len(b) for b in outgoing], dtype=torch.int64, device=comm.device)
+    incoming = comm.all_to_all(sizes, ones, ones).tolist()
+    flat = comm.all_to_all(torch.cat(list(outgoing)), sizes.tolist(), incoming)
+    return list(torch.split(flat, incoming))
+
+
+def _pack(part: Mapping[str, Column | None], comm: Comm) -> Tensor:
+    """All fields of the rows for one rank; nothing at all when there are no rows."""
+    pieces: list[Tensor] = []
+    for column in part.values():
+        if column is None or not any(c is not None and len(c) for c in part.values()):
+            return _empty(comm)
+        pieces += _pieces(column, comm)
+    return torch.cat([_bytes(p) for p in pieces]) if pieces else _empty(comm)
+
+
+def _pieces(column: Column, comm: Comm) -> list[Tensor]:
+    count = torch.tensor([len(column)], dtype=torch.int64)
+    head = [count.to(comm.device), column.ids.to(comm.device)]
+    if isinstance(column.data, Tensor):
+        return [*head, column.data.to(comm.device)]
+    if isinstance(column.data, Ragged):
+        return [*head, column.data.lengths.to(comm.device), column.data.values.to(comm.device)]
+    texts = [text.encode() for text in column.data]
+    lengths = torch.tensor([len(t) for t in texts], dtype=torch.int64, device=comm.device)
+    # bytearray: frombuffer wants memory it may write to, and refuses none at all
+    joined = bytearray(b"".join(texts))
+    values = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
+    return [*head, lengths, values.to(comm.device)]
+
+
+def _bytes(values: Tensor) -> Tensor:
+    flat = values.contiguous().view(torch.uint8) if values.numel() else values.new_empty(0, dtype=torch.uint8)
+    return torch.nn.functional.pad(flat, (0, -len(flat) % ALIGN))
+
+
+class _Reader:
+    def __init__(self, buffer: Tensor) -> None:
+        # A slice of the received whole may start anywhere: only its clone is sure to be aligned.
+        self._buffer, self._at = buffer.clone(), 0
+
+    def take(self, count: int, dtype: torch.dtype) -> Tensor:
+        size = count * dtype.itemsize
+        piece = self._buffer[self._at : self._at + size]
+        self._at += size + -size % ALIGN
+        return piece.view(dtype)
+
+
+def _unpack(buffer: Tensor, schema: Mapping[str, tuple[FieldType, int]], comm: Comm) -> dict[str, Column]:
+    reader = _Reader(buffer)
+    made = {}
+    for name, (kind, per_prompt) in schema.items():
+        rows = int(reader.take(1, torch.int64))
+        ids = reader.take(rows, torch.int64).cpu()
+        made[name] = Column(ids, _read_data(reader, kind, rows), per_prompt)
+    return made
+
+
+def _read_data(reader: _Reader, kind: FieldType, rows: int) -> Data:
+    dtype = TORCH_DTYPE[kind.dtype]
+    if kind.dtype is not DType.TEXT and not kind.ragged:
+        return reader.take(rows, dtype)
+    lengths = reader.take(rows, torch.int64)
+    values = reader.take(int(lengths.sum()), dtype)
+    if kind.dtype is DType.TEXT:
+        return [bytes(t.tolist()).decode() for t in torch.split(values.cpu(), lengths.tolist())]
+    return Ragged(values, lengths)
+
+
+def _merge(
+    name: str,
+    own: Mapping[str, Column],
+    received: Sequence[Mapping[str, Column]],
+    schema: tuple[FieldType, int],
+    comm: Comm,
+) -> Column:
+    parts = [c[name] for c in (own, *received) if name in c and len(c[name])]
+    if not parts:
+        return _no_rows(*schema, comm)
+    ids = torch.cat([p.ids for p in parts])
+    whole = Column(ids, _concat([p.data for p in parts]), schema[1])
+    return whole if len(parts) == 1 and bool((ids.diff() > 0).all()) else whole.select(ids.argsort())
+
+
+def _concat(parts: Sequence[Data]) -> Data:
+    first = parts[0]
+    if isinstance(first, Ragged):
+        return Ragged.concat([p for p in parts if isinstance(p, Ragged)])
+    if isinstance(first, Tensor):
+        return torch.cat([p for p in parts if isinstance(p, Tensor)])
+    return [text for p in parts if isinstance(p, list) for text in p]
+
+
+def _no_rows(kind: FieldType, per_prompt: int, comm: Comm) -> Column:
+    ids = torch.empty(0, dtype=torch.int64)
+    values = torch.empty(0, dtype=TORCH_DTYPE[kind.dtype], device=comm.device)
+    lengths = torch.empty(0, dtype=torch.int64, device=comm.device)
+    data: Data = [] if kind.dtype is DType.TEXT else Ragged(values, lengths) if kind.ragged else values
+    return Column(ids, data, per_prompt)

@@ -1,0 +1,99 @@
+"""Walks one rank's program. It knows no algorithm: what to do, and in which order, is in the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.folder import RunFolder
+from rldsl.backends.handlers import HANDLERS, Runtime
+from rldsl.backends.metrics import StepMetrics, reward_field
+from rldsl.backends.observer import Observer, Silent
+from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
+from rldsl.diagnostics import fail
+
+
+class Executor:
+    """The program of rank `comm.rank`, ready to run: ranks have agreed on the plan, models are loaded.
+
+    Raises RL0703 when ranks hold different plans, steps or sizes, and whatever models, data and functions
+    raise when they are made. Collective over the world, as is `run`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        comm: Comm,
+        *,
+        steps: int,
+        source_dir: Path,
+        run_dir: Path,
+        observer: Observer | None = None,
+    ) -> None:
+        self._plan, self._comm, self._steps, self._run_dir = plan, comm, steps, run_dir
+        self._observer = observer if comm.rank == 0 and observer is not None else Silent()
+        self._ops = plan.program(comm.rank).ops
+        comm.status.enter(step=-1, op="agree", node=None)
+        agree(plan, comm, steps)
+        comm.make_groups([plan.group_size(g.name, comm.world_size) for g in plan.groups])
+        self._metrics = StepMetrics(plan, comm)
+        comm.status.enter(step=-1, op="load models", node=None)
+        self.runtime = Runtime(
+            plan,
+            comm,
+            steps=steps,
+            source_dir=source_dir,
+            run_dir=run_dir,
+            metrics=self._metrics,
+            ops=self._ops,
+        )
+
+    def run(self) -> None:
+        """All steps. Rank 0 fills the run folder and tells the observer of ops and steps."""
+        if self._comm.rank != 0:
+            self._run_steps(None)
+            return
+        with closing(RunFolder(self._run_dir, self._plan)) as folder:
+            self._run_steps(folder)
+            folder.draw(f"{self._plan.algorithm}: reward", reward_field(self._plan))
+
+    def _run_steps(self, folder: RunFolder | None) -> None:
+        for step in range(self._steps):
+            line = self.run_step(step)
+            if folder is not None:
+                folder.add(line, reward_field(self._plan))
+            self._observer.on_step(line)
+
+    def run_step(self, step: int) -> Mapping[str, float | None]:
+        """One step; returns its metrics."""
+        self._metrics.begin()
+        self.runtime.begin(step)
+        for op in self._ops:
+            self._run_op(op, step)
+        self._comm.status.enter(step=step, op="metrics", node=None)
+        return self._metrics.close(step)
+
+    def _run_op(self, op: AnyOp, step: int) -> None:
+        self._comm.status.enter(step=step, op=op.id, node=op.node)
+        self._observer.on_op(op)
+        with self._metrics.timing(op):
+            HANDLERS[type(op)](self.runtime, op)
+
+
+def agree(plan: Plan, comm: Comm, steps: int) -> None:
+    """RL0703 unless every rank holds the same plan and runs as many steps. Collective over the world."""
+    mine = (plan_hash(to_builtins(plan)), steps)
+    everyone = comm.all_gather_object(mine)
+    other = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
+    if not other:
+        return
+    rank = other[0]
+    fail(
+        "RL0703",
+        f"ranks do not run the same thing: rank {rank} differs from rank 0",
+        expected=f"plan {everyone[0][0][:16]} for {everyone[0][1]} steps, as on rank 0",
+        found=f"plan {everyone[rank][0][:16]} for {everyone[rank][1]} steps on rank {rank}",
+        fix="give every rank the same plan.json and the same --steps",
+    )

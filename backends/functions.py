@@ -1,0 +1,285 @@
+"""Functions that a plan names: found, called on a batch, and what they return checked."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from rldsl.backends.data.batch import Column, Data, Ragged
+from rldsl.backends.status import Status
+from rldsl.compiler.plan import FunctionSpec, Scalar
+from rldsl.diagnostics import DiagnosticError, Span, fail
+from rldsl.types import DType, FieldType, Reduce
+
+TORCH_DTYPE = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
+SHOWN = 200  # characters of a value in a message
+
+
+class Functions:
+    """The plan's functions, imported when first asked for and kept."""
+
+    def __init__(self, source_dir: Path) -> None:
+        self._source_dir = source_dir
+        self._files: dict[Path, ModuleType] = {}
+
+    def find(self, spec: FunctionSpec) -> Callable[..., Any]:
+        """The function; RL0704 when its file is not the one the plan was compiled from."""
+        if spec.file is None:
+            assert spec.module is not None, f"function `{spec.name}` has neither module nor file"
+            module = importlib.import_module(spec.module)
+        else:
+            module = self._load(self._source_dir / spec.file, spec)
+        found = vars(module).get(spec.name)
+        if found is None:
+            fail(
+                "RL0704",
+                f"`{spec.file or spec.module}` has no function `{spec.name}`",
+                fix="compile the plan again",
+            )
+        function: Callable[..., Any] = inspect.unwrap(found)
+        return function
+
+    def _load(self, path: Path, spec: FunctionSpec) -> ModuleType:
+        if path in self._files:
+            return self._files[path]
+        if not path.is_file():
+            fail("RL0704", f"the file of function `{spec.name}` is gone: {path}", fix="compile the plan again")
+        text = path.read_bytes()
+        found = hashlib.sha256(text).hexdigest()
+        if spec.sha256 is not None and found != spec.sha256:
+            fail(
+                "RL0704",
+                f"{path} changed since the plan was compiled; the plan no longer says what would run",
+                expected=f"sha256 {spec.sha256[:16]}...",
+                found=f"sha256 {found[:16]}...",
+                fix="compile the plan again",
+            )
+        self._files[path] = _execute(path, text)
+        return self._files[path]
+
+
+def _execute(path: Path, text: bytes) -> ModuleType:
+    """Run the very bytes that were checked, as a module of a name of its own."""
+    module = ModuleType(f"rldsl_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
+    module.__file__ = str(path)
+    # Dataclasses and pickling look a class's module up by name.
+    sys.modules[module.__name__] = module
+    with _importing_from(path.parent):
+        try:
+            exec(compile(text, str(path), "exec"), vars(module))
+        except Exception as error:
+            raised(f"{path} cannot be imported", error, path)
+    return module
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Any:
+    """As `python file.py` would: the file's own folder comes first, while the file runs."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def raised(message: str, error: Exception, file: Path | None, notes: tuple[str, ...] = ()) -> NoReturn:
+    """RL0705: the user's code raised `error`; points at the last line of `file`, else at the last of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if file is not None and Path(f.filename) == file] or frames
+    line = own[-1].lineno or 1
+    fail(
+        "RL0705",
+        message,
+        span=Span.whole_line(own[-1].filename, line),
+        found=f"{type(error).__name__}: {shorten(str(error))}",
+        notes=(*notes, f"raised at {own[-1].filename}:{line}"),
+    )
+
+
+def shorten(text: str) -> str:
+    """At most `SHOWN` characters, from both ends."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of a function on this rank's rows of a step.
+
+    `columns` are the arguments that are fields, over the same rows; `absent` the parameters that are None.
+    An output of None is one that nothing reads. Texts go in as list[str], f32[rows] as is, ragged fields as
+    [rows, longest], padded with zeros on the right.
+    """
+
+    spec: FunctionSpec
+    function: Callable[..., Any]
+    file: Path | None
+    columns: Mapping[str, Column]
+    absent: Sequence[str]
+    params: Mapping[str, Scalar]
+    outputs: Sequence[tuple[str, FieldType] | None]
+    per_prompt: int
+    reduce: Reduce | None
+    status: Status
+
+    def run(self) -> dict[str, Column]:
+        """The outputs as columns. Raises RL0705 (it raised) or RL0706 (it returned something else)."""
+        results = self._row_by_row() if self.spec.per_row else self._at_once()
+        if len(self.outputs) == 1:
+            results = (results,)
+        elif not isinstance(results, tuple) or len(results) != len(self.outputs):
+            self._wrong(f"{len(self.outputs)} results, a tuple", f"{type(results).__name__}")
+        wanted = [(o, r) for o, r in zip(self.outputs, results, strict=True) if o is not None]
+        return {n: Column(self.ids, self._checked(n, kind, r), self.per_prompt) for (n, kind), r in wanted}
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """i64[rows]."""
+        return next(iter(self.columns.values())).ids
+
+    @cached_property
+    def _lengths(self) -> Tensor | None:
+        ragged = [c.data for c in self.columns.values() if isinstance(c.data, Ragged)]
+        return ragged[0].lengths if ragged else None
+
+    def _fixed(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {} if self.reduce is None else {"reduce": self.reduce}
+        return {**dict.fromkeys(self.absent), **self.params, **extra}
+
+    def _at_once(self) -> Any:
+        try:
+            return self.function(**{p: dense(c.data) for p, c in self.columns.items()}, **self._fixed())
+        except DiagnosticError:  # `reduce` lost a peer: not the function's doing
+            raise
+        except Exception as error:
+            row, own = self._find_row(error)
+            self._raised(own, row)
+
+    def _find_row(self, error: Exception) -> tuple[int | None, Exception]:
+        """The first row that fails alone, and how; a function that sums over ranks cannot be tried alone."""
+        for row in range(0 if self.reduce is None else len(self.ids), len(self.ids)):
+            index = torch.tensor([row])
+            try:
+                self.function(**{p: dense(c.select(index).data) for p, c in self.columns.items()}, **self._fixed())
+            except Exception as own:
+                return row, own
+        return None, error
+
+    def _row_by_row(self) -> Any:
+        rows = [self._row(i) for i in range(len(self.ids))]
+        return tuple(map(list, zip(*rows, strict=True))) if len(self.outputs) > 1 else rows
+
+    def _row(self, row: int) -> Any:
+        try:
+            return self.function(**{p: element(c.data, row) for p, c in self.columns.items()}, **self._fixed())
+        except Exception as error:
+            self._raised(error, row)
+
+    def _raised(self, error: Exception, row: int | None) -> NoReturn:
+        step = f"step {self.status.step}"
+        where = f"in {step}" if row is None else f"on {self._name(row)} of {step}"
+        shown = () if row is None else tuple(self._show(p, c, row) for p, c in self.columns.items())
+        raised(f"the function `{self.spec.name}` raised {type(error).__name__} {where}", error, self.file, shown)
+
+    def _name(self, row: int) -> str:
+        """Such as `sample 17`, by the id that is unique over ranks and steps."""
+        return f"{'prompt' if self.per_prompt == 1 else 'sample'} {int(self.ids[row])}"
+
+    def _show(self, param: str, column: Column, row: int) -> str:
+        value = element(column.data, row)
+        text = str(value.tolist()) if isinstance(value, Tensor) else repr(value)
+        return f"{param} = {shorten(text)}"
+
+    def _wrong(self, expected: str, found: str) -> NoReturn:
+        fail(
+            "RL0706",
+            f"the function `{self.spec.name}` returned something that does not fit, in step {self.status.step}",
+            expected=expected,
+            found=found,
+        )
+
+    def _checked(self, name: str, kind: FieldType, result: Any) -> Data:
+        rows = len(self.ids)
+        if kind.dtype is DType.TEXT:
+            if not isinstance(result, list) or not all(isinstance(t, str) for t in result) or len(result) != rows:
+                self._wrong(f"{name}: a list of {rows} strings", _describe(result))
+            return result
+        tensor = self._tensor(name, kind, result)
+        if not kind.ragged:
+            self._check_finite(name, tensor, torch.ones_like(self.ids))
+            return tensor
+        assert self._lengths is not None
+        data = Ragged.from_padded(tensor, self._lengths)
+        self._check_finite(name, data.values, data.lengths.cpu())
+        return data
+
+    def _tensor(self, name: str, kind: FieldType, result: Any) -> Tensor:
+        """The result in the field's dtype and shape; numbers in a list become it."""
+        dtype, shape = TORCH_DTYPE[kind.dtype], self._shape(name, kind)
+        expected = f"{name}: {kind}, here {list(shape)} of {dtype}"
+        if isinstance(result, list):
+            result = self._from_list(result, dtype, shape, expected)
+        if not isinstance(result, Tensor) or tuple(result.shape) != shape:
+            self._wrong(expected, _describe(result))
+        if result.dtype != dtype and not (result.is_floating_point() and dtype.is_floating_point):
+            self._wrong(expected, _describe(result))
+        return result.detach().to(dtype)
+
+    def _from_list(self, result: list[Any], dtype: torch.dtype, shape: tuple[int, ...], expected: str) -> Tensor:
+        if len(result) != shape[0]:
+            self._wrong(expected, f"a list of {len(result)}")
+        if all(isinstance(r, Tensor) for r in result) and result:
+            width = shape[1] if len(shape) > 1 else 0
+            parts = [torch.nn.functional.pad(r, (0, width - len(r))) if width and r.dim() else r for r in result]
+            return torch.stack(parts)
+        if not all(isinstance(r, (int, float)) for r in result):
+            row, bad = next((i, r) for i, r in enumerate(result) if not isinstance(r, (int, float)))
+            self._wrong(expected, f"{_describe(bad)} for {self._name(row)}")
+        device = next((c.data.device for c in self.columns.values() if isinstance(c.data, Tensor)), None)
+        return torch.tensor(result, dtype=dtype, device=device)
+
+    def _shape(self, name: str, kind: FieldType) -> tuple[int, ...]:
+        if not kind.ragged:
+            return (len(self.ids),)
+        if self._lengths is None:
+            self._wrong(f"{name}: {kind}", "no argument with a token axis, so the lengths are unknown")
+        return (len(self.ids), int(self._lengths.max()) if len(self._lengths) else 0)
+
+    def _check_finite(self, name: str, values: Tensor, lengths: Tensor) -> None:
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            bad = (~values.isfinite()).nonzero()[:, 0].cpu()
+            row = int(torch.searchsorted(lengths.cumsum(0), bad[0], right=True))
+            found = f"{len(bad)} of {values.numel()} are NaN or infinite, the first for {self._name(row)}"
+            self._wrong(f"{name}: finite numbers", found)
+
+
+def dense(data: Data) -> Any:
+    """What a batch function sees of a column."""
+    return data.padded() if isinstance(data, Ragged) else data
+
+
+def element(data: Data, row: int) -> Any:
+    """What a per-row function sees: a string, a number, or a 1-D tensor."""
+    if isinstance(data, Ragged):
+        return data.rows()[row]
+    return data[row] if isinstance(data, list) else data[row].item()
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} of {value.dtype}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"{type(value).__name__} {shorten(repr(value))}"

@@ -1,0 +1,216 @@
+"""Real processes that die, hang and are interrupted: one message, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rldsl.compiler.plan_io import write_plan
+from tests.runtime.plans import only_compute, user_function
+
+BIN = Path(sys.executable).parent
+MARK = "RLDSL_TEST_RUN"
+IN_A_COLLECTIVE = """
+import os, time, torch
+def user(prompts, reduce):
+    open(f"pid-{os.getpid()}", "w").close()
+    time.sleep(0.2)
+    reduce(torch.ones(1))
+    return [1.0] * len(prompts)
+"""
+# One rank computes for ever and holds nobody up by name; the other is killed.
+IN_A_LONG_COMPUTE = """
+import os, torch
+def user(prompts, reduce):
+    open(f"pid-{os.getpid()}", "w").close()
+    big = torch.rand(600, 600)
+    while True:
+        big @ big
+"""
+ONE_RANK_HANGS = """
+import time, torch
+def user(prompts, reduce):
+    if prompts[0] == "1=":
+        time.sleep(600)
+    reduce(torch.ones(1))
+    return [1.0] * len(prompts)
+"""
+
+
+class Job:
+    """A command in a folder of its own; every process it starts carries a mark in its environment."""
+
+    def __init__(self, folder: Path, command: list[str], **extra: str) -> None:
+        self.mark = f"{MARK}={folder}"
+        env = {
+            **os.environ,
+            MARK: str(folder),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            **extra,
+        }
+        self.folder = folder
+        self.out = folder / "out.txt"
+        with self.out.open("w") as out:
+            self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
+
+    def ranks(self, count: int) -> list[int]:
+        """The pids of the ranks, once all have begun to compute and gone on for a while."""
+        wait(lambda: len(list(self.folder.glob("pid-*"))) >= count or self.process.poll() is not None, 90)
+        assert self.process.poll() is None, self.out.read_text()
+        time.sleep(1.2)
+        return sorted(int(p.name[4:]) for p in self.folder.glob("pid-*"))
+
+    def end(self, seconds: float) -> str:
+        """What it said, once it has ended."""
+        self.process.wait(seconds)
+        return self.said()
+
+    def said(self) -> str:
+        """Its output, lines that the terminal view has wrapped made whole."""
+        return " ".join(self.out.read_text().split())
+
+    def left(self) -> list[int]:
+        """Processes of this job that still run."""
+        return [pid for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()) if self._marked(pid)]
+
+    def _marked(self, pid: int) -> bool:
+        try:
+            return self.mark in Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            return False
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Start a job; whatever the test does, its processes are gone afterwards."""
+    jobs: list[Job] = []
+
+    def begin(command: list[str], **extra: str) -> Job:
+        jobs.append(Job(tmp_path, command, **extra))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        for pid in job.left():
+            os.kill(pid, signal.SIGKILL)
+        job.process.wait(10)
+
+
+def write(folder: Path, body: str) -> None:
+    function = msgspec.structs.replace(user_function(folder, body), reduces=True)
+    write_plan(only_compute(folder, function, reduces=True), folder / "plan.json")
+
+
+def rldsl(backend: str, ranks: int, *more: str) -> list[str]:
+    return [str(BIN / "rldsl"), "run", "plan.json", "--backend", backend, "-n", str(ranks), "--steps", "1000", *more]
+
+
+def torchrun(ranks: int) -> list[str]:
+    return [str(BIN / "torchrun"), "--nproc-per-node", str(ranks), "-m", "rldsl.backends.torchrun", "plan.json"]
+
+
+def check_death(job: Job, victim: int, seconds: float) -> str:
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    said = job.end(seconds)
+    print(f"ended {time.monotonic() - began:.1f} s after kill -9")
+    assert job.process.returncode == 1
+    assert said.count("error[RL0701]") == 1, said
+    assert f"(pid {victim} on " in said and "died in op `judge`, step " in said, said
+    wait(lambda: not job.left(), 10)
+    assert not job.left()
+    return said
+
+
+@pytest.mark.parametrize("body", [IN_A_COLLECTIVE, IN_A_LONG_COMPUTE], ids=["collective", "compute"])
+def test_kill_a_rank_under_torchrun(tmp_path: Path, start: Callable[..., Job], body: str) -> None:
+    write(tmp_path, body)
+    job = start(rldsl("torchrun", 2))
+    said = check_death(job, job.ranks(2)[-1], 15)
+    assert "Traceback" not in said and "ChildFailedError" not in said
+
+
+def test_kill_a_rank_under_ray(tmp_path: Path, start: Callable[..., Job]) -> None:
+    write(tmp_path, IN_A_COLLECTIVE)
+    job = start(rldsl("ray", 2))
+    said = check_death(job, job.ranks(2)[0], 25)
+    assert "raylet" not in said and "Traceback" not in said
+
+
+def test_kill_a_rank_under_a_launcher_of_the_users_own(tmp_path: Path, start: Callable[..., Job]) -> None:
+    write(tmp_path, IN_A_COLLECTIVE)
+    job = start(torchrun(2))
+    check_death(job, job.ranks(2)[0], 15)
+
+
+def test_kill_the_only_rank(tmp_path: Path, start: Callable[..., Job]) -> None:
+    write(tmp_path, IN_A_COLLECTIVE)
+    job = start(rldsl("torchrun", 1))
+    assert "killed by SIGKILL" in check_death(job, job.ranks(1)[0], 15)
+
+
+def test_kill_the_launcher(tmp_path: Path, start: Callable[..., Job]) -> None:
+    write(tmp_path, IN_A_COLLECTIVE)
+    job = start(rldsl("torchrun", 2))
+    job.ranks(2)
+    job.process.kill()
+    wait(lambda: not job.left(), 15)
+    assert not job.left()
+    assert job.said().count("the launcher died") == 1
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2), ("ray", 2)])
+def test_interrupt(tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int) -> None:
+    write(tmp_path, IN_A_COLLECTIVE)
+    job = start(rldsl(backend, ranks))
+    job.ranks(ranks)
+    job.process.send_signal(signal.SIGINT)
+    said = job.end(15)
+    assert job.process.returncode == 130, said
+    assert "Traceback" not in said and "RL07" not in said
+    wait(lambda: not job.left(), 10)
+    assert not job.left()
+
+
+def test_a_rank_that_hangs_is_a_timeout(tmp_path: Path, start: Callable[..., Job]) -> None:
+    write(tmp_path, ONE_RANK_HANGS)
+    job = start(rldsl("torchrun", 2, "--timeout", "4"))
+    said = job.end(60)
+    assert job.process.returncode == 1
+    assert said.count("error[RL0702]") == 1 and "in all_reduce for ranks" in said and "in op `judge`, step" in said, (
+        said
+    )
+    assert not job.left()
+
+
+def test_ranks_that_run_different_plans(tmp_path: Path, start: Callable[..., Job]) -> None:
+    """Started by hand with the variables of torchrun: rank 0 holds the store."""
+    write(tmp_path, IN_A_COLLECTIVE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    here = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "rldsl.backends.torchrun", "plan.json", "--steps"]
+    first = start([*command, "5"], RANK="0", **here)
+    (tmp_path / "second").mkdir()
+    write(tmp_path / "second", IN_A_COLLECTIVE)
+    second = Job(tmp_path / "second", [*command, "6"], RANK="1", **here)
+    said = first.end(60) + second.end(60)
+    assert first.process.returncode == second.process.returncode == 1
+    assert said.count("error[RL0703]") == 1 and "for 6 steps on rank 1" in said, said

@@ -1,0 +1,148 @@
+"""Functions on a batch: what they get, what is said when they raise or return something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rldsl.backends.data.batch import Column, Ragged
+from rldsl.backends.functions import Call, Functions
+from rldsl.backends.status import Status
+from rldsl.compiler.plan import FunctionSpec
+from rldsl.diagnostics import Diagnostic, DiagnosticError
+from rldsl.types import FieldType
+from tests.runtime.plans import user_function
+
+IDS = torch.tensor([40, 41, 42])
+COLUMNS = {
+    "texts": Column(IDS, ["a", "bb", "x" * 500], 4),
+    "score": Column(IDS, torch.tensor([1.0, 2.0, 3.0]), 4),
+    "tokens": Column(IDS, Ragged(torch.arange(6), torch.tensor([1, 3, 2])), 4),
+}
+PER_SAMPLE, PER_TOKEN, TEXT = (FieldType.parse(f"{t}]") for t in ("f32[sample", "f32[sample, token", "text[sample"))
+
+
+def call(
+    function: Callable[..., Any], *args: str, per_row: bool = False, out: FieldType | None = PER_SAMPLE, **more: Any
+) -> Column:
+    made = Call(
+        spec=FunctionSpec(name="mine", module="x", per_row=per_row),
+        function=function,
+        file=None,
+        columns={a: COLUMNS[a] for a in args},
+        absent=more.pop("absent", ()),
+        params=more,
+        outputs=[None if out is None else ("out", out)],
+        per_prompt=4,
+        reduce=None,
+        status=Status(step=7),
+    )
+    return made.run()["out"]
+
+
+def told(*args: Any, **more: Any) -> Diagnostic:
+    with pytest.raises(DiagnosticError) as caught:
+        call(*args, **more)
+    return caught.value.diagnostics[0]
+
+
+def test_a_batch_function_sees_padded_rows() -> None:
+    seen = {}
+
+    def mine(texts: Any, tokens: Any, missing: Any, *, factor: float) -> Any:
+        seen.update(texts=texts, tokens=tokens, missing=missing)
+        return tokens * factor
+
+    got = call(mine, "texts", "tokens", out=PER_TOKEN, absent=["missing"], factor=0.5)
+    assert seen["tokens"].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0]] and seen["missing"] is None
+    assert isinstance(got.data, Ragged) and got.data.values.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    assert got.ids.tolist() == [40, 41, 42] and got.per_prompt == 4
+
+
+def test_a_row_function_sees_one_row() -> None:
+    def mine(texts: str, score: float, tokens: Any) -> float:
+        assert isinstance(texts, str) and isinstance(score, float)
+        return len(texts) + score + len(tokens)
+
+    assert call(mine, "texts", "score", "tokens", per_row=True).data.tolist() == [3.0, 7.0, 505.0]
+
+
+def test_text_out() -> None:
+    assert call(lambda texts: [t[:1] for t in texts], "texts", out=TEXT).data == ["a", "b", "x"]
+
+
+@pytest.mark.parametrize("per_row", [True, False])
+def test_the_failing_row_is_named(per_row: bool) -> None:
+    def mine(texts: Any, score: Any) -> Any:
+        if texts == "bb" or "bb" in texts:
+            raise ValueError("no " + "b" * 400)
+        return score
+
+    found = told(mine, "texts", "score", per_row=per_row)
+    assert found.code == "RL0705"
+    assert found.message == "the function `mine` raised ValueError on sample 41 of step 7"
+    assert "texts = " in found.notes[0] and "bb" in found.notes[0] and len(found.notes[0]) < 230
+    assert found.notes[-1].startswith(f"raised at {__file__}:")
+    assert found.found is not None and found.found.startswith("ValueError: no bbb") and len(found.found) < 230
+    assert found.span is not None and found.span.file == __file__
+
+
+def test_a_function_that_fails_only_on_the_whole_batch() -> None:
+    def mine(score: Any) -> Any:
+        if len(score) > 1:
+            raise ValueError
+        return score
+
+    assert told(mine, "score").message == "the function `mine` raised ValueError in step 7"
+
+
+@pytest.mark.parametrize(
+    ("result", "out", "found"),
+    [
+        ([1.0, 2.0], PER_SAMPLE, "a list of 2"),
+        (torch.zeros(2), PER_SAMPLE, "[2] of torch.float32"),
+        (torch.zeros(3, 3), PER_SAMPLE, "[3, 3] of torch.float32"),
+        (torch.zeros(3, dtype=torch.int64), PER_SAMPLE, "[3] of torch.int64"),
+        (torch.zeros(3), PER_TOKEN, "[3] of torch.float32"),
+        (None, PER_SAMPLE, "NoneType None"),
+        ([1.0, None, 2.0], PER_SAMPLE, "NoneType None for sample 41"),
+        (torch.tensor([1.0, 2.0, float("nan")]), PER_SAMPLE, "1 of 3 are NaN or infinite, the first for sample 42"),
+        ([[0.0], 1.0, "x"], TEXT, "a list of 3"),
+    ],
+)
+def test_what_it_returns_is_checked(result: Any, out: FieldType, found: str) -> None:
+    problem = told(lambda tokens: result, "tokens", out=out)
+    assert problem.code == "RL0706" and problem.found == found
+
+
+def test_nan_beyond_a_rows_end_does_not_matter_but_within_it_does() -> None:
+    values = torch.full((3, 3), float("nan"))
+    values[COLUMNS["tokens"].data.valid()] = 1.0
+    assert call(lambda tokens: values, "tokens", out=PER_TOKEN).data.values.tolist() == [1.0] * 6
+    values[1, 2] = float("inf")
+    assert "the first for sample 41" in str(told(lambda tokens: values, "tokens", out=PER_TOKEN).found)
+
+
+def test_a_users_file_may_import_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "helper_of_mine.py").write_text("FACTOR = 3")
+    spec = user_function(tmp_path, "from helper_of_mine import FACTOR\ndef user(a):\n    return a * FACTOR\n")
+    assert Functions(tmp_path).find(spec)(2) == 6
+
+
+def test_a_file_that_changed_since_the_plan_was_compiled(tmp_path: Path) -> None:
+    spec = user_function(tmp_path, "def user(a):\n    return a\n")
+    (tmp_path / "mine.py").write_text("def user(a):\n    return -a\n")
+    with pytest.raises(DiagnosticError, match=r"RL0704.*changed since the plan was compiled"):
+        Functions(tmp_path).find(spec)
+
+
+def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
+    spec = user_function(tmp_path, "import nothing_of_this_name\n")
+    with pytest.raises(DiagnosticError) as caught:
+        Functions(tmp_path).find(spec)
+    found = caught.value.diagnostics[0]
+    assert found.code == "RL0705" and found.span is not None and found.span.line == 1

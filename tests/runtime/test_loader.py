@@ -1,0 +1,147 @@
+"""Shards, columns, wrapping, and what is said of bad data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from rldsl.backends.data.loader import Loader
+from rldsl.compiler.plan import LoadOp, Scalar, SourceSpec
+from rldsl.diagnostics import Diagnostic, DiagnosticError
+from rldsl.types import FieldType
+
+TYPES = {
+    "prompts": FieldType.parse("text[prompt]"),
+    "answers": FieldType.parse("text[prompt]"),
+    "level": FieldType.parse("f32[prompt]"),
+}
+GYM = SourceSpec(kind="reasoning_gym", args={"dataset": "basic_arithmetic", "size": 10, "max_terms": 2})
+
+
+def make(
+    source: SourceSpec, folder: Path, *, rank: int = 0, size: int = 1, columns: tuple[str, ...] = ("prompts", "answers")
+) -> Loader:
+    op = LoadOp(id="load", source=source, columns=columns, batch=8)
+    return Loader(op, TYPES, rank=rank, size=size, seed=3, source_dir=folder)
+
+
+def jsonl(folder: Path, rows: list[dict[str, object]], **args: Scalar) -> SourceSpec:
+    text = "\n\n".join(json.dumps(r) for r in rows)
+    (folder / "data.jsonl").write_text(text)
+    return SourceSpec(kind="jsonl", args={"path": "data.jsonl", **args})
+
+
+def rows(count: int) -> list[dict[str, object]]:
+    return [{"prompts": f"é {i}", "answers": i, "level": i / 2} for i in range(count)]
+
+
+def read(source: SourceSpec, folder: Path, size: int, steps: int = 3) -> list[dict[int, tuple[str, str]]]:
+    """Each step's rows by id, from all ranks."""
+    loaders = [make(source, folder, rank=r, size=size) for r in range(size)]
+    batches = []
+    for step in range(steps):
+        found = {}
+        for rank, loader in enumerate(loaders):
+            columns = loader.next(step)
+            ids = columns["prompts"].ids.tolist()
+            assert all((i % 8) % size == rank for i in ids)
+            found |= dict(zip(ids, zip(columns["prompts"].data, columns["answers"].data, strict=True), strict=True))
+        batches.append(found)
+    return batches
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("kind", ["reasoning_gym", "jsonl", "parquet"])
+def test_shards_are_the_same_batch_whatever_the_number_of_ranks(tmp_path: Path, kind: str, shuffle: bool) -> None:
+    source = jsonl(tmp_path, rows(10), shuffle=shuffle)
+    if kind == "parquet":
+        table = pyarrow.Table.from_pylist(rows(10))
+        pyarrow.parquet.write_table(table, tmp_path / "data.parquet", row_group_size=3)
+        source = SourceSpec(kind=kind, args={"path": "data.parquet", "shuffle": shuffle})
+    if kind == "reasoning_gym":
+        source = SourceSpec(kind=kind, args={**GYM.args, "shuffle": shuffle})
+    alone = read(source, tmp_path, 1)
+    assert [sorted(b) for b in alone] == [list(range(8 * s, 8 * s + 8)) for s in range(3)]
+    assert read(source, tmp_path, 2) == alone
+    assert read(source, tmp_path, 4) == alone
+
+
+def test_every_epoch_reads_every_row_once(tmp_path: Path) -> None:
+    batches = read(jsonl(tmp_path, rows(12), shuffle=True), tmp_path, 2)
+    seen = [row for batch in batches for _, row in sorted(batch.items())]
+    assert sorted(seen[:12]) == sorted(seen[12:]) == sorted((f"é {i}", str(i)) for i in range(12))
+    assert seen[:12] != seen[12:]
+
+
+def test_columns_types_and_template(tmp_path: Path) -> None:
+    data = [{"question": "2+2", "solution": "4", "level": 3}]
+    source = jsonl(tmp_path, data, template="What is {question}?", answers_column="solution")
+    columns = make(source, tmp_path, columns=("prompts", "answers", "level")).next(0)
+    assert columns["prompts"].data == ["What is 2+2?"] * 8
+    assert columns["answers"].data == ["4"] * 8
+    level = columns["level"].data
+    assert isinstance(level, torch.Tensor) and level.dtype == torch.float32 and level.tolist() == [3.0] * 8
+
+
+def test_gym_template(tmp_path: Path) -> None:
+    plain = make(GYM, tmp_path).next(0)["prompts"].data
+    source = SourceSpec(kind="reasoning_gym", args={**GYM.args, "template": "Q: {question}"})
+    assert make(source, tmp_path).next(0)["prompts"].data == [f"Q: {p}" for p in plain]
+
+
+def told(source: SourceSpec, folder: Path) -> Diagnostic:
+    with pytest.raises(DiagnosticError) as caught:
+        make(source, folder).next(0)
+    return caught.value.diagnostics[0]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    found = told(SourceSpec(kind="jsonl", args={"path": "no.jsonl"}), tmp_path)
+    assert found.code == "RL0603" and "no.jsonl" in found.message
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    assert told(jsonl(tmp_path, []), tmp_path).code == "RL0603"
+
+
+def test_missing_column_names_those_present(tmp_path: Path) -> None:
+    found = told(jsonl(tmp_path, [{"prompt": "a", "answers": "b"}]), tmp_path)
+    assert found.code == "RL0604" and found.found == "columns prompt, answers"
+    assert found.fix == "did you mean `prompt`?"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("{oops", "not valid JSON"), ("[1]", "not a JSON object"), ('{"answers": "1"}', "no column"), ('{"prompts": null, "answers": "1"}', "bad `prompts`")],
+)  # fmt: skip
+def test_bad_row_is_named_by_line(tmp_path: Path, line: str, words: str) -> None:
+    good = '{"prompts": "a", "answers": "1"}'
+    (tmp_path / "data.jsonl").write_text(f"{good}\n\n{line}\n")
+    found = told(SourceSpec(kind="jsonl", args={"path": "data.jsonl"}), tmp_path)
+    assert found.code == "RL0605" and words in found.message and "line 3" in found.message
+    assert found.span is not None and found.span.line == 3
+
+
+def test_not_parquet(tmp_path: Path) -> None:
+    (tmp_path / "data.parquet").write_text("hello, this is no such file")
+    assert told(SourceSpec(kind="parquet", args={"path": "data.parquet"}), tmp_path).code == "RL0605"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"dataset": "basic_arithmetik"}, "no data set"),
+        ({"dataset": "basic_arithmetic", "max_term": 2}, "no argument"),
+        ({"dataset": "basic_arithmetic", "max_terms": 1}, "refuses"),
+        ({"dataset": "basic_arithmetic", "template": "{}"}, "without a name"),
+        ({"dataset": "basic_arithmetic", "template": "{question"}, "format string"),
+    ],
+)
+def test_bad_gym_arguments(tmp_path: Path, args: dict[str, Scalar], words: str) -> None:
+    found = told(SourceSpec(kind="reasoning_gym", args=args), tmp_path)
+    assert found.code == "RL0606" and words in found.message

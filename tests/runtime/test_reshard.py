@@ -1,0 +1,92 @@
+"""Rows between layouts, on four real processes over gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.multiprocessing
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.data.batch import Column, Ragged
+from rldsl.backends.data.reshard import reshard
+from rldsl.backends.rendezvous import Address, serve
+from rldsl.backends.status import Status
+from rldsl.types import FieldType
+
+BATCH, STEP, GROUP, WORLD = 8, 5, 3, 4
+SCHEMA = {
+    "prompts": (FieldType.parse("text[prompt]"), 1),
+    "tokens": (FieldType.parse("i64[sample, token]"), GROUP),
+    "mask": (FieldType.parse("bool[sample, token]"), GROUP),
+    "score": (FieldType.parse("f32[sample]"), GROUP),
+    "notes": (FieldType.parse("text[sample]"), GROUP),
+}
+MOVES = ((1, 2), (4, 2), (2, 4), (2, 1), (1, 4), (4, 1), (2, 2))
+
+
+def rows_of(rank: int, size: int) -> dict[str, Column]:
+    """What `rank` holds in the layout of `size`: every value says which row it belongs to; some rows are empty."""
+    if rank >= size:
+        return {}
+    prompts = STEP * BATCH + torch.arange(rank, BATCH, size)
+    samples = (prompts[:, None] * GROUP + torch.arange(GROUP)).flatten()
+    pieces = [torch.arange(int(i) % 4) + 1000 * int(i) for i in samples]
+    lengths = torch.tensor([len(p) for p in pieces])
+    tokens = torch.cat(pieces)
+    return {
+        "prompts": Column(prompts, ["" if i % 3 == 0 else f"päge {i}" for i in prompts.tolist()]),
+        "tokens": Column(samples, Ragged(tokens, lengths), GROUP),
+        "mask": Column(samples, Ragged(tokens % 2 == 0, lengths), GROUP),
+        "score": Column(samples, samples.float() / 7, GROUP),
+        "notes": Column(samples, [f"n{i}" for i in samples.tolist()], GROUP),
+    }
+
+
+def same(got: Column, want: Column) -> bool:
+    if not torch.equal(got.ids, want.ids) or got.per_prompt != want.per_prompt:
+        return False
+    if isinstance(want.data, Ragged):
+        assert isinstance(got.data, Ragged)
+        return torch.equal(got.data.values, want.data.values) and torch.equal(got.data.lengths, want.data.lengths)
+    if isinstance(want.data, torch.Tensor):
+        assert isinstance(got.data, torch.Tensor)
+        return torch.equal(got.data, want.data) and got.data.dtype == want.data.dtype
+    return got.data == want.data
+
+
+def work(rank: int, address: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = Address.parse(address).connect(60)
+    status = Status(rank=rank, world_size=WORLD)
+    world = Comm.connect(store, status, device=torch.device("cpu"), timeout_s=60)
+    world.make_groups([2])
+    for source, target in MOVES:
+        comm = world.group_of(max(source, target, 2))
+        if comm is None:
+            continue
+        got = reshard(rows_of(rank, source), SCHEMA, comm, target=target, batch=BATCH)
+        want = rows_of(rank, target)
+        for name in SCHEMA:
+            assert same(got[name], want[name]) if want else len(got[name]) == 0, (source, target, name)
+    # A rank that holds only some of the rows of its layout, and one with none at all.
+    part = {n: c.select(torch.arange(len(c))[: 1 if n == "prompts" else GROUP]) for n, c in rows_of(rank, 2).items()}
+    got = reshard(part, SCHEMA, world, target=4, batch=BATCH)
+    assert len(got["prompts"]) == (1 if rank < 2 else 0) and len(got["score"]) == (GROUP if rank < 2 else 0)
+    # Who holds nothing is told the types by the schema, and can give it on.
+    again = reshard(got, SCHEMA, world, target=1, batch=BATCH)
+    assert len(again["tokens"]) == (2 * GROUP if rank == 0 else 0)
+    world.close()
+    (Path(folder) / f"ok{rank}").touch()
+
+
+def test_reshard_between_layouts(tmp_path: Path) -> None:
+    _store, address = serve("127.0.0.1", 60)
+    torch.multiprocessing.spawn(work, (str(address), str(tmp_path)), nprocs=WORLD)
+    assert len(list(tmp_path.iterdir())) == WORLD
+
+
+def test_alone_nothing_moves() -> None:
+    columns = rows_of(0, 1)
+    got = reshard(columns, SCHEMA, Comm.alone(), target=1, batch=BATCH)
+    assert all(same(got[name], columns[name]) for name in SCHEMA)
