@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import torch
+
 from rldsl.backends.comm import Comm
+from rldsl.backends.fits import check_hardware
 from rldsl.backends.folder import RunFolder
 from rldsl.backends.handlers import HANDLERS, Runtime
 from rldsl.backends.metrics import StepMetrics, reward_field
@@ -36,6 +39,7 @@ class Executor:
         self._observer = observer if comm.rank == 0 and observer is not None else Silent()
         self._ops = plan.program(comm.rank).ops
         comm.status.enter(step=-1, op="agree", node=None)
+        check_hardware(plan, hardware(comm.device))
         agree(plan, comm, steps)
         comm.make_groups([plan.group_size(g.name, comm.world_size) for g in plan.groups])
         self._metrics = StepMetrics(plan, comm)
@@ -80,6 +84,11 @@ class Executor:
         self._observer.on_op(op)
         with self._metrics.timing(op):
             HANDLERS[type(op)](self.runtime, op)
+
+
+def hardware(device: torch.device) -> str:
+    """What the vendor calls `device`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def agree(plan: Plan, comm: Comm, steps: int) -> None:

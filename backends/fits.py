@@ -1,7 +1,8 @@
-"""Whether a plan runs on so many ranks."""
+"""Whether a plan runs on so many ranks, and on this hardware."""
 
 from __future__ import annotations
 
+from rldsl.compiler.methods import CLUSTERS
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import fail
 
@@ -23,4 +24,20 @@ def check_world_size(plan: Plan, world_size: int) -> None:
             f"the plan does not run on {world_size} ranks: each must get as many prompts of a minibatch",
             expected=f"one of {', '.join(map(str, works))} ranks",
             found=f"{world_size} ranks",
+        )
+
+
+def check_hardware(plan: Plan, device: str) -> None:
+    """RL0504 unless `plan` is for hardware like `device`, the name of a CUDA device or "cpu"."""
+    if plan.cluster is None or plan.cluster == "cpu":
+        return
+    # A newer rldsl may know kinds that this one does not: then the name itself must fit.
+    wanted = CLUSTERS.get(plan.cluster, plan.cluster)
+    if device == "cpu" or (plan.cluster != "gpu" and wanted.lower() not in device.lower()):
+        fail(
+            "RL0504",
+            f"the plan is for {plan.cluster}, and this rank has {device}",
+            expected=wanted,
+            found=device,
+            fix="run it there, or compile it with a `deploy` block for this machine",
         )

