@@ -35,7 +35,8 @@ class Executor:
         run_dir: Path,
         observer: Observer | None = None,
     ) -> None:
-        self._plan, self._comm, self._steps, self._run_dir = plan, comm, steps, run_dir
+        self._plan, self._comm, self._steps = plan, comm, steps
+        self._run_dir, self._source_dir = run_dir, source_dir
         self._observer = observer if comm.rank == 0 and observer is not None else Silent()
         self._ops = plan.program(comm.rank).ops
         comm.status.enter(step=-1, op="agree", node=None)
@@ -59,7 +60,7 @@ class Executor:
         if self._comm.rank != 0:
             self._run_steps(None)
             return
-        with closing(RunFolder(self._run_dir, self._plan)) as folder:
+        with closing(RunFolder(self._run_dir, self._plan, self._source_dir)) as folder:
             self._run_steps(folder)
             folder.draw(f"{self._plan.algorithm}: reward", reward_field(self._plan))
 

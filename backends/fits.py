@@ -6,6 +6,9 @@ from rldsl.compiler.methods import CLUSTERS
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import fail
 
+DEFAULT_STEPS = 100
+"""Training steps of a run that is not told how many."""
+
 
 def check_world_size(plan: Plan, world_size: int) -> None:
     """RL0707, naming the sizes that work, unless `plan` can run on `world_size` ranks."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
 
 from rldsl.compiler.plan import Plan
 from rldsl.compiler.plan_io import write_plan
@@ -13,13 +16,19 @@ from rldsl.compiler.plan_io import write_plan
 WINDOW = 10  # steps of the moving mean in the picture
 
 
+def moved(plan: Plan, source_dir: Path, folder: Path) -> Plan:
+    """`plan` as it reads in `folder`: it names its source, and so the user's files, relative to where it lies."""
+    path = os.path.relpath(source_dir / Path(plan.source.path).name, folder)
+    return msgspec.structs.replace(plan, source=msgspec.structs.replace(plan.source, path=Path(path).as_posix()))
+
+
 class RunFolder:
     """Made when the first step is about to begin, so that a run that cannot start leaves nothing."""
 
-    def __init__(self, path: Path, plan: Plan) -> None:
+    def __init__(self, path: Path, plan: Plan, source_dir: Path) -> None:
         self._path, self._rewards = path, list[tuple[int, float]]()
         path.mkdir(parents=True, exist_ok=True)
-        write_plan(plan, path / "plan.json")
+        write_plan(moved(plan, source_dir, path), path / "plan.json")
         self._lines = (path / "metrics.jsonl").open("w")
 
     def add(self, metrics: Mapping[str, float | None], reward: str | None) -> None:
@@ -38,7 +47,7 @@ class RunFolder:
         """reward.png: the mean reward of each step and its moving mean; nothing without matplotlib."""
         if reward is None or not self._rewards or importlib.util.find_spec("matplotlib") is None:
             return
-        from matplotlib.figure import Figure  # noqa: PLC0415 - half a second that only this needs
+        from matplotlib.figure import Figure  # half a second that only this needs
 
         steps, values = zip(*self._rewards, strict=True)
         figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")

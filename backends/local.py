@@ -29,10 +29,10 @@ def run(
             fix=f"add `--backend torchrun -n {world_size}`",
         )
     require("torch", "transformers", "torchdata")
-    from rldsl.backends.comm import Comm  # noqa: PLC0415 - torch is known to be there only now
-    from rldsl.backends.executor import Executor  # noqa: PLC0415
-    from rldsl.backends.rendezvous import Place  # noqa: PLC0415
-    from rldsl.backends.worker import device_of  # noqa: PLC0415
+    from rldsl.backends.comm import Comm  # torch is known to be there only now
+    from rldsl.backends.executor import Executor
+    from rldsl.backends.rendezvous import Place
+    from rldsl.backends.worker import device_of
 
     check_world_size(plan, 1)
     comm, seen = Comm.alone(device_of(Place())), observer or Silent()

@@ -45,9 +45,9 @@ def run(
     require("ray", extra="ray")
     # The raylet's report of a dying worker would stand beside our one message; Ray reads this when imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
-    import ray  # noqa: PLC0415 - known to be there only now
+    import ray  # known to be there only now
 
-    from rldsl.backends.rendezvous import serve  # noqa: PLC0415
+    from rldsl.backends.rendezvous import serve
 
     check_world_size(plan, world_size)
     _connect(world_size)
@@ -72,7 +72,7 @@ def run(
 
 def _connect(world_size: int) -> None:
     """Join the user's cluster, or start one here with a slot for each rank, cores or not."""
-    import ray  # noqa: PLC0415
+    import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -83,8 +83,8 @@ def _connect(world_size: int) -> None:
 
 
 def _run_actors(job: bytes, address: str, world_size: int, store: Store, timeout_s: float) -> None:
-    import ray  # noqa: PLC0415
-    from ray.util.placement_group import remove_placement_group  # noqa: PLC0415
+    import ray
+    from ray.util.placement_group import remove_placement_group
 
     group = _place(world_size, timeout_s)
     actors: list[Any] = []
@@ -105,7 +105,7 @@ def _run_actors(job: bytes, address: str, world_size: int, store: Store, timeout
 
 def _place(world_size: int, timeout_s: float) -> Any:
     """A slot for each rank, as few nodes as will do."""
-    from ray.util.placement_group import placement_group, remove_placement_group  # noqa: PLC0415
+    from ray.util.placement_group import placement_group, remove_placement_group
 
     group = placement_group([_resources() for _ in range(world_size)], strategy="PACK")
     if not group.wait(timeout_seconds=min(timeout_s, 60.0)):
@@ -121,22 +121,22 @@ def _place(world_size: int, timeout_s: float) -> Any:
 
 def _node_address() -> str:
     """Where the other nodes of the cluster reach this one."""
-    import ray  # noqa: PLC0415
+    import ray
 
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return address
 
 
 def _resources() -> dict[str, float]:
-    import ray  # noqa: PLC0415
+    import ray
 
     gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     return {"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}
 
 
 def _actor(group: Any, rank: int) -> Any:
-    import ray  # noqa: PLC0415
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: PLC0415
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     wanted = _resources()
     place = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=rank)
@@ -150,15 +150,15 @@ class Rank:
 
     def node(self) -> str:
         """The id of the node this actor is on."""
-        import ray  # noqa: PLC0415
+        import ray
 
         return str(ray.get_runtime_context().get_node_id())
 
     def run(self, job: bytes, address: str, rank: int, world_size: int, local_rank: int, local_size: int) -> None:
         """Run the rank; the process ends where the rank does not end well."""
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        from rldsl.backends.rendezvous import Address, Place  # noqa: PLC0415
-        from rldsl.backends.worker import run_rank  # noqa: PLC0415
+        from rldsl.backends.rendezvous import Address, Place
+        from rldsl.backends.worker import run_rank
 
         # Ray gives each actor its own GPU and hides the others.
         local = (0, 1) if os.environ.get("CUDA_VISIBLE_DEVICES") else (local_rank, local_size)
@@ -169,7 +169,7 @@ class Rank:
 
 def _wait(running: dict[Any, int], store: Store) -> None:
     """Until all ranks have ended well, or one has not."""
-    import ray  # noqa: PLC0415
+    import ray
 
     while running:
         done, _ = ray.wait(list(running), num_returns=1)
@@ -182,7 +182,7 @@ def _wait(running: dict[Any, int], store: Store) -> None:
 
 def _throw(store: Store, rank: int, how: str) -> NoReturn:
     """What the ranks said; when none could, what the driver knows."""
-    from rldsl.backends.watch import peer_died  # noqa: PLC0415
+    from rldsl.backends.watch import peer_died
 
     deadline = time.monotonic() + SURVIVORS_S
     while time.monotonic() < deadline:

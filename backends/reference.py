@@ -24,19 +24,17 @@ from rldsl.backends.engines.train import TrainBatch
 from rldsl.backends.functions import Call, Functions
 from rldsl.compiler import ir
 from rldsl.compiler.expr import evaluate
-from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES
+from rldsl.compiler.methods import METHODS
 from rldsl.compiler.plan import (
     Aggregate,
     Arg,
-    FunctionSpec,
     GenerateOp,
     LoadOp,
-    ModelSpec,
     Scalar,
-    SourceSpec,
     TrainOp,
 )
 from rldsl.compiler.signature import Signature
+from rldsl.compiler.specs import data_source, function_spec, model_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class Reference:
             Loader(self._load_op(item), types, rank=0, size=1, seed=self._seed, source_dir=source_dir)
             for item in self._graph.inputs
         ]
-        specs = {m.name: self._model_spec(m) for m in self._graph.models}
+        specs = {m.name: model_spec(m, module) for m in self._graph.models}
         self._models = {n: Model.load(s, specs, comm=self._comm, seed=self._seed) for n, s in specs.items()}
 
     def step(self) -> Step:
@@ -140,7 +138,7 @@ class Reference:
         bound, absent = self._arguments(node.call.args)
         per_prompt = max((self._buffer.get(f, op=node.id).per_prompt for f in bound.values()), default=1)
         columns = self._buffer.aligned(list(bound.values()), per_prompt=per_prompt, op=node.id)
-        spec = _function_spec(signature)
+        spec = function_spec(signature)
         call = Call(
             spec=spec,
             function=self._functions.find(spec),
@@ -169,7 +167,7 @@ class Reference:
             num_prompts=self._batch,
         )
         op = self._train_op(node, signature, bound, absent, rows.per_prompt)
-        made = self._model(node).train(op, batch, self._functions.find(_function_spec(signature)))
+        made = self._model(node).train(op, batch, self._functions.find(function_spec(signature)))
         self._metrics |= {f"{node.id}/{name}": value for name, value in made.items()}
 
     def _train_op(
@@ -230,41 +228,8 @@ class Reference:
             stated = self._options(self._graph.node_of[lineage])["temperature"]
         return _number(stated or 1.0)
 
-    def _source_args(self, source: ir.SourceCall, names: Sequence[str]) -> dict[str, Scalar]:
-        values = self._module.values
-        given = {n: evaluate(a, values) for n, a in zip(names, source.args, strict=False)}
-        return given | {k.name: evaluate(k.value, values) for k in source.keywords}
-
     def _load_op(self, item: ir.Input) -> LoadOp:
-        args = self._source_args(item.source, [s.name for s in DATA_SOURCES[item.source.kind].args])
-        source = SourceSpec(kind=item.source.kind, args=args)
-        return LoadOp(id="load", source=source, columns=item.names, batch=self._batch)
-
-    def _model_spec(self, model: ir.Model) -> ModelSpec:
-        source = self._module.origins[model.name].source
-        assert source is not None, f"`{model.name}` has no source, nor has what it copies"
-        args = self._source_args(source, [s.name for s in MODEL_SOURCES[source.kind].args])
-        precision, path = str(args.pop("precision", "fp32")), args.pop("path", None)
-        return ModelSpec(
-            name=model.name,
-            kind=model.kind,
-            source=source.kind if path is None else str(path),
-            source_args=args,
-            copy_of=model.copy_of,
-            trainable=not model.frozen,
-            precision=precision,
-        )
-
-
-def _function_spec(signature: Signature) -> FunctionSpec:
-    return FunctionSpec(
-        name=signature.name,
-        module=signature.module,
-        file=signature.file,
-        sha256=signature.sha256,
-        per_row=signature.per_row,
-        reduces=signature.reduces,
-    )
+        return LoadOp(id="load", source=data_source(item), columns=item.names, batch=self._batch)
 
 
 def _number(value: Any) -> float:

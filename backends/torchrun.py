@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rldsl.backends.engines import require
 from rldsl.backends.failure import Failure, plain
-from rldsl.backends.fits import check_world_size
+from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
 from rldsl.backends.job import Job, omp_threads
 from rldsl.backends.observer import Observer, Receiver, Silent
 from rldsl.compiler.plan import Plan
-from rldsl.compiler.plan_io import read_plan
+from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-STEPS, TIMEOUT_S = 100, 600.0
+TIMEOUT_S = 600.0
 JOB_ENV = "RLDSL_JOB"
 
 
@@ -49,7 +49,7 @@ def run(
     No process is left behind.
     """
     require("torch", "transformers", "torchdata")
-    from rldsl.backends.rendezvous import ADDRESS_ENV, serve  # noqa: PLC0415 - torch is known to be there only now
+    from rldsl.backends.rendezvous import ADDRESS_ENV, serve  # torch is known to be there only now
 
     check_world_size(plan, world_size)
     store, address = serve("127.0.0.1", timeout_s)
@@ -85,9 +85,9 @@ def _environment(extra: dict[str, str]) -> Iterator[None]:
 
 def _launch(world_size: int, scratch: Path, store: Store) -> None:
     """Start the ranks and wait; elastic's failure tables give way to one message of a rank that knows."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException  # noqa: PLC0415
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
         min_nodes=1,
@@ -132,7 +132,7 @@ def _quiet_elastic() -> Iterator[None]:
 
 def _throw(store: Store, rank: int, code: int) -> NoReturn:
     """What the ranks said; when all died without a word, what we know of the first."""
-    from rldsl.backends.watch import peer_died  # noqa: PLC0415
+    from rldsl.backends.watch import peer_died
 
     failure = Failure.posted(store)
     if failure is not None:
@@ -144,7 +144,7 @@ def _throw(store: Store, rank: int, code: int) -> NoReturn:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="rldsl.backends.torchrun", description="Run one rank of a plan.")
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--run-dir", type=Path, help="default: runs/ALGORITHM")
     parser.add_argument(
         "--source-dir", type=Path, help="where data and function files are; default: the plan's source's"
@@ -166,17 +166,10 @@ def _job_of(arguments: list[str]) -> Job:
         plan=plan,
         steps=args.steps,
         run_dir=args.run_dir or Path("runs") / plan.algorithm,
-        source_dir=args.source_dir or _source_dir(plan, args.plan),
+        source_dir=args.source_dir or source_dir(plan, args.plan),
         timeout_s=args.timeout,
         relay=False,
     )
-
-
-def _source_dir(plan: Plan, path: Path) -> Path:
-    """Where the algorithm's source lies, seen from the plan or from here; else the plan's own folder."""
-    named = Path(plan.source.path)
-    places = (path.parent / named, named) if plan.source.path else ()
-    return next((p.parent for p in places if p.is_file()), path.parent).absolute()
 
 
 def main(arguments: list[str]) -> int:
@@ -185,8 +178,8 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         require("torch", "transformers", "torchdata")
-        from rldsl.backends.rendezvous import address_from_env, place_from_env  # noqa: PLC0415
-        from rldsl.backends.worker import run_rank  # noqa: PLC0415
+        from rldsl.backends.rendezvous import address_from_env, place_from_env
+        from rldsl.backends.worker import run_rank
 
         job, place = _job_of(arguments), place_from_env()
         check_world_size(job.plan, place.world_size)

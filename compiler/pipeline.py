@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 
 from rldsl.compiler.frontend import load_graph, read_source
-from rldsl.compiler.ir import Deploy, Graph, Model, Module
-from rldsl.compiler.methods import MODEL_SOURCES
+from rldsl.compiler.ir import Deploy, Graph, Module
 from rldsl.compiler.passes.base import Context, Pass
 from rldsl.compiler.passes.bind_arguments import BindArguments
 from rldsl.compiler.passes.bind_parameters import BindParameters
@@ -26,14 +25,14 @@ from rldsl.compiler.passes.emit_programs import EmitPrograms
 from rldsl.compiler.passes.fold_conditions import FoldConditions
 from rldsl.compiler.passes.infer_edges import InferEdges
 from rldsl.compiler.passes.insert_frees import InsertFrees
-from rldsl.compiler.passes.lower_nodes import LowerNodes, source_args
+from rldsl.compiler.passes.lower_nodes import LowerNodes
 from rldsl.compiler.passes.lower_reshards import LowerReshards
 from rldsl.compiler.passes.lower_weights import LowerWeights
 from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
 from rldsl.compiler.passes.resolve_names import ResolveNames
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
-from rldsl.compiler.plan import FieldSpec, FunctionSpec, ModelSpec, Plan, Source
-from rldsl.compiler.signature import Signature
+from rldsl.compiler.plan import FieldSpec, Plan, Source
+from rldsl.compiler.specs import function_spec, model_spec
 from rldsl.compiler.verify import verify_module, verify_plan
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, did_you_mean, fail
 
@@ -70,12 +69,13 @@ OPTIONAL_PASSES = frozenset({ElideOldLogp.name, SkipZeroRows.name})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says about a compilation."""
+    """What the command line says about a compilation. The plan names its source relative to `plan_dir`."""
 
     settings: tuple[str, ...] = ()
     deploy: Path | None = None
     world_size: int | None = None
     disable: frozenset[str] = frozenset()
+    plan_dir: Path | None = None
     observe: Callable[[str, Module, float], None] | None = None
 
 
@@ -95,7 +95,11 @@ def compile_file(path: Path, options: Options | None = None) -> Compiled:
     source = read_source(path)
     graph = load_graph(path, source)
     compiled = compile_graph(graph, options, source_dir=path.parent)
-    origin = Source(path=_relative(path), sha256=hashlib.sha256(source.encode()).hexdigest(), spans=_spans(graph))
+    origin = Source(
+        path=_relative(path, options.plan_dir or Path()),
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        spans=_spans(graph),
+    )
     return replace(compiled, plan=_with_source(compiled.plan, origin))
 
 
@@ -186,12 +190,12 @@ def _plan(module: Module, context: Context) -> Plan:
         world_size=module.world_size,
         divides=module.divides,
         seed=seed if isinstance(seed, int) else 0,
-        models=tuple(_model_spec(m, module) for m in graph.models),
+        models=tuple(model_spec(m, module) for m in graph.models),
         fields=tuple(
             FieldSpec(name=n, type=str(i.type), producer=i.producer, per_prompt=i.per_prompt)
             for n, i in module.fields.items()
         ),
-        functions=tuple(_function_spec(module.signatures[f]) for f in used),
+        functions=tuple(function_spec(module.signatures[f]) for f in used),
         groups=module.groups,
         roles={n.id: n.role for n in graph.nodes if n.role},
         depths=dict(module.depths),
@@ -201,42 +205,12 @@ def _plan(module: Module, context: Context) -> Plan:
     )
 
 
-def _model_spec(model: Model, module: Module) -> ModelSpec:
-    """A copy carries the source of the model it is a copy of, which need not be in the plan itself."""
-    origin = module.origins[model.name]
-    assert origin.source is not None, model.name
-    names = tuple(s.name for s in MODEL_SOURCES[origin.source.kind].args)
-    args = source_args(origin.source.args, names, origin.source.keywords)
-    precision = str(args.pop("precision", "fp32"))
-    path = args.pop("path", None)
-    return ModelSpec(
-        name=model.name,
-        kind=model.kind,
-        source=str(path) if path is not None else origin.source.kind,
-        source_args=args,
-        copy_of=model.copy_of,
-        trainable=not model.frozen,
-        precision=precision,
-    )
-
-
-def _function_spec(signature: Signature) -> FunctionSpec:
-    return FunctionSpec(
-        name=signature.name,
-        module=signature.module,
-        file=signature.file,
-        sha256=signature.sha256,
-        per_row=signature.per_row,
-        reduces=signature.reduces,
-    )
-
-
 def _spans(graph: Graph) -> dict[str, tuple[int, int]]:
     return {n.id: (n.span.line, n.span.column) for n in graph.nodes if n.span}
 
 
-def _relative(path: Path) -> str:
-    return Path(os.path.relpath(path)).as_posix()
+def _relative(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path, start)).as_posix()
 
 
 def _with_source(plan: Plan, source: Source) -> Plan:

@@ -112,3 +112,13 @@ def read_plan(path: Path) -> Plan:
             fix="compile one with `rldsl compile FILE --emit plan.json`",
         )
     return loads(text, str(path))
+
+
+def source_dir(plan: Plan, path: Path) -> Path:
+    """The folder that the plan's user files are relative to: its source's, seen from the plan or from here.
+
+    The plan's own folder where the source is in neither place.
+    """
+    named = Path(plan.source.path)
+    places = (path.parent / named, named) if plan.source.path else ()
+    return next((p.parent for p in places if p.is_file()), path.parent).resolve()

@@ -7,6 +7,7 @@ import inspect
 import linecache
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,12 +40,12 @@ from rldsl.types import FieldType
 _PARAM_TYPES = {bool: ParamType.BOOL, int: ParamType.INT, float: ParamType.FLOAT, str: ParamType.STR}
 
 
-class Handle:
+class Handle(ABC):
     """An expression over parameters, built with Python's operators. `&`, `|`, `~` stand for and, or, not."""
 
+    @abstractmethod
     def expr(self) -> Expr:
         """The expression, once parameters have names."""
-        raise NotImplementedError
 
     def __bool__(self) -> bool:
         raise TypeError(

@@ -105,9 +105,7 @@ class _Fields:
         row = self._rows[index]
         for wanted in (*self._columns.values(), *self._needs):
             if wanted not in row:
-                self._rows.bad(
-                    index, f"has no column `{wanted}`", expected=f"`{wanted}`", found=", ".join(row)
-                )
+                self._rows.bad(index, f"has no column `{wanted}`", expected=f"`{wanted}`", found=", ".join(row))
         made = {name: self._value(index, row, name, column) for name, column in self._columns.items()}
         if self._template is not None:
             made[TEMPLATE_FIELD] = self._fill(index, row)
@@ -121,9 +119,7 @@ class _Fields:
         elif isinstance(value, (int, float, bool)):
             return value
         found = f"{type(value).__name__} {str(value)[:60]!r}"
-        return self._rows.bad(
-            index, f"has a bad `{column}`", expected=f"{dtype} for the field `{name}`", found=found
-        )
+        return self._rows.bad(index, f"has a bad `{column}`", expected=f"{dtype} for the field `{name}`", found=found)
 
     def _fill(self, index: int, row: Row) -> str:
         assert self._template is not None

@@ -88,8 +88,8 @@ class ParquetRows:
     """A Parquet file, read by row group."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow  # noqa: PLC0415 - only who reads Parquet needs it
-        import pyarrow.parquet  # noqa: PLC0415
+        import pyarrow  # only who reads Parquet needs it
+        import pyarrow.parquet
 
         self.name = str(path)
         try:
@@ -150,8 +150,8 @@ class GymRows:
 
 
 def _create(dataset: str, args: dict[str, Scalar]) -> Any:
-    import reasoning_gym  # noqa: PLC0415 - seconds to import, and only who uses it needs it
-    from reasoning_gym.factory import DATASETS  # noqa: PLC0415
+    import reasoning_gym  # seconds to import, and only who uses it needs it
+    from reasoning_gym.factory import DATASETS
 
     if dataset not in DATASETS:
         fail(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Call, FieldArg, Input, Keyword, Method, Module, Node
-from rldsl.compiler.methods import DATA_SOURCES, METHODS
+from rldsl.compiler.methods import METHODS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of, option_of
 from rldsl.compiler.passes.check_counts import batch_of, minibatch_of
@@ -22,10 +22,10 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     Scalar,
-    SourceSpec,
     TrainOp,
 )
 from rldsl.compiler.signature import Signature
+from rldsl.compiler.specs import data_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +50,11 @@ def _scalar(keyword: Keyword) -> Scalar:
     return keyword.value.value
 
 
-def source_args(
-    call_args: tuple[object, ...], names: tuple[str, ...], keywords: tuple[Keyword, ...]
-) -> dict[str, Scalar]:
-    """The arguments of a source call by name."""
-    positional = {n: a.value for n, a in zip(names, call_args, strict=False) if isinstance(a, Literal)}
-    return positional | {k.name: _scalar(k) for k in keywords}
-
-
 def _load(item: Input, index: int, module: Module) -> LoadOp | None:
     columns = tuple(n for n in item.names if n in module.fields)
     if not columns:
         return None
-    names = tuple(s.name for s in DATA_SOURCES[item.source.kind].args)
-    source = SourceSpec(kind=item.source.kind, args=source_args(item.source.args, names, item.source.keywords))
+    source = data_source(item)
     return LoadOp(
         id="load" if index == 0 else f"load{index + 1}",
         source=source,

@@ -28,7 +28,7 @@ def execute(args: argparse.Namespace) -> int:
     """Compile, write the plan, say what it is."""
     if args.print_after is not None:
         known_pass(args.print_after, "--print-after")
-    compiled = compile_source(args.file, args, _observer(args))
+    compiled = compile_source(args.file, args, _observer(args), _plan_dir(args.emit))
     if args.emit == "-":
         sys.stdout.write(dumps(compiled.plan))
     elif args.emit is not None:
@@ -36,6 +36,10 @@ def execute(args: argparse.Namespace) -> int:
     if args.emit != "-" and not args.json:
         print(summary(compiled.plan, args.emit))
     return 0
+
+
+def _plan_dir(emit: str | None) -> Path | None:
+    return None if emit in (None, "-") else Path(emit).parent
 
 
 def summary(plan: Plan, emitted: str | None) -> str:

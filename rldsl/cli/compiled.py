@@ -12,13 +12,16 @@ from rldsl.compiler.pipeline import PASS_NAMES, Compiled, Options, compile_file
 from rldsl.diagnostics import did_you_mean, fail
 
 
-def options_of(args: argparse.Namespace, observe: Callable[[str, Module, float], None] | None = None) -> Options:
+def options_of(
+    args: argparse.Namespace, observe: Callable[[str, Module, float], None] | None = None, plan_dir: Path | None = None
+) -> Options:
     """The compiler's options."""
     return Options(
         settings=tuple(args.settings),
         deploy=args.deploy,
         world_size=args.world_size,
         disable=frozenset(args.disable_pass),
+        plan_dir=plan_dir,
         observe=observe,
     )
 
@@ -35,9 +38,12 @@ def known_pass(name: str, option: str) -> None:
 
 
 def compile_source(
-    path: Path, args: argparse.Namespace, observe: Callable[[str, Module, float], None] | None = None
+    path: Path,
+    args: argparse.Namespace,
+    observe: Callable[[str, Module, float], None] | None = None,
+    plan_dir: Path | None = None,
 ) -> Compiled:
-    """Compile, and print the warnings on stderr."""
-    compiled = compile_file(path, options_of(args, observe))
+    """Compile, and print the warnings on stderr. `plan_dir` is where the plan will lie."""
+    compiled = compile_file(path, options_of(args, observe, plan_dir))
     show_diagnostics(compiled.warnings, as_json=args.json, no_color=args.no_color)
     return compiled

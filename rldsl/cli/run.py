@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from rldsl.backends.fits import check_world_size
+from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
 from rldsl.cli.options import add_compile_options, positive
 from rldsl.cli.output import console
 from rldsl.cli.sources import load
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="an algorithm, .rl or .py, or a plan.json")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="default: %(default)s")
     parser.add_argument("-n", "--ranks", type=positive, metavar="N", help="ranks; default: the plan's, else 1")
-    parser.add_argument("--steps", type=positive, required=True, metavar="S", help="training steps")
+    parser.add_argument("--steps", type=positive, default=DEFAULT_STEPS, metavar="S", help="default: %(default)s")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<algorithm>-<time>")
     parser.add_argument(
         "--timeout",

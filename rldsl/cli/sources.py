@@ -9,7 +9,7 @@ from pathlib import Path
 from rldsl.cli.entry import UsageError
 from rldsl.cli.options import given, is_plan
 from rldsl.compiler.plan import Plan
-from rldsl.compiler.plan_io import read_plan
+from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
 
@@ -27,10 +27,3 @@ def load(path: Path, args: argparse.Namespace) -> tuple[Plan, Path]:
     if problems:
         raise DiagnosticError(problems)
     return plan, source_dir(plan, path)
-
-
-def source_dir(plan: Plan, plan_path: Path) -> Path:
-    """Where the algorithm lies, seen from the plan or from here; else the plan's own folder."""
-    named = Path(plan.source.path)
-    candidates = (plan_path.parent / named, Path.cwd() / named)
-    return next((c.parent for c in candidates if plan.source.path and c.is_file()), plan_path.parent).resolve()
