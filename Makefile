@@ -38,7 +38,7 @@ bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/compile_cold.py
 	$(BIN)/python bench/learning.py
 	$(BIN)/python bench/rank_equality.py
-	$(BIN)/python bench/train_throughput.py
+	@echo "beside TRL and a hand-written script: python bench/train_throughput.py --help"
 
 schema: setup ## compiler/plan.schema.json from the plan's types
 	$(BIN)/python -m rldsl.compiler.schema > compiler/plan.schema.json

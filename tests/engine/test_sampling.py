@@ -1,0 +1,156 @@
+"""Generation: what it returns is what the model says, whoever else is in the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rldsl.backends.engines import generate
+from rldsl.backends.engines.generate import Sampler, Samples, draw
+from rldsl.compiler.plan import GenerateOp
+from rldsl.diagnostics import DiagnosticError
+from tests.engine.tiny import load, perturb
+
+PROMPTS = ["1+2=", "12+34=", "1+2=", "7", "9+9+9="]
+
+
+def op(**changes: object) -> GenerateOp:
+    fields: dict[str, object] = {
+        "id": "rollout",
+        "model": "actor",
+        "prompts": "prompts",
+        "n": 3,
+        "max_new_tokens": 12,
+        "temperature": 1.0,
+        "outputs": {},
+    }
+    return GenerateOp(**{**fields, **changes})
+
+
+def sample(prompts: list[str] = PROMPTS, ids: list[int] | None = None, *, step: int = 0, **changes: object) -> Samples:
+    sampler = Sampler(perturb(load()), seed=11)
+    numbers = torch.tensor(range(len(prompts)) if ids is None else ids)
+    return sampler.generate(prompts, numbers, op(**changes), step=step)
+
+
+def responses(made: Samples) -> list[list[int]]:
+    return [t[m].tolist() for t, m in zip(made.tokens.rows(), made.response_mask.rows(), strict=True)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
+def test_log_probs_are_those_of_a_later_forward(temperature: float):
+    made = sample(temperature=temperature)
+    model = perturb(load())
+    again = model.logprob(made.tokens, made.response_mask, temperature=temperature)
+    assert torch.allclose(made.rollout_logp.values, again.values, atol=1e-4)
+    assert made.rollout_logp.values[made.response_mask.values].max() < 0
+
+
+def test_responses_end_with_the_end_token_or_at_the_limit():
+    made = sample(n=8)
+    eos = load().tokenizer.eos_token_id
+    lengths = [len(r) for r in responses(made)]
+    assert min(lengths) < 12 == max(lengths), "the seed should give both kinds"
+    for each in responses(made):
+        assert eos not in each[:-1]
+        assert each[-1] == eos or len(each) == 12
+    assert made.ids.tolist() == list(range(40))
+    assert len(made.completions) == 40
+
+
+def test_samples_do_not_depend_on_the_batch():
+    together = responses(sample())
+    alone = [r for i, p in enumerate(PROMPTS) for r in responses(sample([p], [i]))]
+    assert together == alone
+    back = responses(sample(PROMPTS[::-1], [4, 3, 2, 1, 0]))
+    assert [back[3 * (4 - i) : 3 * (4 - i) + 3] for i in range(5)] == [together[3 * i : 3 * i + 3] for i in range(5)]
+
+
+def test_waves_and_compaction_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    together = responses(sample())
+    monkeypatch.setattr(generate, "KV_BYTES", 1)
+    monkeypatch.setattr(generate, "COMPACT_BELOW", 0.0)
+    assert responses(sample()) == together
+
+
+def test_steps_and_samples_differ():
+    first = responses(sample())
+    assert responses(sample()) == first
+    assert responses(sample(step=1)) != first
+    assert len({tuple(r) for r in responses(sample(["1+2="], n=8))}) > 1
+
+
+def test_greedy_equals_hugging_face_generate():
+    made = responses(sample(temperature=0.0, n=1))
+    model = perturb(load())
+    module, tokenizer = model.scorer.model, model.tokenizer
+    module.config._attn_implementation = "eager"
+    for prompt, found in zip(PROMPTS, made, strict=True):
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]])
+        want = module.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        assert found == want[0, ids.shape[1] :].tolist()
+
+
+def test_sampling_follows_the_distribution():
+    logits = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().repeat(20_000, 1)
+    uniform = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    token, logp = draw(logits, uniform, op())
+    assert (token.bincount(minlength=4) / 20_000).tolist() == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=0.015)
+    assert torch.allclose(logp, logits[0][token], atol=1e-6)
+    # Temperature 0.5 squares the odds.
+    token, _ = draw(logits, uniform, op(temperature=0.5))
+    assert (token.bincount(minlength=4) / 20_000).tolist() == pytest.approx(
+        [1 / 30, 16 / 30, 4 / 30, 9 / 30], abs=0.015
+    )
+
+
+def test_top_k_and_top_p_cut_the_tail_but_not_the_log_probs():
+    logits = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().repeat(1000, 1)
+    uniform = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    token, logp = draw(logits, uniform, op(top_k=2))
+    assert token.unique().tolist() == [1, 3]
+    assert torch.allclose(logp, logits[0][token], atol=1e-6)
+    assert draw(logits, uniform, op(top_p=0.65))[0].unique().tolist() == [1, 3]
+    assert draw(logits, uniform, op(top_p=0.75))[0].unique().tolist() == [1, 2, 3]
+    assert draw(logits, uniform, op(top_p=0.05))[0].unique().tolist() == [1]
+
+
+def test_a_character_outside_the_alphabet_is_refused():
+    with pytest.raises(DiagnosticError, match=r"RL0605.*alphabet has no `x`"):
+        sample(["1+x="])
+
+
+def test_a_prompt_that_leaves_no_room_is_refused():
+    with pytest.raises(DiagnosticError, match=r"RL0608.*4096 positions"):
+        sample(["1+2="], max_new_tokens=5000)
+
+
+def test_a_chat_template_makes_the_prompt_a_users_message():
+    model = load()
+    model.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}+{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    )
+    made = Sampler(model, seed=0).generate(["12"], torch.tensor([0]), op(n=1), step=0)
+    tokens, mask = made.tokens.rows()[0], made.response_mask.rows()[0]
+    assert model.tokenizer.decode(tokens[~mask]) == "12+="
+
+
+def test_the_inverse_in_blocks_is_the_inverse():
+    g = torch.Generator().manual_seed(0)
+    for vocabulary in (3, 256, 1000):
+        weights = torch.rand(200, vocabulary, generator=g).square()
+        weights[:, ::3] = 0.0
+        uniform = torch.rand(200, dtype=torch.float64, generator=g)
+        uniform[0], uniform[1] = 0.0, 1.0 - 2**-53
+        below = weights.double().cumsum(-1)
+        want = (below <= uniform[:, None] * below[:, -1:]).sum(-1)
+        found = generate._inverse(weights, uniform)
+        assert torch.equal(found, want)
+        assert weights[torch.arange(200), found].min() > 0

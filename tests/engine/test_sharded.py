@@ -1,0 +1,91 @@
+"""Two ranks, FSDP2 over gloo, against one: the same rows give the same numbers, rollouts and checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+
+from rldsl.algos.losses import policy_loss
+from rldsl.backends.comm import Comm
+from rldsl.backends.data.batch import Ragged
+from rldsl.backends.engines.generate import Sampler
+from rldsl.backends.engines.model import Model
+from rldsl.backends.engines.train import TrainBatch
+from rldsl.backends.rendezvous import Address, serve
+from rldsl.backends.status import Status
+from rldsl.compiler.plan import GenerateOp, ModelSpec
+from tests.engine.tiny import CRITIC, SCRATCH, Rows, load, perturb, train_op, weights
+
+WORLD, PROMPTS = 2, 4
+GENERATE = GenerateOp(id="g", model="actor", prompts="prompts", n=2, max_new_tokens=8, temperature=1.0, outputs={})
+TRAIN = train_op(minibatch=2, epochs=2, micro_batch_tokens=24, skip_where_zero="advantages")
+
+
+def trained(model: Model, rank: int, world: int) -> dict[str, object]:
+    """Score, train and sample on the rows of the prompts of `rank`."""
+    rows = Rows.make(prompts=PROMPTS)
+    advantages = torch.randn(len(rows), generator=torch.Generator().manual_seed(2))
+    # In the second minibatch rank 1 of 2 has nothing to do, and rank 0 little.
+    advantages[rows.prompt_index == 3] = 0.0
+    mine = (rows.prompt_index % world == rank).nonzero()[:, 0]
+    tokens, mask = rows.tokens.select(mine), rows.response_mask.select(mine)
+    batch = TrainBatch(
+        tokens=tokens,
+        response_mask=mask,
+        args={"old_logp": rows.per_token().select(mine), "advantages": advantages[mine]},
+        prompt_index=rows.prompt_index[mine],
+        num_prompts=PROMPTS,
+    )
+    scored = model.logprob(tokens, mask, temperature=1.0)
+    sampler = Sampler(model, seed=0)
+    metrics = model.train(TRAIN, batch, policy_loss)
+    sampler.sync(model)
+    prompts = [f"{i}+{i}=" for i in range(PROMPTS)][rank::world]
+    samples = sampler.generate(prompts, torch.arange(rank, PROMPTS, world), GENERATE, step=0)
+    return {
+        "rows": mine,
+        "scored": scored,
+        "metrics": metrics,
+        "weights": weights(model),
+        "samples": dict(zip(samples.ids.tolist(), samples.completions, strict=True)),
+    }
+
+
+def work(rank: int, address: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    status = Status(rank=rank, world_size=WORLD)
+    store = Address.parse(address).connect(60)
+    comm = Comm.connect(store, status, device=torch.device("cpu"), timeout_s=60)
+    start = ModelSpec(name="actor", kind="policy", source=f"{folder}/start")
+    model = Model.load(start, {}, comm=comm, seed=0)
+    made = trained(model, rank, WORLD)
+    model.save(Path(folder) / "end")
+    critic = Model.load(CRITIC, {"actor": SCRATCH}, comm=comm, seed=0)
+    made["critic"] = critic.value(Rows.make().tokens, Rows.make().response_mask).values
+    torch.save(made, f"{folder}/{rank}.pt")
+    comm.close()
+
+
+def test_two_ranks_equal_one(tmp_path: Path):
+    perturb(load()).save(tmp_path / "start")
+    _store, address = serve("127.0.0.1", 60)
+    torch.multiprocessing.spawn(work, (str(address), str(tmp_path)), nprocs=WORLD)
+    want = trained(load(source=str(tmp_path / "start"), source_args={}), 0, 1)
+    found = [torch.load(tmp_path / f"{r}.pt", weights_only=False) for r in range(WORLD)]
+    assert isinstance(want["scored"], Ragged)
+    assert isinstance(want["metrics"], dict)
+    assert isinstance(want["weights"], dict)
+    loaded = load(source=str(tmp_path / "end"), source_args={}).weights()
+    for made in found:
+        assert torch.allclose(made["scored"].values, want["scored"].select(made["rows"]).values, atol=1e-5)
+        for name in ("loss", "grad_norm", "kl", "clip_fraction"):
+            assert made["metrics"][name] == pytest.approx(want["metrics"][name], rel=1e-5), name
+        assert made["metrics"]["tokens"] == want["metrics"]["tokens"]
+        for name, weight in want["weights"].items():
+            assert torch.allclose(made["weights"][name], weight, atol=1e-4), name
+            assert torch.equal(made["weights"][name], loaded[name]), name
+        assert not made["critic"].any()
+    assert {**found[0]["samples"], **found[1]["samples"]} == want["samples"]
