@@ -18,6 +18,8 @@ WINDOW = 10  # steps of the moving mean in the picture
 
 def moved(plan: Plan, source_dir: Path, folder: Path) -> Plan:
     """`plan` as it reads in `folder`: it names its source, and so the user's files, relative to where it lies."""
+    if not plan.source.path:
+        return plan
     path = os.path.relpath(source_dir / Path(plan.source.path).name, folder)
     return msgspec.structs.replace(plan, source=msgspec.structs.replace(plan.source, path=Path(path).as_posix()))
 

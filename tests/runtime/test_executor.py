@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rldsl.backends.data.batch import Column
 from rldsl.backends.data.buffer import Buffer, MissingFieldError
+from rldsl.backends.folder import moved
 from rldsl.backends.rendezvous import Place
 from rldsl.backends.worker import device_of
-from rldsl.compiler.plan import AnyOp, Plan
-from rldsl.compiler.plan_io import read_plan
+from rldsl.compiler.plan import AnyOp, Plan, Source
+from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
 from tests.runtime.plans import grpo, only_compute, user_function
@@ -162,3 +164,13 @@ def test_a_buffer_aligns_rows_by_id() -> None:
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_run_folder_plan_finds_its_source(tmp_path: Path) -> None:
+    """The plan that a run leaves can be run again from anywhere: user files lie beside the source."""
+    source = tmp_path / "algorithms"
+    source.mkdir()
+    (source / "a.rl").write_text("")
+    plan = msgspec.structs.replace(grpo(tmp_path), source=Source(path="algorithms/a.rl"))
+    left = moved(plan, source, tmp_path / "runs" / "one")
+    assert source_dir(left, tmp_path / "runs" / "one" / "plan.json") == source.resolve()
