@@ -172,5 +172,6 @@ def test_a_run_folder_plan_finds_its_source(tmp_path: Path) -> None:
     source.mkdir()
     (source / "a.rl").write_text("")
     plan = msgspec.structs.replace(grpo(tmp_path), source=Source(path="algorithms/a.rl"))
+    (tmp_path / "runs" / "one").mkdir(parents=True)
     left = moved(plan, source, tmp_path / "runs" / "one")
     assert source_dir(left, tmp_path / "runs" / "one" / "plan.json") == source.resolve()
