@@ -18,14 +18,16 @@ _SEQUENCE = (FieldParam(name="tokens", types=(_TOKENS,)), FieldParam(name="respo
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A named value that a call takes: type, default, least value, choices."""
+    """A named value that a call takes: type, default, range, choices. `optional`: `none` will do."""
 
     name: str
     type: str
     default: Scalar = None
     required: bool = False
+    optional: bool = False
     least: float | None = None
     above: float | None = None
+    below: float | None = None
     most: float | None = None
     unit: str | None = None
     choices: tuple[str, ...] = ()
@@ -84,11 +86,12 @@ METHODS: dict[Method, MethodSpec] = {
             Setting(name="epochs", type="int", default=1, least=1),
             Setting(name="minibatch", type="int", least=1, unit="prompts"),
             Setting(name="weight_decay", type="float", default=0.0, least=0.0),
-            Setting(name="beta1", type="float", default=0.9, least=0.0, most=1.0),
-            Setting(name="beta2", type="float", default=0.95, least=0.0, most=1.0),
+            Setting(name="beta1", type="float", default=0.9, least=0.0, below=1.0),
+            Setting(name="beta2", type="float", default=0.95, least=0.0, below=1.0),
             Setting(name="max_grad_norm", type="float", default=1.0, above=0.0),
             Setting(name="aggregate", type="str", default=Aggregate.TOKEN_MEAN.value, choices=tuple(Aggregate)),
             Setting(name="micro_batch_tokens", type="int", default=0, least=0, unit="tokens"),
+            Setting(name="save_every", type="int", default=0, least=0),
             _TEMPERATURE,
         ),
     ),

@@ -31,9 +31,10 @@ from rldsl.compiler.ir import (
     Use,
 )
 from rldsl.compiler.plan import Scalar
-from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Span, did_you_mean
+from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Span, did_you_mean, fail
 from rldsl.types import PROMPT, DType, FieldType
 
+_DEEPEST = 200
 _STATEMENTS = ("param", "model", "input", "node")
 _TERMINALS = {
     "LBRACE": "`{`",
@@ -136,7 +137,7 @@ class _Builder:
 
     def graph(self, tree: _Tree) -> Graph:
         algorithms = list(_subtrees(tree, "algorithm"))
-        uses = tuple(Use(path=_string(_tokens(t)[0]), span=self.span(t)) for t in _subtrees(tree, "use"))
+        uses = tuple(Use(path=self.string(_tokens(t)[0]), span=self.span(t)) for t in _subtrees(tree, "use"))
         deploys = list(_subtrees(tree, "deploy"))
         for extra in [*algorithms[1:], *deploys[1:]]:
             self.found.error("RL0205", f"a file holds one `{extra.data}` block; this is another", span=self.span(extra))
@@ -190,7 +191,7 @@ class _Builder:
         return Param(name=str(name), type=kind, default=default, unit=literal.unit, span=self.token_span(name))
 
     def constant(self, tree: _Tree) -> Literal:
-        value = self.literal(_only(tree, "literal"))
+        value = self.literal(next(c for c in tree.children if isinstance(c, Tree)))
         if any(t.type == "MINUS" for t in _tokens(tree)):
             assert isinstance(value.value, (int, float))
             return Literal(value=-value.value, unit=value.unit, span=self.span(tree))
@@ -307,22 +308,36 @@ class _Builder:
             value = self.expr(values[0])
         return Keyword(name=str(name), value=value, span=self.span(tree))
 
-    def expr(self, tree: _Tree | Token) -> Expr:
+    def expr(self, tree: _Tree | Token, depth: int = 0) -> Expr:
         assert isinstance(tree, Tree)
         span = self.span(tree)
-        if tree.data == "literal":
+        if depth > _DEEPEST:
+            fail("RL0102", "this expression is nested too deeply", span=span, fix="compute parts of it in Python")
+        if tree.data in ("number", "word"):
             return self.literal(tree)
         if tree.data == "reference":
             return ParamRef(name=str(tree.children[0]), span=span)
         if tree.data == "unary":
-            op, operand = str(tree.children[0]), self.expr(tree.children[1])
+            op, operand = str(tree.children[0]), self.expr(tree.children[1], depth + 1)
             return negate(operand, span) if op == "-" else Unary(op=op, operand=operand, span=span)
         left, operator, right = tree.children
-        return Binary(op=str(operator), left=self.expr(left), right=self.expr(right), span=span)
+        return Binary(op=str(operator), left=self.expr(left, depth + 1), right=self.expr(right, depth + 1), span=span)
+
+    def string(self, token: Token) -> str:
+        """The text between the quotes; RL0102 for an escape that is none, and for NUL, which no path may hold."""
+        try:
+            value = ast.literal_eval(str(token))
+        except (SyntaxError, ValueError) as error:
+            fail("RL0102", f"this is no string: {error.args[0]}", span=self.token_span(token))
+        assert isinstance(value, str)
+        if "\0" in value:
+            fail("RL0102", "a string cannot hold a NUL", span=self.token_span(token))
+        return value
 
     def literal(self, tree: _Tree) -> Literal:
         token, *unit = _tokens(tree)
-        return Literal(value=_LITERALS[token.type](token), unit=str(unit[0]) if unit else None, span=self.span(tree))
+        value = self.string(token) if token.type == "STRING" else _LITERALS[token.type](token)
+        return Literal(value=value, unit=str(unit[0]) if unit else None, span=self.span(tree))
 
     def deploy(self, tree: _Tree) -> Deploy:
         clusters = [_tokens(c) for c in _subtrees(tree, "cluster")]
@@ -345,18 +360,12 @@ def _with_options(call: Call, options: tuple[Keyword, ...]) -> Call:
     return Call(**{**vars(call), "options": options})
 
 
-def _string(token: Token) -> str:
-    value = ast.literal_eval(str(token))
-    assert isinstance(value, str)
-    return value
-
-
 _LITERALS: dict[str, Callable[[Token], Scalar]] = {
     "INT": int,
     "FLOAT": float,
-    "STRING": _string,
     "TRUE": lambda _: True,
     "FALSE": lambda _: False,
+    "NONE": lambda _: None,
 }
 
 

@@ -46,8 +46,8 @@ CHECKS: tuple[Pass, ...] = (
 """Run one after the other whatever they find: a user sees every mistake at once."""
 
 LOWERING: tuple[Pass, ...] = (
-    CheckCounts(),  # needs the values of parameters
     FoldConditions(),
+    CheckCounts(),  # counts only what is left
     ElideOldLogp(),  # before dead code: it leaves some behind
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
     EliminateDead(),
@@ -114,12 +114,13 @@ def check_file(path: Path, options: Options | None = None) -> tuple[Diagnostic, 
 def compile_graph(graph: Graph, options: Options, *, source_dir: Path) -> Compiled:
     """Run the passes on a graph that a front end made."""
     context = _context(options, source_dir)
+    graph = replace(graph, deploy=_deploy(options.deploy) or graph.deploy)
     module = run_passes(Module(graph=graph), CHECKS, context, options)
     context.found.raise_if_errors()
     for one in LOWERING:
         module = run_passes(module, (one,), context, options)
         context.found.raise_if_errors()
-    plan = _plan(module, context)
+    plan = _plan(module)
     problems = verify_plan(plan)
     assert not problems, f"the compiler made a plan that its verifier refuses: {[p.message for p in problems]}"
     return Compiled(plan=plan, warnings=tuple(context.found), module=module, source_dir=source_dir)
@@ -154,7 +155,6 @@ def _context(options: Options, source_dir: Path) -> Context:
         found=Diagnostics(),
         source_dir=source_dir,
         settings=_settings(options.settings),
-        deploy=_deploy(options.deploy),
         world_size=options.world_size,
     )
 
@@ -178,9 +178,9 @@ def _deploy(path: Path | None) -> Deploy | None:
     return graph.deploy
 
 
-def _plan(module: Module, context: Context) -> Plan:
+def _plan(module: Module) -> Plan:
     graph = module.graph
-    deploy = context.deploy or graph.deploy
+    deploy = graph.deploy
     seed = module.values.get("seed", 0)
     used = sorted({n.call.function for n in graph.nodes if n.call.function})
     return Plan(

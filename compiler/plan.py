@@ -51,7 +51,6 @@ class SyncKind(StrEnum):
 
     LOCAL = "local"
     ALL_GATHER = "all_gather"
-    GATHER_BROADCAST = "gather_broadcast"
 
 
 class Arg(_Struct, frozen=True, kw_only=True):

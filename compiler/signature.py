@@ -14,7 +14,7 @@ from typing import get_args, get_origin
 from rldsl import types
 from rldsl.compiler.plan import Scalar
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean, fail
-from rldsl.types import SAMPLE, DType, FieldType
+from rldsl.types import SAMPLE, TOKEN, DType, FieldType
 
 LIBRARY_MODULES = ("rldsl.algos.advantages", "rldsl.algos.losses", "rldsl.algos.rewards")
 _SCALARS = {"int", "float", "bool", "str"}
@@ -38,6 +38,7 @@ class HyperParam:
     type: str
     default: Scalar = None
     required: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +136,17 @@ def _read_subscript(node: ast.Subscript) -> _Annotation:
 
 def _read_annotation(node: ast.expr) -> _Annotation:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return _read_annotation(ast.copy_location(ast.parse(node.value, mode="eval").body, node))
+        try:
+            quoted = ast.parse(node.value, mode="eval").body
+        except SyntaxError as error:
+            raise _UnreadableError(f"`{node.value}` is no field type", node, "a field type") from error
+        for part in ast.walk(quoted):
+            ast.copy_location(part, node)
+        return _read_annotation(quoted)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         sides = [_read_annotation(s) for s in (node.left, node.right) if not _is_none(s)]
+        if not sides:
+            raise _UnreadableError(f"`{ast.unparse(node)}` is no field type", node, "a field type")
         optional = _is_none(node.left) or _is_none(node.right) or any(s.optional for s in sides)
         kinds = tuple(t for s in sides for t in s.types)
         return _Annotation(kinds, sides[0].name, optional, all(s.row for s in sides))
@@ -168,7 +177,7 @@ def _constant(node: ast.expr | None) -> tuple[bool, Scalar]:
 
 
 def _hyper(arg: ast.arg, default: ast.expr | None) -> HyperParam:
-    kind = None
+    kind, parts = None, list[str]()
     if arg.annotation is not None:
         parts = [p.strip() for p in ast.unparse(arg.annotation).strip("'\"").split("|")]
         kind = next((p for p in parts if p in _SCALARS), None)
@@ -178,7 +187,7 @@ def _hyper(arg: ast.arg, default: ast.expr | None) -> HyperParam:
             f"parameter `{arg.arg}` needs one of int, float, bool, str", where, "int, float, bool or str"
         )
     present, value = _constant(default)
-    return HyperParam(name=arg.arg, type=kind, default=value, required=not present)
+    return HyperParam(name=arg.arg, type=kind, default=value, required=not present, optional="None" in parts)
 
 
 def _is_reduce(arg: ast.arg) -> bool:
@@ -188,10 +197,24 @@ def _is_reduce(arg: ast.arg) -> bool:
 def _vanishing(function: ast.FunctionDef) -> Vanishing | None:
     for decorator in function.decorator_list:
         if isinstance(decorator, ast.Call) and _last_name(decorator.func) == "vanishes_where_zero":
-            field_name = ast.literal_eval(decorator.args[0])
-            unless = next((ast.literal_eval(k.value) for k in decorator.keywords if k.arg == "unless"), ())
-            return Vanishing(field=field_name, unless=tuple(unless))
+            return _promise(decorator, {a.arg for a in function.args.args})
     return None
+
+
+def _promise(decorator: ast.Call, params: set[str]) -> Vanishing:
+    named = {k.arg: k.value for k in decorator.keywords}
+    field_node = decorator.args[0] if decorator.args else named.get("field")
+    expected = "the names of parameters, as strings"
+    try:
+        name = ast.literal_eval(field_node) if field_node else None
+        unless = tuple(ast.literal_eval(named["unless"])) if "unless" in named else ()
+    except (ValueError, TypeError) as error:
+        raise _UnreadableError("the promise of zero gradients must be written out", decorator, expected) from error
+    wrong = [n for n in (name, *unless) if n not in params]
+    if wrong:
+        raise _UnreadableError(f"the promise of zero gradients names {wrong[0]!r}, no parameter", decorator, expected)
+    assert isinstance(name, str)
+    return Vanishing(field=name, unless=unless)
 
 
 def _returns(function: ast.FunctionDef) -> tuple[bool, list[_Annotation]]:
@@ -222,13 +245,30 @@ def _read_inputs(function: ast.FunctionDef) -> list[tuple[FieldParam, bool]]:
     return found
 
 
+def _check_loss(function: ast.FunctionDef, inputs: list[FieldParam]) -> None:
+    """The engine hands a loss what the model gives and the mask; the fields of the call follow."""
+    first = [p.types for p in inputs[:2]]
+    want = [(FieldType(DType.F32, (SAMPLE, TOKEN)),), (FieldType(DType.BOOL, (SAMPLE, TOKEN)),)]
+    expected = "`logp: rl.PerToken, response_mask: rl.Mask`, then fields"
+    if first != want:
+        raise _UnreadableError(f"the loss `{function.name}` does not begin with log-probs and mask", function, expected)
+    taken = [p.name for p in inputs[2:] if p.name in ("tokens", "response_mask")]
+    if taken:
+        raise _UnreadableError(
+            f"the loss `{function.name}` cannot have a parameter `{taken[0]}` here", function, expected
+        )
+
+
 def read_signature(function: ast.FunctionDef) -> Signature:
     """The signature of one function definition. Raises `_UnreadableError`."""
-    if function.args.vararg or function.args.kwarg:
-        raise _UnreadableError(f"`{function.name}` takes *args or **kwargs", function, "named, annotated parameters")
+    if function.args.vararg or function.args.kwarg or function.args.posonlyargs:
+        message = f"`{function.name}` takes *args, **kwargs or positional-only parameters"
+        raise _UnreadableError(message, function, "named, annotated parameters")
     inputs = _read_inputs(function)
     keyword_only = list(zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True))
     is_loss, outputs = _returns(function)
+    if is_loss:
+        _check_loss(function, [p for p, _ in inputs])
     return Signature(
         name=function.name,
         inputs=tuple(p for p, _ in inputs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
+import os
 import sys
 import traceback
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate
@@ -34,7 +35,7 @@ from rldsl.compiler.ir import (
     Use,
 )
 from rldsl.compiler.plan import Scalar
-from rldsl.diagnostics import Span, fail
+from rldsl.diagnostics import DiagnosticError, Span, fail
 from rldsl.types import FieldType
 
 _PARAM_TYPES = {bool: ParamType.BOOL, int: ParamType.INT, float: ParamType.FLOAT, str: ParamType.STR}
@@ -226,8 +227,8 @@ class SourceHandle:
 class Builder:
     """Collects what one file (or notebook) declares; `graph()` makes the IR of it."""
 
-    def __init__(self, name: str = "algorithm") -> None:
-        self.name = name
+    def __init__(self, name: str = "algorithm", folder: Path | None = None) -> None:
+        self.name, self.folder = name, folder or Path()
         self.span: Span | None = None
         self.params: list[ParamHandle] = []
         self.models: list[Callable[[], Model]] = []
@@ -243,8 +244,9 @@ class Builder:
         self.nodes.setdefault(node_id, []).append(make)
 
     def use(self, file: str, span: Span | None) -> None:
-        """Record a file of functions."""
-        self.uses.setdefault(file, Use(path=file, span=span))
+        """Record a file of functions, relative to the folder of what is being traced."""
+        path = Path(os.path.relpath(file, self.folder)).as_posix()
+        self.uses.setdefault(path, Use(path=path, span=span))
 
     def graph(self) -> Graph:
         """The IR. RL0105 where something cannot be made of what was recorded."""
@@ -326,13 +328,21 @@ def name_span(definition: ast.FunctionDef, file: str) -> Span:
 
 
 def calls_in(definition: ast.FunctionDef) -> list[ast.Call] | None:
-    """Every call of a body that only assigns and returns, a docstring aside; None for any other body."""
+    """The calls of a body that is one call, a docstring aside: `return f(...)`, or `x = f(...); return g(x, ...)`.
+
+    The outer call last. None for any other body.
+    """
     body = definition.body
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         body = body[1:]
     if not body or not isinstance(body[-1], ast.Return) or not all(isinstance(s, ast.Assign) for s in body[:-1]):
         return None
-    return [n for s in body for n in ast.walk(s) if isinstance(n, ast.Call)]
+    calls = [n for s in body for n in ast.walk(s) if isinstance(n, ast.Call)]
+    outer = body[-1].value
+    trains = isinstance(outer, ast.Call) and isinstance(outer.func, ast.Attribute) and outer.func.attr == "train"
+    if not isinstance(outer, ast.Call) or len(calls) != (2 if trains else 1):
+        return None
+    return [*(c for c in calls if c is not outer), outer]
 
 
 def resolve_callee(callee: ast.expr, function: Callable[..., Any]) -> object:
@@ -361,26 +371,29 @@ def trace_file(path: Path, text: str) -> Graph:
             f"`{name}` is not Python: {error.args[0]}",
             span=Span(name, line, column, line, column + 1),
         )
-    builder = Builder(path.stem)
-    namespace: dict[str, Any] = {"__name__": f"rldsl_traced_{path.stem}", "__file__": name}
-    # `from __future__ import annotations` and get_type_hints look names up through sys.modules.
+    builder = Builder(path.stem, path.parent)
+    module = ModuleType(f"rldsl_traced_{path.stem}")
+    module.__file__ = name
+    # dataclasses and get_type_hints look names up through sys.modules.
+    sys.modules[module.__name__] = module
     folder = str(path.parent.resolve())
     sys.path.insert(0, folder)
     linecache.checkcache(name)
     try:
         with recording(builder):
-            _execute(code, namespace, name)
+            _execute(code, module.__dict__, name)
             return builder.graph()
     finally:
         sys.path.remove(folder)
+        del sys.modules[module.__name__]
 
 
 def _execute(code: CodeType, namespace: dict[str, Any], name: str) -> None:
     try:
         exec(code, namespace)
-    except Exception as error:
-        if type(error).__module__ == "rldsl.diagnostics":
-            raise
+    except DiagnosticError:
+        raise
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
         where = frames[-1] if frames else None
         span = None

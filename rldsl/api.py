@@ -9,7 +9,6 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rldsl.compiler.ir import Graph, Input, Keyword, Method, Model, ModelKind, Node, PhaseLayout
@@ -136,6 +135,12 @@ def value(
     return Value(name, ModelKind.VALUE)
 
 
+def _expect(value: object, kind: Any, what: str, expected: str, span: Span) -> None:
+    """RL0105 unless `value` is of a type."""
+    if not isinstance(value, kind):
+        fail("RL0105", f"{what} is of the wrong type", span=span, expected=expected, found=repr(value))
+
+
 def _declare(
     name: str,
     kind: ModelKind,
@@ -145,6 +150,10 @@ def _declare(
     span: Span,
 ) -> None:
     original = frozen if isinstance(frozen, ModelHandle) else copy
+    _expect(source, SourceHandle | None, f"the source of model `{name}`", 'rl.hf("path") or rl.scratch(...)', span)
+    _expect(
+        original, ModelHandle | None, f"what model `{name}` copies", "a model, as `rl.policy(...)` returns it", span
+    )
     if (source is None) == (original is None):
         fail(
             "RL0105",
@@ -194,7 +203,11 @@ def parquet(path: Str, **keywords: object) -> SourceHandle:
 def inputs(*names: str, source: SourceHandle, batch: Int, type: str | None = None) -> None:  # noqa: A002 - the language's word
     """Declare the fields read from a data source, `batch` prompts a step."""
     span = _caller_span()
-    kind = FieldType.parse(type) if type else FieldType(DType.TEXT, (PROMPT,))
+    _expect(source, SourceHandle, "the source of an input", 'rl.jsonl("rows.jsonl") or another source', span)
+    try:
+        kind = FieldType.parse(type) if type else FieldType(DType.TEXT, (PROMPT,))
+    except ValueError as error:
+        fail("RL0210", str(error), span=span, expected="a type such as `text[prompt]`", found=type)
     current().inputs.append(
         lambda: Input(names=names, type=kind, source=source.call(span), batch=to_expr(batch, span), span=span)
     )
@@ -202,12 +215,24 @@ def inputs(*names: str, source: SourceHandle, batch: Int, type: str | None = Non
 
 def deploy(*, cluster: tuple[int, str] | None = None) -> None:
     """Say what the plan is for: `rl.deploy(cluster=(8, "h100"))`."""
+    fits = cluster is None or (
+        isinstance(cluster, tuple) and len(cluster) == 2 and isinstance(cluster[0], int) and isinstance(cluster[1], str)
+    )
+    if not fits:
+        fail(
+            "RL0105",
+            "a cluster is a number and a kind",
+            span=_caller_span(),
+            expected='(8, "h100")',
+            found=repr(cluster),
+        )
     current().cluster = cluster
 
 
 def layout(model: ModelHandle, phase: str, engine: str, **axes: object) -> None:
     """Engine and parallel axes of one phase of a model: `rl.layout(actor, "train", "fsdp", dp=8)`."""
     span = _caller_span()
+    _expect(model, ModelHandle, "what a layout is for", "a model, as `rl.policy(...)` returns it", span)
 
     def make() -> PhaseLayout:
         keywords = tuple(Keyword(name=k, value=to_expr(v, span), span=span) for k, v in axes.items())
@@ -250,11 +275,11 @@ def node(
     type: NodeType | None = None,  # noqa: A002 - the design's word
     writes: str | tuple[str, ...] | None = None,
     when: object = None,
-    after: str | tuple[str, ...] = (),
+    after: object = (),
 ) -> Callable[[F], F]:
     """Declare a node: its parameters are the fields it reads, its return annotation the fields it writes.
 
-    A body that calls nothing but a model's methods, functions of `rl.lib` and ones marked `@rl.function` is that
+    A body that is one call of a model's method, of a function of `rl.lib` or of one marked `@rl.function` is that
     call; any other body is run as it stands, on real values.
     """
 
@@ -265,6 +290,15 @@ def node(
     return decorate
 
 
+def _node_names(after: object, span: Span) -> tuple[str, ...]:
+    """Ids of nodes, given as names or as the functions themselves."""
+    given = after if isinstance(after, (tuple, list)) else (after,)
+    names = tuple(n if isinstance(n, str) else getattr(n, "__name__", None) for n in given)
+    if not all(isinstance(n, str) for n in names):
+        fail("RL0105", "`after` takes nodes", span=span, expected="a node's name or function", found=repr(after))
+    return cast("tuple[str, ...]", names)
+
+
 def _record_node(
     run: Callable[..., Any],
     *,
@@ -272,7 +306,7 @@ def _record_node(
     kind: NodeType | None,
     writes: str | tuple[str, ...] | None,
     when: object,
-    after: str | tuple[str, ...],
+    after: object,
 ) -> None:
     builder = current()
     file = run.__code__.co_filename
@@ -280,9 +314,9 @@ def _record_node(
     span = name_span(definition, file) if definition else Span.whole_line(file, run.__code__.co_firstlineno)
     handle = _traced(run, definition) or _own_body(run, definition, span)
     if handle.file is not None:
-        builder.use(Path(handle.file).name, span)
+        builder.use(handle.file, span)
     outputs = (writes,) if isinstance(writes, str) else writes if writes is not None else _declared_outputs(run, span)
-    order = (after,) if isinstance(after, str) else after
+    order = _node_names(after, span)
 
     def make() -> Node:
         condition = to_expr(when, span) if when is not None else None
@@ -350,13 +384,25 @@ def _records(written: ast.expr, run: Callable[..., Any]) -> bool:
             )
         return True
     callee = resolve_callee(written, run)
-    return isinstance(callee, Function) or (inspect.ismethod(callee) and isinstance(callee.__self__, ModelHandle))
+    return isinstance(callee, Function) or _is_model_method(callee)
+
+
+def _is_model_method(callee: object) -> bool:
+    return inspect.ismethod(callee) and isinstance(callee.__self__, ModelHandle)
 
 
 def _own_body(run: Callable[..., Any], definition: ast.FunctionDef | None, span: Span) -> CallHandle:
     """The node's own function is what it computes."""
     if definition is None:
         fail("RL0105", f"the source of node `{run.__name__}` cannot be found", span=span)
+    for call in (n for n in ast.walk(definition) if isinstance(n, ast.Call)):
+        if _is_model_method(resolve_callee(call.func, run)):
+            fail(
+                "RL0105",
+                f"in node `{run.__name__}`, a model's method must be the whole body",
+                span=span_of(call, run.__code__.co_filename),
+                fix="return the call itself, and compute with its result in a node of its own",
+            )
     fields, settings = _fields_of(run, definition)
     args = tuple(f.arg() for f in fields)
     return CallHandle(function=run.__name__, args=args, keywords=settings, file=run.__code__.co_filename)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from rldsl.compiler.ir import Deploy, Module
+from rldsl.compiler.ir import Module
 from rldsl.diagnostics import Diagnostics
 
 
@@ -15,13 +15,12 @@ from rldsl.diagnostics import Diagnostics
 class Context:
     """What every pass may look at besides the module, and where it says what is wrong.
 
-    `settings` are the raw `--set` values; `deploy` overrides the file's own; `world_size` is asked for.
+    `settings` are the raw `--set` values; `world_size` is what the command line asks for.
     """
 
     found: Diagnostics
     source_dir: Path
     settings: Mapping[str, str] = field(default_factory=dict)
-    deploy: Deploy | None = None
     world_size: int | None = None
 
 

@@ -59,6 +59,10 @@ class _Binder:
             return node
         if not self.fits_its_place(node, signature):
             return node
+        if call.method is None and not call.args:
+            message = f"`{call.function}` is given no field: there would be no rows to compute on"
+            self.found.error("RL0302", message, span=call.span, fix="pass a field, such as `completions`")
+            return node
         args = self.bind(node, field_params(call, signature))
         hypers = {h.name for h in signature.hypers} if signature else set()
         spec = METHODS[call.method] if call.method else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.expr import Expr, Literal, ParamRef, evaluate, format_scalar, references
-from rldsl.compiler.ir import Call, Keyword, Method, Model, Module, Node, Param, ParamType, SourceCall
+from rldsl.compiler.ir import Call, Deploy, Keyword, Method, Model, Module, Node, Param, ParamType, SourceCall
 from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Scalar
@@ -34,6 +34,7 @@ class BindParameters:
         units = {p.name: p.unit for p in graph.params}
         binder = _Binder(module, values, units, context.found)
         _warn_unread(module, context.found)
+        _check_seed(graph.params, values, context.found)
         models = tuple(replace(m, source=binder.source(m.source) if m.source else None) for m in graph.models)
         bound = replace(
             graph,
@@ -41,6 +42,8 @@ class BindParameters:
             inputs=tuple(replace(i, batch=binder.batch(i.batch), source=binder.source(i.source)) for i in graph.inputs),
             models=models,
         )
+        if graph.deploy:
+            bound = replace(bound, deploy=binder.deploy(graph.deploy))
         by_name = {m.name: m for m in models}
         origins = {m.name: origin for m in models if (origin := _origin(m, by_name))}
         return replace(module, values=values, graph=bound, origins=origins)
@@ -112,12 +115,26 @@ def read_setting(text: str, kind: ParamType) -> Scalar:
         return None
 
 
+def _check_seed(params: tuple[Param, ...], values: Mapping[str, Scalar], found: Diagnostics) -> None:
+    """The runtime reads `seed`, which no expression need mention."""
+    for param in params:
+        seed = values.get(param.name)
+        if param.name == SEED and param.name in values and not (_fits(seed, "int") and 0 <= int(seed or 0) < 1 << 63):
+            found.error(
+                "RL0404",
+                "`seed` seeds sampling and the order of the data",
+                span=param.span,
+                expected="an int of at least 0, below 2**63",
+                found=format_scalar(seed),
+            )
+
+
 def _fits(value: Scalar, kind: str) -> bool:
     match kind:
         case "int":
             return isinstance(value, int) and not isinstance(value, bool)
         case "float":
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
+            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         case "bool":
             return isinstance(value, bool)
         case _:
@@ -153,7 +170,7 @@ class _Binder:
             return Literal(value=evaluate(expr, self.values), unit=self.unit(expr), span=expr.span)
         except KeyError:
             return None
-        except (TypeError, ZeroDivisionError) as error:
+        except (TypeError, ArithmeticError, ValueError) as error:
             self.found.error("RL0304", f"this cannot be computed: {error}", span=expr.span)
             return None
 
@@ -167,7 +184,7 @@ class _Binder:
         spec = METHODS[node.call.method] if node.call.method else None
         settings = {s.name: s for s in spec.keywords} if spec else {}
         if signature:
-            settings |= {h.name: Setting(name=h.name, type=h.type) for h in signature.hypers}
+            settings |= {h.name: Setting(name=h.name, type=h.type, optional=h.optional) for h in signature.hypers}
         options = {o.name: o for o in spec.options} if spec else {}
         call = replace(
             node.call,
@@ -192,6 +209,15 @@ class _Binder:
         check_setting(value, Setting(name="batch", type="int", least=1, unit="prompts"), expr.span, self.found)
         return value
 
+    def deploy(self, deploy: Deploy) -> Deploy:
+        settings = {"dp": Setting(name="dp", type="int", least=1)}
+        return replace(
+            deploy,
+            layouts=tuple(
+                replace(p, axes=tuple(self.keyword(a, settings.get(a.name)) for a in p.axes)) for p in deploy.layouts
+            ),
+        )
+
     def source(self, source: SourceCall) -> SourceCall:
         kind = MODEL_SOURCES.get(source.kind) or DATA_SOURCES.get(source.kind)
         settings = {s.name: s for s in (*kind.args, *kind.keywords)} if kind else {}
@@ -208,6 +234,8 @@ def check_setting(value: Literal, setting: Setting, span: Span | None, found: Di
     """RL0304 for a wrong type, RL0311 for a wrong unit, RL0404 outside the range."""
     number = value.value
     name, shown = setting.name, format_scalar(number)
+    if number is None and setting.optional:
+        return
     if not _fits(number, setting.type):
         found.error(
             "RL0304",
@@ -242,12 +270,14 @@ def check_setting(value: Literal, setting: Setting, span: Span | None, found: Di
 def _check_range(number: float, setting: Setting, span: Span | None, found: Diagnostics) -> None:
     bounds = [f"at least {setting.least:g}"] if setting.least is not None else []
     bounds += [f"above {setting.above:g}"] if setting.above is not None else []
+    bounds += [f"below {setting.below:g}"] if setting.below is not None else []
     bounds += [f"at most {setting.most:g}"] if setting.most is not None else []
     low = (setting.least is not None and number < setting.least) or (
         setting.above is not None and number <= setting.above
     )
     high = setting.most is not None and number > setting.most
-    if low or high:
+    beyond = setting.below is not None and number >= setting.below
+    if low or high or beyond:
         found.error(
             "RL0404",
             f"`{setting.name}` is out of range",

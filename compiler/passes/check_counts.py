@@ -11,7 +11,6 @@ from rldsl.compiler.ir import FieldInfo, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import keyword_value, number_of, option_of
 from rldsl.diagnostics import Diagnostics
-from rldsl.types import SAMPLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +84,13 @@ def _check_group(node: Node, fields: dict[str, FieldInfo], module: Module, found
     """A function with a hyper-parameter `group` works on whole groups: it must agree with the rollout."""
     group = keyword_value(node.call.keywords, "group", None)
     signature = module.signatures.get(node.call.function or "")
-    if group is None or signature is None or not any(h.name == "group" for h in signature.hypers):
+    if signature is None or not any(h.name == "group" for h in signature.hypers):
         return
-    counts = {i.per_prompt for a in node.call.args if (i := fields.get(a.name)) and i.type.unit == SAMPLE}
-    if counts and group not in counts:
+    counts = {i.per_prompt for a in node.call.args if (i := fields.get(a.name)) and i.lineage}
+    if not counts:
+        message = f"`{signature.name}` works on groups, and its fields are no samples of a rollout"
+        found.error("RL0301", message, span=node.call.span, expected="a field made from `generate`'s outputs")
+    elif group is not None and group not in counts:
         have = next(iter(counts))
         span = next(k.span for k in node.call.keywords if k.name == "group")
         found.error(

@@ -90,6 +90,7 @@ class _Checker:
             lineage = node.id
         if not clean:
             return
+        self.reduction(node, lineage)
         for name, kind in zip(node.outputs, self.output_types(node), strict=False):
             self.fields[name] = FieldInfo(type=kind, producer=node.id, lineage=lineage if kind.unit == SAMPLE else None)
 
@@ -98,6 +99,17 @@ class _Checker:
             return tuple(kind for _, kind in METHODS[node.call.method].outputs)
         signature = self.signatures.get(node.call.function or "")
         return signature.outputs if signature else ()
+
+    def reduction(self, node: Node, lineage: str | None) -> None:
+        """RL0301 for a function that makes prompt rows of sample rows: it sees a rank's rows as they are."""
+        if node.call.method is None and lineage and any(k.unit == PROMPT for k in self.output_types(node)):
+            self.found.error(
+                "RL0301",
+                f"`{node.call.function}` reads samples and cannot write prompt rows",
+                span=node.call.span,
+                expected="a type of samples, such as `f32[sample]`",
+                found=", ".join(map(str, self.output_types(node))),
+            )
 
     def argument(self, node: Node, arg: FieldArg, param: FieldParam | None) -> bool:
         """Whether the argument's type is known and right."""

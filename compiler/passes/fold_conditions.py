@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.ir import FieldArg, Module, Node
+from rldsl.compiler.ir import FieldArg, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Dropped
+from rldsl.diagnostics import Diagnostics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,25 @@ class FoldConditions:
         graph = module.graph
         gone = [n for n in graph.nodes if isinstance(n.when, Literal) and not n.when.value]
         missing = {f for n in gone for f in n.outputs}
-        kept = tuple(_without(replace(n, when=None), missing) for n in graph.nodes if n not in gone)
+        ids = {n.id for n in gone}
+        kept = tuple(_without(replace(n, when=None), missing, ids) for n in graph.nodes if n not in gone)
+        _check_still_useful(kept, graph, context.found)
         dropped = tuple(Dropped(what=n.id, by=self.name, why="its condition is false") for n in gone)
         return replace(module, graph=graph.with_nodes(kept), dropped=module.dropped + dropped)
 
 
-def _without(node: Node, missing: set[str]) -> Node:
+def _check_still_useful(kept: tuple[Node, ...], graph: Graph, found: Diagnostics) -> None:
+    if not any(n.call.method is Method.TRAIN for n in kept):
+        fix = "choose parameters under which the condition of some `train` node holds"
+        found.error("RL0403", "with these parameters no node trains a model", span=graph.span, fix=fix)
+    for node in kept:
+        if node.call.args and not node.reads:
+            found.error("RL0302", f"with these parameters nothing is left for `{node.id}` to read", span=node.span)
+
+
+def _without(node: Node, missing: set[str], gone: set[str]) -> Node:
     def mark(arg: FieldArg) -> FieldArg:
         return replace(arg, absent=True) if arg.name in missing else arg
 
-    after = tuple(a for a in node.after if a not in missing)
+    after = tuple(a for a in node.after if a not in gone)
     return replace(node, call=replace(node.call, args=tuple(mark(a) for a in node.call.args)), after=after)

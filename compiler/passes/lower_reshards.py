@@ -15,7 +15,7 @@ class LowerReshards:
     """Before each op, move the fields it reads that lie in another layout; each move once.
 
     Before: `rollout` on 2 ranks writes `tokens`, `update` on 4 ranks reads it.
-    After:  `reshard tokens: actor.generate -> world` between them; nothing where both run on the same ranks.
+    After:  `reshard tokens: dp2 -> world` between them; nothing where both run on the same ranks.
     """
 
     name: ClassVar[str] = "lower_reshards"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Module
+from rldsl.compiler.ir import Method, ModelKind, Module
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.bind_parameters import number_of
 from rldsl.compiler.passes.place_on_mesh import WORLD
 from rldsl.compiler.plan import AnyOp, GenerateOp, SaveOp, SyncKind, SyncWeightsOp, TrainOp
 
@@ -31,8 +32,8 @@ class LowerWeights:
                 synced.add(op.model)
                 ops.append(_sync(op, module, trained=op.model in trained))
             ops.append(op)
-        policies = [m for m in dict.fromkeys(trained) if m in synced]
-        ops += [_save(m, alone=len(policies) == 1) for m in policies]
+        policies = [m for m in dict.fromkeys(trained) if module.graph.model_of[m].kind is ModelKind.POLICY]
+        ops += [_save(m, module, alone=len(policies) == 1) for m in policies]
         return replace(module, ops=tuple(ops))
 
 
@@ -51,5 +52,8 @@ def _sync(op: GenerateOp, module: Module, *, trained: bool) -> SyncWeightsOp:
     )
 
 
-def _save(model: str, *, alone: bool) -> SaveOp:
-    return SaveOp(id=f"save:{model}", group=WORLD, model=model, path="checkpoint" if alone else f"checkpoint/{model}")
+def _save(model: str, module: Module, *, alone: bool) -> SaveOp:
+    trainings = [n.call for n in module.graph.nodes if n.call.method is Method.TRAIN and n.call.model == model]
+    every = max(int(number_of(c, "save_every")) for c in trainings)
+    path = "checkpoint" if alone else f"checkpoint/{model}"
+    return SaveOp(id=f"save:{model}", group=WORLD, model=model, path=path, every=every)

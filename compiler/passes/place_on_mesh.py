@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.expr import evaluate
+from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Deploy, Method, Module, Node, PhaseLayout
 from rldsl.compiler.methods import CLUSTERS, ENGINES
 from rldsl.compiler.passes.base import Context
@@ -22,15 +21,15 @@ class PlaceOnMesh:
     """Give every node the group of ranks that runs it: the first dp ranks of its phase's layout.
 
     Without a deployment every phase runs on all ranks, however many they will be.
-    Before: `rollout`.   After: `rollout` on `actor.generate`, the first 2 of 4 ranks.
+    Before: `rollout`.   After: `rollout` on `dp2`, the first 2 of 4 ranks.
     """
 
     name: ClassVar[str] = "place_on_mesh"
 
     def apply(self, module: Module, context: Context) -> Module:
         """The module with `world_size`, `groups` and `placement`. RL0402, RL0506-RL0508 for what cannot be."""
-        deploy = context.deploy or module.graph.deploy or Deploy()
-        sizes = {(p.model, p.phase): size for p in deploy.layouts if (size := _layout_size(p, module, context.found))}
+        deploy = module.graph.deploy or Deploy()
+        sizes = {(p.model, p.phase): size for p in deploy.layouts if (size := _layout_size(p, context.found))}
         _check_cluster(deploy, context.found)
         world = _world_size(deploy, sizes, context)
         batch = batch_of(module)
@@ -54,11 +53,10 @@ class PlaceOnMesh:
             world_size=world,
             groups=tuple(groups.values()),
             placement=placement,
-            divides=math.gcd(module.divides, *sizes.values()) if sizes and world is None else module.divides,
         )
 
 
-def _layout_size(layout: PhaseLayout, module: Module, found: Diagnostics) -> int | None:
+def _layout_size(layout: PhaseLayout, found: Diagnostics) -> int | None:
     phases = {p.value for p in Phase}
     if layout.phase not in phases:
         hint = did_you_mean(layout.phase, phases)
@@ -93,21 +91,14 @@ def _layout_size(layout: PhaseLayout, module: Module, found: Diagnostics) -> int
                 found=axis.name,
             )
             continue
-        value = evaluate(axis.value, module.values)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            found.error(
-                "RL0506",
-                "dp is a number of ranks",
-                span=axis.span,
-                expected="an integer of at least 1",
-                found=str(value),
-            )
-            continue
-        size = value
+        assert isinstance(axis.value, Literal) and isinstance(axis.value.value, int), "dp has been checked"
+        size = axis.value.value
     return size
 
 
 def _check_cluster(deploy: Deploy, found: Diagnostics) -> None:
+    if deploy.count is not None and deploy.count < 1:
+        found.error("RL0506", "a cluster has at least one device", span=deploy.span, found=f"{deploy.count}")
     if deploy.cluster is not None and deploy.cluster not in CLUSTERS:
         found.error(
             "RL0508",
@@ -164,4 +155,4 @@ def _group_of(node: Node, sizes: dict[tuple[str, str], int], world: int | None) 
     if node.call.method is not Method.GENERATE:
         return Group(name=WORLD)
     size = sizes.get((node.call.model or "", Phase.GENERATE.value))
-    return Group(name=WORLD) if size is None or size == world else Group(name=f"{node.call.model}.generate", size=size)
+    return Group(name=WORLD) if size is None or size == world else Group(name=f"dp{size}", size=size)

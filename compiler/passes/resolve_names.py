@@ -151,7 +151,12 @@ class _Names:
         for node in self.graph.nodes:
             self.node(node)
         if self.graph.deploy:
+            seen: set[tuple[str, str]] = set()
             for layout in self.graph.deploy.layouts:
+                phase = (layout.model, layout.phase)
+                if phase in seen:
+                    self.found.error("RL0205", f"`{'.'.join(phase)}` has two layouts", span=layout.span)
+                seen.add(phase)
                 self.known("RL0202", "model", layout.model, self.graph.model_of, layout.span)
                 self.keywords(layout.axes)
 

@@ -27,11 +27,15 @@ def group_advantage(score: PerSample, *, group: int, eps: float = 1e-4, scale: b
 
 
 def _whitened(advantages: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
-    """Zero mean and unit variance over the tokens of all ranks; in float64, so that every split of rows agrees."""
+    """Zero mean and unit variance over the tokens of all ranks; in float64, so that every split of rows agrees.
+
+    All 0 where no rank has a token.
+    """
     kept = advantages.double() * mask
     total = reduce(torch.stack((kept.sum(), mask.sum().double())))
-    centred = (kept - total[0] / total[1]) * mask
-    variance = reduce(centred.square().sum()) / total[1]
+    count = total[1].clamp(min=1.0)
+    centred = (kept - total[0] / count) * mask
+    variance = reduce(centred.square().sum()) / count
     return (centred * (variance + 1e-8).rsqrt()).to(advantages.dtype)
 
 

@@ -29,7 +29,6 @@ _INFER = {
 _SYNC = {
     SyncKind.LOCAL: "in this rank's memory",
     SyncKind.ALL_GATHER: "all-gather over the ranks",
-    SyncKind.GATHER_BROADCAST: "gather, then broadcast",
 }
 
 

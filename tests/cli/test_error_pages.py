@@ -21,7 +21,7 @@ CODE = re.compile(r"\bRL\d{4}\b")
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 # Known only when a run starts or goes on: compiling the wrong example finds nothing.
-AT_RUN_TIME = {"RL0602", "RL0603", "RL0604", "RL0606", "RL0607", "RL0608"}
+AT_RUN_TIME = {"RL0602", "RL0603", "RL0604", "RL0606", "RL0607", "RL0608", "RL0610"}
 
 ALGORITHM = """
 param group : int = 4

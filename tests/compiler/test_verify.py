@@ -57,13 +57,11 @@ DAMAGE: dict[str, Callable[[Plan], Plan]] = {
     "a free too early": lambda p: with_ops(p, swap("reward", "free:reward")),
     "a free dropped": lambda p: with_ops(p, drop("free:update")),
     "a field freed twice": lambda p: with_ops(p, lambda ops: (*ops, FreeOp(id="again", fields=("tokens",)))),
-    "a reshard dropped": lambda p: with_ops(p, drop("reshard:reward:actor.generate")),
-    "a reshard on one rank only": lambda p: with_ops(p, drop("reshard:reward:actor.generate"), FIRST),
-    "a wrong group": lambda p: with_ops(p, edit("reward", group="actor.generate")),
+    "a reshard dropped": lambda p: with_ops(p, drop("reshard:reward:dp2")),
+    "a reshard on one rank only": lambda p: with_ops(p, drop("reshard:reward:dp2"), FIRST),
+    "a wrong group": lambda p: with_ops(p, edit("reward", group="dp2")),
     "a group that is not there": lambda p: with_ops(p, edit("reward", group="nowhere")),
-    "a group of another size": lambda p: msgspec.structs.replace(
-        p, groups=(p.groups[0], Group(name="actor.generate", size=4))
-    ),
+    "a group of another size": lambda p: msgspec.structs.replace(p, groups=(p.groups[0], Group(name="dp2", size=4))),
     "a model that is not there": lambda p: with_ops(p, edit("update", model="ghost")),
     "a function that is not there": lambda p: with_ops(p, edit("reward", function="ghost")),
     "a field that is not there": lambda p: with_ops(p, edit("advantage", outputs=("ghost",))),

@@ -178,7 +178,11 @@ def test_settings(setting: str, code: str) -> None:
 DEPLOYMENTS = [
     ("RL0402", "cluster 3 x cpu"),
     ("RL0506", "actor.train : fsdp(tp = 2)"),
-    ("RL0506", "actor.train : fsdp(dp = 0)"),
+    ("RL0404", "actor.train : fsdp(dp = 0)"),
+    ("RL0203", "actor.train : fsdp(dp = ranks)"),
+    ("RL0304", "actor.train : fsdp(dp = 1 // 0)"),
+    ("RL0506", "cluster 0 x cpu"),
+    ("RL0205", "actor.train : fsdp(dp = 1)\n  actor.train : fsdp(dp = 2)"),
     ("RL0506", "actor.sleep : fsdp(dp = 1)"),
     ("RL0506", "cluster 2 x cpu\n  actor.generate : hf(dp = 4)"),
     ("RL0506", "cluster 4 x cpu\n  actor.train : fsdp(dp = 2)"),
