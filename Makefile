@@ -24,7 +24,7 @@ demo: setup ## train SmolLM2-135M by GRPO on sums of two digits (STEPS=60, about
 	@mkdir -p $(RUN)
 	$(BIN)/rldsl compile examples/grpo.rl --emit $(RUN)/grpo.plan.json
 	$(BIN)/rldsl show $(RUN)/grpo.plan.json
-	$(BIN)/rldsl run $(RUN)/grpo.plan.json --backend local --steps $(STEPS) --run-dir $(RUN)
+	$(BIN)/rldsl run $(RUN)/grpo.plan.json --backend local --steps $(STEPS) --run-dir $(RUN) --overwrite
 
 test: setup ## all tests
 	$(BIN)/python -m pytest

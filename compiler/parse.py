@@ -87,7 +87,7 @@ def parse(text: str, file: str) -> Graph:
 
 def _syntax_error(error: UnexpectedInput, text: str, file: str) -> DiagnosticError:
     line, column = max(error.line, 1), max(error.column, 1)
-    expected, found, width = _TERMINALS["NAME"], "something else", 1
+    expected, found, width, unclosed, at_end = _TERMINALS["NAME"], "something else", 1, False, False
     if isinstance(error, UnexpectedToken):
         token = error.token
         width = max(len(token), 1)
@@ -98,6 +98,7 @@ def _syntax_error(error: UnexpectedInput, text: str, file: str) -> DiagnosticErr
         names = set(error.accepts or error.expected)
     elif isinstance(error, UnexpectedCharacters):
         found = f"`{text[error.pos_in_stream or 0]}`"
+        unclosed = text[error.pos_in_stream or 0] == '"'
         names = set(error.allowed or ())
     else:
         names = set()
@@ -105,15 +106,29 @@ def _syntax_error(error: UnexpectedInput, text: str, file: str) -> DiagnosticErr
     word = found.strip("`")
     keywords = [n.lower() for n in names if n.isalpha() and n not in _TERMINALS]
     hint = did_you_mean(word, [*keywords, *_STATEMENTS]) if word.isidentifier() else None
+    message = f"this is not a statement of the language: found {found}"
+    if unclosed:
+        message, hint = "this string is not closed", 'end it with `"` on the same line'
+    elif at_end and "RBRACE" in names:
+        message, expected, hint = (
+            "a block is not closed",
+            "`}`",
+            f"close it with `}}`; it began at line {_open_block(text)}",
+        )
     diagnostic = Diagnostic(
         code="RL0102",
-        message=f"this is not a statement of the language: found {found}",
+        message=message,
         span=Span(file, line, column, line, column + width),
         expected=expected,
         found=found,
         fix=hint or _advice(names, word),
     )
     return DiagnosticError([diagnostic])
+
+
+def _open_block(text: str) -> int:
+    """The line of the last `{`: blocks do not nest."""
+    return text.count("\n", 0, text.rfind("{")) + 1
 
 
 def _describe(names: set[str]) -> str:

@@ -245,6 +245,14 @@ def _read_inputs(function: ast.FunctionDef) -> list[tuple[FieldParam, bool]]:
     return found
 
 
+def _check_rows(function: ast.FunctionDef, inputs: list[bool], outputs: list[bool]) -> None:
+    """A function is of one row (`str`, `float` throughout) or of all of a rank's rows, not of both."""
+    if len({*inputs, *outputs}) > 1:
+        expected = "`str` and `float` for one row, or `rl.Text`, `rl.PerSample` for all rows"
+        message = f"`{function.name}` takes or gives one row in one place and many in another"
+        raise _UnreadableError(message, function, expected)
+
+
 def _check_loss(function: ast.FunctionDef, inputs: list[FieldParam]) -> None:
     """The engine hands a loss what the model gives and the mask; the fields of the call follow."""
     first = [p.types for p in inputs[:2]]
@@ -267,6 +275,7 @@ def read_signature(function: ast.FunctionDef) -> Signature:
     inputs = _read_inputs(function)
     keyword_only = list(zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True))
     is_loss, outputs = _returns(function)
+    _check_rows(function, [row for _, row in inputs], [o.row for o in outputs])
     if is_loss:
         _check_loss(function, [p for p, _ in inputs])
     return Signature(

@@ -3,25 +3,10 @@
 `import rldsl as rl` gives the decorator API; the command `rldsl` checks, compiles, shows and runs.
 """
 
-from rldsl.api import (
-    algorithm,
-    deploy,
-    function,
-    graph,
-    hf,
-    inputs,
-    jsonl,
-    layout,
-    lib,
-    node,
-    param,
-    parquet,
-    policy,
-    reasoning_gym,
-    reset,
-    scratch,
-    value,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rldsl.diagnostics import did_you_mean
 from rldsl.types import (
     Advantages,
     Answers,
@@ -49,6 +34,27 @@ from rldsl.types import (
     Values,
     vanishes_where_zero,
 )
+
+if TYPE_CHECKING:
+    from rldsl.api import (
+        algorithm,
+        deploy,
+        function,
+        graph,
+        hf,
+        inputs,
+        jsonl,
+        layout,
+        lib,
+        node,
+        param,
+        parquet,
+        policy,
+        reasoning_gym,
+        reset,
+        scratch,
+        value,
+    )
 
 __version__ = "0.1.0"
 
@@ -113,3 +119,11 @@ __all__ = [
     "value",
     "vanishes_where_zero",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The decorator API, imported when it is first used: the command line mostly does without."""
+    if name not in __all__:
+        hint = did_you_mean(name, __all__)
+        raise AttributeError(f"module `rldsl` has no `{name}`" + (f"; {hint}" if hint else ""))
+    return getattr(import_module("rldsl.api"), name)

@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from rldsl.compiler.ir import Graph, Input, Keyword, Method, Model, ModelKind, Node, PhaseLayout
 from rldsl.compiler.plan import Scalar
@@ -269,25 +269,42 @@ def function(run: F) -> F:
     return cast(F, Function(run.__name__, run, run.__code__.co_filename))
 
 
+@overload
+def node(run: F, /) -> F: ...
+
+
+@overload
 def node(
+    *,
+    role: str | None = None,
+    type: NodeType | None = None,
+    writes: str | tuple[str, ...] | None = None,
+    when: object = None,
+    after: object = (),
+) -> Callable[[F], F]: ...
+
+
+def node(
+    run: F | None = None,
+    /,
     *,
     role: str | None = None,
     type: NodeType | None = None,  # noqa: A002 - the design's word
     writes: str | tuple[str, ...] | None = None,
     when: object = None,
     after: object = (),
-) -> Callable[[F], F]:
+) -> F | Callable[[F], F]:
     """Declare a node: its parameters are the fields it reads, its return annotation the fields it writes.
 
     A body that is one call of a model's method, of a function of `rl.lib` or of one marked `@rl.function` is that
-    call; any other body is run as it stands, on real values.
+    call; any other body is run as it stands, on real values. `after` takes nodes, by name or as they are.
     """
 
     def decorate(run: F) -> F:
         _record_node(run, role=role, kind=type, writes=writes, when=when, after=after)
         return run
 
-    return decorate
+    return decorate if run is None else decorate(run)
 
 
 def _node_names(after: object, span: Span) -> tuple[str, ...]:
@@ -315,7 +332,9 @@ def _record_node(
     handle = _traced(run, definition) or _own_body(run, definition, span)
     if handle.file is not None:
         builder.use(handle.file, span)
-    outputs = (writes,) if isinstance(writes, str) else writes if writes is not None else _declared_outputs(run, span)
+    outputs = (writes,) if isinstance(writes, str) else writes
+    if outputs is None:
+        outputs = _declared_outputs(run, span, handle.method)
     order = _node_names(after, span)
 
     def make() -> Node:
@@ -387,6 +406,16 @@ def _records(written: ast.expr, run: Callable[..., Any]) -> bool:
     return isinstance(callee, Function) or _is_model_method(callee)
 
 
+def _check_model_name(call: ast.Call, run: Callable[..., Any]) -> None:
+    """RL0202 for `actr.generate(...)`, where nothing is called `actr`."""
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    if isinstance(owner, ast.Name) and isinstance(call.func, ast.Attribute) and call.func.attr in set(Method):
+        known = [k for k, v in run.__globals__.items() if isinstance(v, ModelHandle)]
+        if resolve_callee(owner, run) is None:
+            span = span_of(owner, run.__code__.co_filename)
+            fail("RL0202", f"unknown model `{owner.id}`", span=span, found=owner.id, fix=did_you_mean(owner.id, known))
+
+
 def _is_model_method(callee: object) -> bool:
     return inspect.ismethod(callee) and isinstance(callee.__self__, ModelHandle)
 
@@ -399,16 +428,17 @@ def _own_body(run: Callable[..., Any], definition: ast.FunctionDef | None, span:
         if _is_model_method(resolve_callee(call.func, run)):
             fail(
                 "RL0105",
-                f"in node `{run.__name__}`, a model's method must be the whole body",
+                f"in node `{run.__name__}`, a model's method must be the whole body, and be returned",
                 span=span_of(call, run.__code__.co_filename),
-                fix="return the call itself, and compute with its result in a node of its own",
+                fix=f"write `return {ast.unparse(call.func)}(...)`; compute with its result in a node of its own",
             )
+        _check_model_name(call, run)
     fields, settings = _fields_of(run, definition)
     args = tuple(f.arg() for f in fields)
     return CallHandle(function=run.__name__, args=args, keywords=settings, file=run.__code__.co_filename)
 
 
-def _declared_outputs(run: Callable[..., Any], span: Span) -> tuple[str, ...]:
+def _declared_outputs(run: Callable[..., Any], span: Span, method: Method | None) -> tuple[str, ...]:
     try:
         hint = typing.get_type_hints(run, localns={"Tensor": object}, include_extras=True).get(
             "return", inspect.Signature.empty
@@ -416,12 +446,14 @@ def _declared_outputs(run: Callable[..., Any], span: Span) -> tuple[str, ...]:
     except NameError as error:
         fail("RL0105", f"an annotation of node `{run.__name__}` is unknown: {error}", span=span)
     names = None if hint is inspect.Signature.empty else output_names(hint)
+    if names is None and method is Method.TRAIN:
+        return ()
     if names is None:
         fail(
             "RL0105",
-            f"node `{run.__name__}` does not say what it writes",
+            f"node `{run.__name__}` does not say under which name it writes its result",
             span=span,
-            fix='annotate the result (`-> rl.Score`, `-> Annotated[rl.PerSample, "mine"]`), or give `writes=`',
+            fix='write `-> rl.Score`, `-> Annotated[rl.PerSample, "mine"]`, `-> Annotated[float, "mine"]` or `writes=`',
         )
     return names
 

@@ -8,9 +8,10 @@ is a `FieldType`, and a type checker sees the tensor or list that a function rea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class TokenLoss(NamedTuple):
     """
 
     loss: Tensor
-    metrics: dict[str, Tensor]
+    metrics: Mapping[str, Tensor] = MappingProxyType({})
 
 
 Reduce = Callable[[Tensor], Tensor]

@@ -45,8 +45,26 @@ class BindParameters:
         if graph.deploy:
             bound = replace(bound, deploy=binder.deploy(graph.deploy))
         by_name = {m.name: m for m in models}
+        for model in models:
+            _check_scratch(model, context.found)
         origins = {m.name: origin for m in models if (origin := _origin(m, by_name))}
         return replace(module, values=values, graph=bound, origins=origins)
+
+
+def _check_scratch(model: Model, found: Diagnostics) -> None:
+    """RL0404 for a small model that cannot be built: no characters, or heads that do not divide."""
+    if model.source is None or model.source.kind != "scratch":
+        return
+    given = model.source.keywords
+    defaults = {s.name: s.default for s in MODEL_SOURCES["scratch"].keywords}
+    if not all(isinstance(k.value, Literal) for k in given):
+        return
+    if keyword_value(given, "alphabet", "?") == "":
+        found.error("RL0404", "`alphabet` has no characters", span=model.source.span)
+    hidden, heads = (keyword_value(given, name, defaults[name]) for name in ("hidden", "heads"))
+    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % (2 * heads):
+        expected = f"a multiple of 2 * heads = {2 * heads}"
+        found.error("RL0404", "`hidden` does not divide", span=model.source.span, expected=expected, found=str(hidden))
 
 
 def _origin(model: Model, by_name: Mapping[str, Model]) -> Model | None:

@@ -49,12 +49,11 @@ class CheckTypes:
                 checker.node(graph.node_of[node_id])
         _warn_unread(graph, context.found)
         if not any(n.call.method is Method.TRAIN for n in graph.nodes):
-            context.found.error(
-                "RL0403",
-                "no node trains a model: nothing would come of a run",
-                span=graph.span,
-                fix="add a `train` node",
+            what = (
+                "no node trains a model: nothing would come of a run" if graph.nodes else "there is no algorithm here"
             )
+            fix = "add a `train` node" if graph.nodes else "`rldsl check` an example to see what one looks like"
+            context.found.error("RL0403", what, span=graph.span, fix=fix)
         return replace(module, fields=checker.fields)
 
 
@@ -91,6 +90,7 @@ class _Checker:
         if not clean:
             return
         self.reduction(node, lineage)
+        self.lengths(node)
         for name, kind in zip(node.outputs, self.output_types(node), strict=False):
             self.fields[name] = FieldInfo(type=kind, producer=node.id, lineage=lineage if kind.unit == SAMPLE else None)
 
@@ -99,6 +99,18 @@ class _Checker:
             return tuple(kind for _, kind in METHODS[node.call.method].outputs)
         signature = self.signatures.get(node.call.function or "")
         return signature.outputs if signature else ()
+
+    def lengths(self, node: Node) -> None:
+        """RL0301 for a function that makes tokens' values of fields without tokens: their number is unknown."""
+        reads = [info.type for a in node.call.args if (info := self.fields.get(a.name))]
+        writes = self.output_types(node)
+        if node.call.method is None and any(k.ragged for k in writes) and not any(k.ragged for k in reads):
+            self.found.error(
+                "RL0301",
+                f"`{node.call.function}` writes a value for each token, but reads no field that has tokens",
+                span=node.call.span,
+                fix="let it read `response_mask` as well",
+            )
 
     def reduction(self, node: Node, lineage: str | None) -> None:
         """RL0301 for a function that makes prompt rows of sample rows: it sees a rank's rows as they are."""

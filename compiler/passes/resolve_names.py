@@ -44,8 +44,9 @@ class ResolveNames:
         """Signatures by function name, and roles where none is stated."""
         graph = module.graph
         _check_unique(graph, context.found)
-        signatures = _signatures(graph, context)
-        _Names(graph, signatures, context.found).check()
+        own: set[str] = set()
+        signatures = _signatures(graph, context, own)
+        _Names(graph, signatures, own, context.found).check()
         nodes = tuple(n if n.role else replace(n, role=_role(n, graph, signatures)) for n in graph.nodes)
         return replace(module, graph=graph.with_nodes(nodes), signatures=signatures)
 
@@ -81,14 +82,15 @@ def _used_functions(graph: Graph) -> set[str]:
     return {n.call.function for n in graph.nodes if n.call.function}
 
 
-def _signatures(graph: Graph, context: Context) -> dict[str, Signature]:
-    """Signatures of the functions that the graph calls; user files first, then the library."""
+def _signatures(graph: Graph, context: Context, own: set[str]) -> dict[str, Signature]:
+    """Signatures of the functions called, user files before the library; `own` gets all names of the former."""
     wanted = _used_functions(graph)
     read: dict[str, Signature] = {}
     for use in graph.uses:
         path = context.source_dir / use.path
         tree, sha256 = parse_user_file(path, use.path, use.span)
         for function in functions_in(tree):
+            own.add(function.name)
             if function.name in wanted:
                 _add_user_function(function, read, path=path, file=use.path, sha256=sha256, context=context)
     for name in sorted(wanted - set(read)):
@@ -137,8 +139,8 @@ def _role(node: Node, graph: Graph, signatures: dict[str, Signature]) -> str:
 class _Names:
     """Looks up every name that the graph mentions."""
 
-    def __init__(self, graph: Graph, signatures: dict[str, Signature], found: Diagnostics) -> None:
-        self.graph, self.signatures, self.found = graph, signatures, found
+    def __init__(self, graph: Graph, signatures: dict[str, Signature], own: set[str], found: Diagnostics) -> None:
+        self.graph, self.signatures, self.own, self.found = graph, signatures, own, found
         self.fields = {*graph.producer_of, *graph.input_of}
         self.params = {p.name for p in graph.params}
 
@@ -225,7 +227,7 @@ class _Names:
         if call.model is not None:
             self.known("RL0202", "model", call.model, self.graph.model_of, call.span)
         if call.function is not None and call.function not in self.signatures and not self._named_but_unreadable(call):
-            self.known("RL0204", "function", call.function, {*self.signatures, *library_names()}, call.span)
+            self.known("RL0204", "function", call.function, {*self.own, *library_names()}, call.span)
         if call.method is Method.TRAIN and call.function is None:
             self.found.error(
                 "RL0302",

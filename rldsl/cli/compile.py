@@ -13,6 +13,7 @@ from rldsl.compiler.ir import Module
 from rldsl.compiler.plan import Plan, plan_hash, to_builtins
 from rldsl.compiler.plan_io import dumps, write_plan
 from rldsl.compiler.printer import print_module
+from rldsl.diagnostics import fail
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Compile, write the plan, say what it is."""
+    if args.emit not in (None, "-"):
+        check_target(Path(args.emit))
     if args.print_after is not None:
         known_pass(args.print_after, "--print-after")
     compiled = compile_source(args.file, args, _observer(args), _plan_dir(args.emit))
@@ -36,6 +39,13 @@ def execute(args: argparse.Namespace) -> int:
     if args.emit != "-" and not args.json:
         print(summary(compiled.plan, args.emit))
     return 0
+
+
+def check_target(path: Path) -> None:
+    """RL0101 rather than write a plan over an algorithm or a folder."""
+    if path.is_dir() or path.suffix in (".rl", ".py"):
+        what = "is a folder" if path.is_dir() else "would be taken for an algorithm"
+        fail("RL0101", f"cannot write a plan to `{path}`: it {what}", fix="name a .json file, such as plan.json")
 
 
 def _plan_dir(emit: str | None) -> Path | None:

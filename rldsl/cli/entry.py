@@ -88,9 +88,10 @@ def _run(arguments: list[str]) -> int:
     verb.add_arguments(parser)
     add_output_options(parser)
     try:
-        return verb.execute(parser.parse_args(arguments[1:]))
+        args = parser.parse_args(arguments[1:])
     except SystemExit as stop:  # argparse's --help
         return stop.code if isinstance(stop.code, int) else OK
+    return verb.execute(args)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +15,10 @@ from rldsl.cli.options import add_compile_options, positive
 from rldsl.cli.output import console
 from rldsl.cli.sources import load
 from rldsl.compiler.plan import Plan
+from rldsl.diagnostics import fail
 from rldsl.render.progress import Progress
 
+METRICS_FILE = "metrics.jsonl"
 BACKENDS = ("local", "torchrun", "ray")
 
 
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--ranks", type=positive, metavar="N", help="ranks; default: the plan's, else 1")
     parser.add_argument("--steps", type=positive, default=DEFAULT_STEPS, metavar="S", help="default: %(default)s")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<algorithm>-<time>")
+    parser.add_argument("--overwrite", action="store_true", help="let --run-dir hold an earlier run, and replace it")
     parser.add_argument(
         "--timeout",
         type=positive,
@@ -59,6 +64,7 @@ def execute(args: argparse.Namespace) -> int:
     check_world_size(plan, world_size)
     backend = load_backend(args.backend)
     run_dir = args.run_dir or new_run_dir(plan.algorithm)
+    check_run_dir(run_dir, overwrite=args.overwrite)
     with Progress(console(no_color=args.no_color)) as progress:
         backend.run(
             plan,
@@ -71,6 +77,22 @@ def execute(args: argparse.Namespace) -> int:
         )
     progress.conclude(run_dir)
     return 0
+
+
+def check_run_dir(path: Path, *, overwrite: bool) -> None:
+    """RL0101 when a run could not be written there, or would replace an earlier one unasked."""
+    if (path / METRICS_FILE).exists() and not overwrite:
+        fail("RL0101", f"`{path}` holds a run already", fix="choose another --run-dir, or add --overwrite")
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(dir=path)
+    except OSError as error:
+        fail("RL0101", f"cannot write to `{path}`: {error.strerror}", fix="choose another --run-dir")
+    os.close(handle)
+    Path(probe).unlink()
+    for made in missing:  # a run that does not start leaves nothing
+        made.rmdir()
 
 
 def load_backend(name: str) -> Backend:

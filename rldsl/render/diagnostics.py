@@ -140,7 +140,8 @@ class DiagnosticList:
         """`2 errors, 1 warning; ...` and where to read more."""
         counts = [(s, sum(d.severity is s for d in self._diagnostics)) for s in Severity]
         said = ", ".join(f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts if n)
-        return f"{said}; `rldsl explain {self._diagnostics[0].code}` says more"
+        worst = min(self._diagnostics, key=lambda d: list(Severity).index(d.severity))
+        return f"{said}; `rldsl explain {worst.code}` says more"
 
 
 def as_json(diagnostic: Diagnostic) -> dict[str, Any]:

@@ -367,3 +367,46 @@ def test_a_missing_package_names_its_extra(folder, capsys, monkeypatch):
     assert "error[RL0601]" in err
     assert "pip install 'rldsl[torch]'" in err
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("target", ["tiny.rl", "other.py", "."])
+def test_a_plan_is_not_written_over_an_algorithm(folder, capsys, target):
+    before = (folder / "tiny.rl").read_text()
+    assert main(["compile", "tiny.rl", "--emit", target]) == 1
+    assert "error[RL0101]" in capsys.readouterr().err
+    assert (folder / "tiny.rl").read_text() == before and not (folder / "other.py").exists()
+
+
+@pytest.mark.parametrize("target", ["/proc/nowhere", "tiny.rl", "tiny.rl/deeper"])
+def test_a_run_folder_that_cannot_be_written(folder, capsys, target):
+    assert main(["run", "tiny.rl", "--steps", "1", "--run-dir", target]) == 1
+    assert "error[RL0101]: cannot write to" in capsys.readouterr().err
+
+
+def test_an_earlier_run_is_not_replaced_unasked(folder, backend, capsys):
+    (folder / "old").mkdir()
+    (folder / "old" / "metrics.jsonl").write_text("{}\n")
+    assert main(["run", "tiny.rl", "--steps", "1", "--run-dir", "old"]) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert (folder / "old" / "metrics.jsonl").read_text() == "{}\n"
+    assert main(["run", "tiny.rl", "--steps", "1", "--run-dir", "old", "--overwrite"]) == 0
+
+
+def test_ctrl_c_while_starting(folder):
+    """Before anything heavy is imported, too: 130, and no traceback."""
+    program = "import os, signal, sys; from rldsl.cli import entry; entry.import_module = lambda n: os.kill(os.getpid(), signal.SIGINT); sys.exit(entry.main(['check', 'tiny.rl']))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+
+
+def test_exit_of_the_users_file_is_an_error(folder, capsys):
+    (folder / "a.py").write_text("import sys\nsys.exit(4)\n")
+    assert main(["check", "a.py"]) == 1
+    assert "RL0104" in capsys.readouterr().out
+
+
+def test_the_hint_is_about_the_error(folder, capsys):
+    text = (folder / "bad.rl").read_text().replace("param group", "param unread : int = 1\n  param group")
+    (folder / "bad.rl").write_text(text)
+    main(["check", "bad.rl"])
+    assert "`rldsl explain RL0201` says more" in capsys.readouterr().out

@@ -226,3 +226,77 @@ def test_after_takes_functions(tmp_path: Path) -> None:
         path.read_text().replace("@rl.node(role=rl.ADVANTAGE)", "@rl.node(role=rl.ADVANTAGE, after=reward)")
     )
     assert not check_file(path)
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "completions: str, answers: str) -> rl.PerSample",
+        "completions: str, answers: rl.Text) -> float",
+        "completions: rl.Text) -> float",
+    ],
+)
+def test_one_row_or_all_rows(tmp_path: Path, signature: str) -> None:
+    (tmp_path / "mine.py").write_text(f"import rldsl as rl\n\n\ndef f({signature}: ...\n")
+    (tmp_path / "a.rl").write_text(
+        'use "mine.py"\n' + PROGRAM.replace("exact_match(completions, answers)", "f(completions)")
+    )
+    assert [d.code for d in check_file(tmp_path / "a.rl") if d.severity == "error"] == ["RL0305"]
+
+
+def test_tokens_need_a_field_with_tokens(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import rldsl as rl\n\n\ndef f(score: rl.PerSample) -> rl.PerToken: ...\n")
+    (tmp_path / "a.rl").write_text(
+        'use "mine.py"\n' + PROGRAM.replace("compute group_advantage(score; group)", "compute f(score)")
+    )
+    assert [d.code for d in check_file(tmp_path / "a.rl") if d.severity == "error"] == ["RL0301"]
+
+
+def test_a_misspelt_function_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def overlap(completions: str, answers: str) -> float: ...\n")
+    (tmp_path / "a.rl").write_text('use "mine.py"\n' + PROGRAM.replace("compute exact_match", "compute overlapp"))
+    found = [d for d in check_file(tmp_path / "a.rl") if d.severity == "error"]
+    assert [(d.code, d.fix) for d in found] == [("RL0204", "did you mean `overlap`?")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('algorithm a {\n  param x : str = "abc\n}', "not closed"), (PROGRAM.rstrip().removesuffix("}"), "line 1")],
+)
+def test_what_is_not_closed(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.rl").write_text(text)
+    (found,) = check_file(tmp_path / "a.rl")
+    assert found.code == "RL0102" and said in f"{found.message} {found.fix}"
+
+
+@pytest.mark.parametrize("setting", ['alphabet = ""', 'alphabet = "01", hidden = 63'])
+def test_a_scratch_model_that_cannot_be(setting: str) -> None:
+    assert codes(PROGRAM.replace('alphabet = "01"', setting)) == ["RL0404"]
+
+
+def test_node_without_brackets_and_training_without_annotation(tmp_path: Path) -> None:
+    path = python_file(tmp_path, body="return marked(completions, answers)")
+    text = path.read_text().replace("@rl.node(role=rl.ACTOR)\ndef rollout", "@rl.node\ndef rollout")
+    path.write_text(text.replace(") -> rl.Metrics:", "):"))
+    assert not check_file(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "fix"),
+    [
+        ("return actor.generate", "return actr.generate", "RL0202", "did you mean `actor`?"),
+        (
+            "    return actor.train(loss, lr=0.01)",
+            "    actor.train(loss, lr=0.01)",
+            "RL0105",
+            "return actor.train(...)",
+        ),
+        ("rl.GroupAdvantages:", "rl.GroupAdvantage:", "RL0104", "GroupAdvantages"),
+    ],
+)
+def test_the_cause_is_named(tmp_path: Path, old: str, new: str, code: str, fix: str) -> None:
+    path = python_file(tmp_path, body="return marked(completions, answers)")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    (found,) = check_file(path)
+    assert found.code == code and fix in f"{found.message} {found.fix}"

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rldsl.compiler.pipeline import compile_file
+from rldsl.compiler.plan import Source
 
 REFERENCE = (Path(__file__).parents[2] / "grammar" / "reference.md").read_text()
 PROGRAMS = re.findall(r"```rl\n(.*?)```", REFERENCE, re.DOTALL)
@@ -18,6 +20,14 @@ def test_program(program: str, tmp_path: Path) -> None:
     (tmp_path / "program.rl").write_text(program)
     compiled = compile_file(tmp_path / "program.rl")
     assert compiled.plan.programs and not compiled.warnings
+
+
+def test_the_python_program_is_the_first_ones_twin(tmp_path: Path) -> None:
+    (python,) = re.findall(r"```python\n(.*?)```", REFERENCE, re.DOTALL)
+    (tmp_path / "smallest.py").write_text(python)
+    (tmp_path / "smallest.rl").write_text(PROGRAMS[0])
+    first, second = (compile_file(tmp_path / f"smallest{s}").plan for s in (".rl", ".py"))
+    assert msgspec.structs.replace(first, source=Source()) == msgspec.structs.replace(second, source=Source())
 
 
 def test_there_are_programs() -> None:
