@@ -12,7 +12,7 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.fits import check_hardware
 from rldsl.backends.folder import RunFolder
 from rldsl.backends.handlers import HANDLERS, Runtime
-from rldsl.backends.metrics import StepMetrics, reward_field
+from rldsl.backends.metrics import StepMetrics, reward_key
 from rldsl.backends.observer import Observer, Silent
 from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
 from rldsl.diagnostics import fail
@@ -62,13 +62,13 @@ class Executor:
             return
         with closing(RunFolder(self._run_dir, self._plan, self._source_dir)) as folder:
             self._run_steps(folder)
-            folder.draw(f"{self._plan.algorithm}: reward", reward_field(self._plan))
+            folder.draw(f"{self._plan.algorithm}: reward", reward_key(self._plan))
 
     def _run_steps(self, folder: RunFolder | None) -> None:
         for step in range(self._steps):
             line = self.run_step(step)
             if folder is not None:
-                folder.add(line, reward_field(self._plan))
+                folder.add(line, reward_key(self._plan))
             self._observer.on_step(line)
 
     def run_step(self, step: int) -> Mapping[str, float | None]:

@@ -12,6 +12,7 @@ import msgspec
 
 from rldsl.compiler.plan import Plan
 from rldsl.compiler.plan_io import write_plan
+from rldsl.diagnostics import fail
 
 WINDOW = 10  # steps of the moving mean in the picture
 
@@ -35,8 +36,11 @@ class RunFolder:
 
     def add(self, metrics: Mapping[str, float | None], reward: str | None) -> None:
         """One line, flushed, so that a run that is killed keeps its steps."""
-        self._lines.write(json.dumps(metrics) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps(metrics) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            fail("RL0101", f"cannot write `{self._lines.name}`: {error.strerror}", fix="is there room on the disk?")
         value = None if reward is None else metrics[reward]
         if value is not None:
             self._rewards.append((len(self._rewards) + 1, value))

@@ -18,13 +18,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from rldsl.backends.data.batch import Column, Data, Ragged
+from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged
 from rldsl.backends.status import Status
 from rldsl.compiler.plan import FunctionSpec, Scalar
 from rldsl.diagnostics import DiagnosticError, Span, fail
 from rldsl.types import DType, FieldType, Reduce
 
-TORCH_DTYPE = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
 SHOWN = 200  # characters of a value in a message
 
 
@@ -80,7 +79,7 @@ def _execute(path: Path, text: bytes) -> ModuleType:
     with _importing_from(path.parent):
         try:
             exec(compile(text, str(path), "exec"), vars(module))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raised(f"{path} cannot be imported", error, path)
     return module
 
@@ -95,7 +94,7 @@ def _importing_from(folder: Path) -> Any:
         sys.path.remove(str(folder))
 
 
-def raised(message: str, error: Exception, file: Path | None, notes: tuple[str, ...] = ()) -> NoReturn:
+def raised(message: str, error: BaseException, file: Path | None, notes: tuple[str, ...] = ()) -> NoReturn:
     """RL0705: the user's code raised `error`; points at the last line of `file`, else at the last of all."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if file is not None and Path(f.filename) == file] or frames
@@ -146,7 +145,8 @@ class Call:
 
     @cached_property
     def ids(self) -> Tensor:
-        """i64[rows]."""
+        """i64[rows], those of the arguments that are fields."""
+        assert self.columns, f"`{self.spec.name}` is called without a field, so no rows: the compiler refuses that"
         return next(iter(self.columns.values())).ids
 
     @cached_property
@@ -163,18 +163,20 @@ class Call:
             return self.function(**{p: dense(c.data) for p, c in self.columns.items()}, **self._fixed())
         except DiagnosticError:  # `reduce` lost a peer: not the function's doing
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             row, own = self._find_row(error)
             self._raised(own, row)
 
-    def _find_row(self, error: Exception) -> tuple[int | None, Exception]:
+    def _find_row(self, error: BaseException) -> tuple[int | None, BaseException]:
         """The first row that fails alone, and how; a function that sums over ranks cannot be tried alone."""
         for row in range(0 if self.reduce is None else len(self.ids), len(self.ids)):
             index = torch.tensor([row])
             try:
                 self.function(**{p: dense(c.select(index).data) for p, c in self.columns.items()}, **self._fixed())
-            except Exception as own:
-                return row, own
+            except (Exception, SystemExit) as own:
+                # A function of groups may fail on one row for a reason of its own: that is not what is looked for.
+                if type(own) is type(error):
+                    return row, own
         return None, error
 
     def _row_by_row(self) -> Any:
@@ -184,10 +186,10 @@ class Call:
     def _row(self, row: int) -> Any:
         try:
             return self.function(**{p: element(c.data, row) for p, c in self.columns.items()}, **self._fixed())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._raised(error, row)
 
-    def _raised(self, error: Exception, row: int | None) -> NoReturn:
+    def _raised(self, error: BaseException, row: int | None) -> NoReturn:
         step = f"step {self.status.step}"
         where = f"in {step}" if row is None else f"on {self._name(row)} of {step}"
         shown = () if row is None else tuple(self._show(p, c, row) for p, c in self.columns.items())
@@ -206,6 +208,7 @@ class Call:
         fail(
             "RL0706",
             f"the function `{self.spec.name}` returned something that does not fit, in step {self.status.step}",
+            span=definition(self.function, self.file),
             expected=expected,
             found=found,
         )
@@ -263,6 +266,12 @@ class Call:
             row = int(torch.searchsorted(lengths.cumsum(0), bad[0], right=True))
             found = f"{len(bad)} of {values.numel()} are NaN or infinite, the first for {self._name(row)}"
             self._wrong(f"{name}: finite numbers", found)
+
+
+def definition(function: Callable[..., Any], file: Path | None) -> Span | None:
+    """Where a user's function begins; None for a shipped one."""
+    code = inspect.unwrap(function).__code__
+    return None if file is None else Span.whole_line(str(file), code.co_firstlineno)
 
 
 def dense(data: Data) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from msgspec.structs import replace
+from safetensors import SafetensorError
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Data, Ragged
@@ -17,7 +20,7 @@ from rldsl.backends.data.reshard import reshard
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
-from rldsl.backends.functions import Call, Functions, raised
+from rldsl.backends.functions import Call, Functions, definition, raised
 from rldsl.backends.metrics import StepMetrics, node_of
 from rldsl.compiler.plan import (
     AnyOp,
@@ -36,7 +39,7 @@ from rldsl.compiler.plan import (
     TrainOp,
 )
 from rldsl.diagnostics import DiagnosticError, fail
-from rldsl.types import FieldType, TokenLoss
+from rldsl.types import FieldType, Reduce, TokenLoss
 
 
 class Runtime:
@@ -63,12 +66,17 @@ class Runtime:
         )
         self.source_dir, self.buffer = source_dir, Buffer()
         self.types = {f.name: FieldType.parse(f.type) for f in plan.fields}
-        self.batch = next(op.batch for op in ops if isinstance(op, LoadOp))
+        loads = [op for op in plan.ops() if isinstance(op, LoadOp)]
+        assert loads, "the plan loads no prompts: the compiler refuses such programs"
+        self.first_load, self.batch = loads[0].id, loads[0].batch
+        # Not by this rank's ops: all ranks that hold a part of a model must load it alike.
+        self.trained = frozenset(op.model for op in plan.ops() if isinstance(op, TrainOp))
         self._functions = Functions(source_dir)
         # Cheap things first: a bad data file or function is told before weights are read.
         self.loaders = {op.id: self._loader(op) for op in ops if isinstance(op, LoadOp)}
         self.calls = {op.id: self._function(op) for op in ops if isinstance(op, (ComputeOp, TrainOp))}
         self.models = self._load_models(ops)
+        check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()})
         # A rank that does not generate still takes part in gathering the weights. Each once: making one is collective.
         sampled = dict.fromkeys(op.model for op in ops if isinstance(op, (GenerateOp, SyncWeightsOp)))
         self.samplers = {name: Sampler(self.models[name], seed=plan.seed) for name in sampled}
@@ -88,13 +96,14 @@ class Runtime:
         return self._functions.find(self.spec_of(op))
 
     def _load_models(self, ops: Sequence[AnyOp]) -> dict[str, Model]:
-        specs = {m.name: m for m in self.plan.models}
+        """A model that no op trains is loaded frozen: it needs neither masters nor an optimiser."""
+        specs = {m.name: replace(m, trainable=m.trainable and m.name in self.trained) for m in self.plan.models}
         groups = {op.model: op.group for op in ops if isinstance(op, (TrainOp, InferOp))}
         groups = {op.model: op.group for op in ops if isinstance(op, SyncWeightsOp)} | groups
         groups = {op.model: op.group for op in ops if isinstance(op, GenerateOp)} | groups
         return {
-            name: Model.load(specs[name], specs, comm=self.group(groups[name]), seed=self.plan.seed)
-            for name in specs
+            name: Model.load(spec, comm=self.group(groups[name]), seed=self.plan.seed)
+            for name, spec in specs.items()
             if name in groups
         }
 
@@ -127,6 +136,38 @@ class Runtime:
         return column.data
 
 
+def check_vocabularies(plan: Plan, tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
+    """RL0610 unless each model that reads tokens has the vocabulary of the model whose rollout wrote them."""
+    writers = {
+        op.outputs["tokens"]: op.model for op in plan.ops() if isinstance(op, GenerateOp) and "tokens" in op.outputs
+    }
+    reads = [
+        (op.model, writers[op.tokens])
+        for op in plan.ops()
+        if isinstance(op, (InferOp, TrainOp)) and op.tokens in writers
+    ]
+    for reader, writer in dict.fromkeys(reads):
+        # Loaded by this rank: the ranks of another group check theirs.
+        if reader == writer or reader not in tokenizers or writer not in tokenizers:
+            continue
+        here, there = tokenizers[reader].get_vocab(), tokenizers[writer].get_vocab()
+        if here != there:
+            _other_vocabulary(reader, here, writer, there)
+
+
+def _other_vocabulary(reader: str, here: Mapping[str, int], writer: str, there: Mapping[str, int]) -> NoReturn:
+    token = min(dict(here.items() ^ there.items()), key=lambda t: (there.get(t, len(there)), t))
+    known = "is unknown" if token not in here else f"has id {here[token]}"
+    wanted = "no id" if token not in there else f"id {there[token]}"
+    fail(
+        "RL0610",
+        f"model `{reader}` reads the tokens that `{writer}` sampled, but has another vocabulary",
+        expected=f"the {len(there)} tokens of `{writer}`, where {token!r} has {wanted}",
+        found=f"{len(here)} tokens in `{reader}`, where {token!r} {known}",
+        fix=f"`copy {writer}`, or for both sources with the same tokenizer (`scratch`: the same `alphabet`)",
+    )
+
+
 def load(rt: Runtime, op: LoadOp) -> None:
     """This rank's prompts of the step."""
     columns = rt.loaders[op.id].next(rt.step)
@@ -134,7 +175,9 @@ def load(rt: Runtime, op: LoadOp) -> None:
         data = column.data
         moved = data.to(rt.comm.device) if isinstance(data, Tensor) else data
         rt.buffer.put(name, Column(column.ids, moved))
-    rt.metrics.count("prompts", len(next(iter(columns.values()))))
+    # Each input has as many rows a step, one for each prompt: they are the same prompts.
+    if op.id == rt.first_load:
+        rt.metrics.count("prompts", len(next(iter(columns.values()))))
 
 
 def generate(rt: Runtime, op: GenerateOp) -> None:
@@ -180,13 +223,24 @@ def compute(rt: Runtime, op: ComputeOp) -> None:
         params=op.params,
         outputs=[None if name is None else (name, rt.types[name]) for name in op.outputs],
         per_prompt=op.per_prompt,
-        reduce=rt.group(op.group).all_reduce if spec.reduces else None,
+        reduce=_reduce(rt.group(op.group)) if spec.reduces else None,
         status=rt.comm.status,
     )
     for name, column in call.run().items():
         rt.buffer.put(name, column)
         if isinstance(column.data, Tensor) and column.data.is_floating_point():
             rt.metrics.add_field(name, column.data)
+
+
+def _reduce(comm: Comm) -> Reduce:
+    """What a function's `reduce` is: as strict on one rank as on many."""
+
+    def reduce(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"reduce takes a tensor, not {type(tensor).__name__}")
+        return comm.all_reduce(tensor)
+
+    return reduce
 
 
 def _absent(args: Sequence[Arg]) -> list[str]:
@@ -221,11 +275,17 @@ def _guarded(
             made = function(*args, **keywords)
         except DiagnosticError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raised(f"the loss `{spec.name}` raised {type(error).__name__} in step {rt.step}", error, file)
         if not isinstance(made, TokenLoss):
             found = type(made).__name__
-            fail("RL0706", f"the loss `{spec.name}` returned no TokenLoss", expected="TokenLoss", found=found)
+            fail(
+                "RL0706",
+                f"the loss `{spec.name}` returned no TokenLoss",
+                span=definition(function, file),
+                expected="rl.TokenLoss(loss, metrics)",
+                found=found,
+            )
         return made
 
     return loss
@@ -242,8 +302,9 @@ def move(rt: Runtime, op: ReshardOp) -> None:
 
 
 def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
-    """The sampler takes the weights as trained so far."""
-    rt.samplers[op.model].sync(rt.models[op.model])
+    """The sampler takes the weights as trained so far; those of a model that no op trains it took when made."""
+    if op.model in rt.trained:
+        rt.samplers[op.model].sync(rt.models[op.model])
 
 
 def free(rt: Runtime, op: FreeOp) -> None:
@@ -255,8 +316,13 @@ def free(rt: Runtime, op: FreeOp) -> None:
 def save(rt: Runtime, op: SaveOp) -> None:
     """A checkpoint, at the last step and every `every` steps."""
     last, due = rt.step + 1 == rt.steps, op.every > 0 and (rt.step + 1) % op.every == 0
-    if last or due:
-        rt.models[op.model].save(rt.run_dir / op.path)
+    if not (last or due):
+        return
+    path = rt.run_dir / op.path
+    try:
+        rt.models[op.model].save(path)
+    except (OSError, SafetensorError) as error:
+        fail("RL0101", f"cannot write the checkpoint `{path}`", found=str(error), fix="is there room on the disk?")
 
 
 HANDLERS: dict[type[AnyOp], Callable[[Runtime, Any], None]] = {

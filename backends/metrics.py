@@ -15,23 +15,29 @@ from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, Plan
 from rldsl.types import DType, FieldType, Reduce
 
 COUNTS = ("prompts", "samples", "tokens", "response_tokens")
+OWN_KEYS = frozenset({"step", "seconds", "tokens_per_s", *COUNTS})
 
 
 def mean_fields(plan: Plan) -> tuple[str, ...]:
-    """The computed f32 fields with one number a row: their means are logged under their names."""
+    """The computed f32 fields with one number a row: their means are logged, see `logged_as`."""
     computed = [name for op in plan.ops() if isinstance(op, ComputeOp) for name in op.writes]
     kinds = {f.name: FieldType.parse(f.type) for f in plan.fields}
     return tuple(n for n in dict.fromkeys(computed) if kinds[n].dtype is DType.F32 and not kinds[n].ragged)
 
 
-def reward_field(plan: Plan) -> str | None:
-    """The field of the reward curve: `score`, else the first that has a mean."""
+def logged_as(field: str) -> str:
+    """The key of a field's mean: its name, or `field/<name>` where the log has that key for something else."""
+    return f"field/{field}" if field in OWN_KEYS else field
+
+
+def reward_key(plan: Plan) -> str | None:
+    """The key of the reward curve: that of `score`, else of the first field that has a mean."""
     fields = mean_fields(plan)
-    return "score" if "score" in fields else next(iter(fields), None)
+    return "score" if "score" in fields else next(map(logged_as, fields), None)
 
 
 class StepMetrics:
-    """One step's numbers on this rank: `seconds/<op>`, `<node>/<what the engine says>`, fields by name.
+    """One step's numbers on this rank: `seconds/<op>`, `<node>/<what the engine says>`, fields by `logged_as`.
 
     Every rank has the same slots in the same order, from the plan, so that one sum and one maximum over
     all ranks bring them together. What an engine reports is global already and kept as rank 0 has it.
@@ -92,7 +98,7 @@ class StepMetrics:
         line: dict[str, float | None] = {"step": step, "seconds": longest[0]}
         for index, name in enumerate(self._means):
             total, rows = sums[2 * index : 2 * index + 2]
-            line[name] = total / rows if rows else None
+            line[logged_as(name)] = total / rows if rows else None
         counts = dict(zip(COUNTS, (int(n) for n in sums[2 * len(self._means) :]), strict=True))
         line |= {**counts, "tokens_per_s": counts["tokens"] / longest[0]}
         line |= {name: value if math.isfinite(value) else None for name, value in self._global.items()}

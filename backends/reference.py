@@ -63,8 +63,8 @@ class Reference:
             Loader(self._load_op(item), types, rank=0, size=1, seed=self._seed, source_dir=source_dir)
             for item in self._graph.inputs
         ]
-        specs = {m.name: model_spec(m, module) for m in self._graph.models}
-        self._models = {n: Model.load(s, specs, comm=self._comm, seed=self._seed) for n, s in specs.items()}
+        specs = [model_spec(m, module) for m in self._graph.models]
+        self._models = {s.name: Model.load(s, comm=self._comm, seed=self._seed) for s in specs}
 
     def step(self) -> Step:
         """Run the next step."""

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rldsl.types import DType
+
+TORCH_DTYPE = {
+    DType.F32: torch.float32,
+    DType.I64: torch.int64,
+    DType.BOOL: torch.bool,
+    # Texts are lists of str; between ranks they travel as UTF-8.
+    DType.TEXT: torch.uint8,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:

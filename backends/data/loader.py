@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from rldsl.backends.data.batch import Column, Data
+from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data
 from rldsl.backends.data.sources import Row, Rows, open_rows
 from rldsl.compiler.plan import LoadOp, SourceSpec
 from rldsl.diagnostics import did_you_mean, fail
@@ -20,7 +20,7 @@ from rldsl.types import DType, FieldType
 
 GYM_COLUMNS = {"prompts": "question", "answers": "answer"}
 TEMPLATE_FIELD = "prompts"
-TORCH_DTYPE = {DType.F32: torch.float32, DType.I64: torch.int64, DType.BOOL: torch.bool}
+SEEDS = 2**63  # a generator takes seeds below this; ours may be any integer
 
 
 class Loader:
@@ -77,12 +77,15 @@ class _Shard:
         return int(self._order(epoch)[index]) if self._shuffle else index
 
     def _permutation(self, epoch: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % SEEDS)
         return torch.randperm(self._rows, generator=generator)
 
 
 class _Fields:
-    """Rows turned into the op's fields: renamed, filled into the template, checked against the dtype."""
+    """Rows turned into the op's fields: renamed, filled into the template, checked against the dtype.
+
+    The template makes the field `prompts`, or the first text field of the op if it has none of that name.
+    """
 
     def __init__(self, rows: Rows, op: LoadOp, types: Mapping[str, FieldType]) -> None:
         self._rows = rows
@@ -90,11 +93,11 @@ class _Fields:
         self._template = None if template is None else str(template)
         self._columns = {name: column_of(op.source, name) for name in op.columns}
         self._dtypes = {name: types[name].dtype for name in op.columns}
+        self._filled, self._needs = "", tuple[str, ...]()
         if self._template is not None:
-            self._columns.pop(TEMPLATE_FIELD, None)
+            self._filled = _template_field(self._dtypes, self._template)
+            self._columns.pop(self._filled)
             self._needs = _template_columns(self._template)
-        else:
-            self._needs = ()
         for wanted in (*self._columns.values(), *self._needs):
             _check_column(rows, wanted)
 
@@ -108,7 +111,7 @@ class _Fields:
                 self._rows.bad(index, f"has no column `{wanted}`", expected=f"`{wanted}`", found=", ".join(row))
         made = {name: self._value(index, row, name, column) for name, column in self._columns.items()}
         if self._template is not None:
-            made[TEMPLATE_FIELD] = self._fill(index, row)
+            made[self._filled] = self._fill(index, row)
         return made
 
     def _value(self, index: int, row: Row, name: str, column: str) -> Any:
@@ -133,6 +136,20 @@ def column_of(source: SourceSpec, field: str) -> str:
     """The source's column that makes `field`: `<field>_column`, else the gym's own name, else the field's."""
     usual = GYM_COLUMNS.get(field, field) if source.kind == "reasoning_gym" else field
     return str(source.args.get(f"{field}_column", usual))
+
+
+def _template_field(dtypes: Mapping[str, DType], template: str) -> str:
+    """The field that `template` fills; RL0606 when there is no text among `dtypes`."""
+    texts = [name for name, dtype in dtypes.items() if dtype is DType.TEXT]
+    if not texts:
+        fail(
+            "RL0606",
+            "`template` makes a text, and no field of this input is one",
+            expected="a field of type text[prompt]",
+            found=", ".join(f"{name} : {dtype}" for name, dtype in dtypes.items()),
+            fix=f'drop `template = "{template}"`, or declare a text field',
+        )
+    return TEMPLATE_FIELD if TEMPLATE_FIELD in texts else texts[0]
 
 
 def _template_columns(template: str) -> tuple[str, ...]:

@@ -13,16 +13,10 @@ import torch
 from torch import Tensor
 
 from rldsl.backends.comm import Comm
-from rldsl.backends.data.batch import Column, Data, Ragged
+from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged
 from rldsl.types import DType, FieldType
 
 ALIGN = 8
-TORCH_DTYPE = {
-    DType.F32: torch.float32,
-    DType.I64: torch.int64,
-    DType.BOOL: torch.bool,
-    DType.TEXT: torch.uint8,
-}
 
 
 def reshard(

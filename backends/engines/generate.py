@@ -68,11 +68,15 @@ class _Rows:
         self.lengths[rows] = column + 1
 
 
-def uniforms(seed: int, step: int, ids: Tensor, count: int) -> Tensor:
-    """f64[rows, count] in [0, 1): each row's draws depend on (seed, step, its id) alone, so on no number of ranks."""
+def uniforms(seed: int, rollout: str, step: int, ids: Tensor, count: int) -> Tensor:
+    """f64[rows, count] in [0, 1): each row's draws depend on (seed, rollout, step, its id) alone.
+
+    So on no number of ranks, and on no other row of the batch; and two rollouts of a step, each with a name of its
+    own, draw independently. Any `seed` will do.
+    """
     rows = []
     for each in ids.tolist():
-        digest = hashlib.sha256(f"{seed}/{step}/{each}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}/{rollout}/{step}/{each}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         rows.append(torch.rand(count, dtype=torch.float64, generator=generator))
     return torch.stack(rows)
@@ -148,12 +152,13 @@ class Sampler:
     def generate(self, prompts: list[str], prompt_ids: Tensor, op: GenerateOp, *, step: int) -> Samples:
         """Sample `op.n` responses to each prompt; a response ends with an end token, or after `op.max_new_tokens`.
 
-        Draws depend on the seed, `step` and sample ids alone. RL0605 for a prompt with characters that a scratch
-        model's alphabet lacks, RL0608 for one that leaves no room.
+        Draws depend on the seed, the node of `op`, `step` and sample ids alone. RL0605 for a prompt with characters
+        that a scratch model's alphabet lacks, RL0608 for one that leaves no room.
         """
         encoded = [self._encode(p) for p in prompts]
         ids = (prompt_ids.cpu()[:, None] * op.n + torch.arange(op.n)).flatten()
-        draws = uniforms(self.seed, step, ids, op.max_new_tokens) if prompts else torch.empty(0, op.max_new_tokens)
+        count = op.max_new_tokens
+        draws = uniforms(self.seed, op.node or op.id, step, ids, count) if prompts else torch.empty(0, count)
         longest = max((len(e) for e in encoded), default=0)
         self.scorer.check_length(longest + op.max_new_tokens)
         waves = [

@@ -37,11 +37,11 @@ class Model:
         self.optimizer = Optimizer(scorer, comm) if spec.trainable else None
 
     @classmethod
-    def load(cls, spec: ModelSpec, plan_models: Mapping[str, ModelSpec], *, comm: Comm, seed: int) -> Model:
+    def load(cls, spec: ModelSpec, *, comm: Comm, seed: int) -> Model:
         """Load or build the weights. Every rank of `comm` must call it; errors as `sources.load` has them."""
         if comm.device.type == "cpu":
             keep_freed_memory()
-        loaded = sources.load(spec, plan_models, seed=seed)
+        loaded = sources.load(spec, seed=seed)
         scorer = Scorer(loaded.module, kind=spec.kind, name=spec.name).to(comm.device)
         scorer.requires_grad_(spec.trainable)
         if comm.world_size > 1:

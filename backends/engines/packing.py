@@ -153,10 +153,15 @@ def _gather(packs: Sequence[Pack], rows: list[Ints], masks: list[NDArray[np.bool
 
 
 def micro_batches(tokens: Ragged, response_mask: Ragged, rows: Tensor, *, budget: int) -> list[MicroBatch]:
-    """The `rows` i64[n] of a batch in micro-batches of at most `budget` distinct tokens, or of one longer row."""
+    """The `rows` i64[n] of a batch in micro-batches of at most `budget` distinct tokens, or of one longer row.
+
+    Rows without any response token are in none: there is nothing to say of them, and no gradient from them.
+    """
     device = tokens.values.device
-    pieces = [r.cpu().numpy() for r in tokens.select(rows).rows()]
     masks = [m.cpu().numpy() for m in response_mask.select(rows).rows()]
+    responding = [i for i, m in enumerate(masks) if m.any()]
+    rows, masks = rows[responding], [masks[i] for i in responding]
+    pieces = [r.cpu().numpy() for r in tokens.select(rows).rows()]
     # The state after the last token predicts nothing.
     packs = pack([p[:-1] for p in pieces], min(PACK_TOKENS, budget))
     return [_micro_batch(g, pieces, masks, rows, device) for g in group(packs, budget)]

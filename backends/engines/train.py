@@ -128,6 +128,7 @@ def _backward(
     current = micro.dense(found)
     made = loss(current, micro.mask, **_arguments(op, batch, micro, current), **op.params)
     _check(made, micro.mask, op)
+    _check_gradient(made, op)
     weight = _weight(micro.mask, op.aggregate) / count
     total = (torch.where(micro.mask, made.loss, 0.0) * weight).sum()
     torch.autograd.backward(total)
@@ -165,7 +166,16 @@ def _rows(data: Data | None, micro: MicroBatch) -> object:
 
 def _check(made: TokenLoss, mask: Tensor, op: TrainOp) -> None:
     """RL0706 unless the loss and its metrics have one number a token."""
-    for name, value in (("loss", made.loss), *made.metrics.items()):
+    returned: list[tuple[str, object]] = [("loss", made.loss), *made.metrics.items()]
+    for name, value in returned:
+        if not isinstance(value, Tensor):
+            expected = "a tensor [rows, tokens]: the engine averages it"
+            fail(
+                "RL0706",
+                f"loss function `{op.loss}` returned no tensor as `{name}`",
+                expected=expected,
+                found=repr(value),
+            )
         if value.shape != mask.shape:
             fail(
                 "RL0706",
@@ -173,6 +183,13 @@ def _check(made: TokenLoss, mask: Tensor, op: TrainOp) -> None:
                 expected=f"one number a token, not yet averaged: [rows, tokens] = {list(mask.shape)}",
                 found=str(list(value.shape)),
             )
+
+
+def _check_gradient(made: TokenLoss, op: TrainOp) -> None:
+    """RL0706 for a loss that its first argument has no part in: there would be nothing to train."""
+    if not made.loss.requires_grad:
+        fix = "compute it from the first argument, without `detach` or `no_grad`"
+        fail("RL0706", f"the loss of `{op.loss}` has no gradient: it does not depend on the model", fix=fix)
 
 
 def _combined(comm: Comm, sums: _Sums, steps: int) -> dict[str, float]:

@@ -53,6 +53,12 @@ def test_whitening_counts_all_ranks():
     assert torch.allclose(tripled, white)
 
 
+def test_whitening_nothing_is_zero():
+    rewards, values = torch.ones(2, 3), torch.ones(2, 3)
+    made = gae(rewards, values, torch.zeros(2, 3, dtype=torch.bool), whiten=True, reduce=alone)
+    assert not any(part.any() or part.isnan().any() for part in made)
+
+
 def test_group_advantage_is_the_z_score_of_its_group():
     scores = [0.0, 1.0, 1.0, 0.0, 0.25, 0.5, 1.0, 0.0]
     made = group_advantage(torch.tensor(scores), group=4, eps=1e-4)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rldsl.backends.engines import generate
+from rldsl.backends.engines import generate, sources
 from rldsl.backends.engines.generate import Sampler, Samples, draw
-from rldsl.compiler.plan import GenerateOp
+from rldsl.compiler.plan import GenerateOp, ModelSpec
 from rldsl.diagnostics import DiagnosticError
 from tests.engine.tiny import load, perturb
 
+SCRATCH_SEEDLESS = ModelSpec(name="m", kind="policy", source="scratch", source_args={"hidden": 8, "layers": 1})
 PROMPTS = ["1+2=", "12+34=", "1+2=", "7", "9+9+9="]
 
 
@@ -78,6 +79,22 @@ def test_steps_and_samples_differ():
     assert responses(sample()) == first
     assert responses(sample(step=1)) != first
     assert len({tuple(r) for r in responses(sample(["1+2="], n=8))}) > 1
+
+
+def test_two_rollouts_of_a_step_draw_independently():
+    first = responses(sample(id="rollout"))
+    assert responses(sample(id="rollout:again", node="rollout")) == first, "a rollout is known by its node"
+    assert responses(sample(id="other")) != first
+    assert responses(sample(id="rollout", node="other")) != first
+
+
+@pytest.mark.parametrize("seed", [2**63, 10**30, -5])
+def test_any_seed_will_do(seed: int):
+    draws = generate.uniforms(seed, "rollout", 0, torch.tensor([0, 1]), 4)
+    assert draws.shape == (2, 4)
+    made = sources.load(SCRATCH_SEEDLESS, seed=seed).module.state_dict()
+    again = sources.load(SCRATCH_SEEDLESS, seed=seed).module.state_dict()
+    assert all(torch.equal(w, again[n]) for n, w in made.items())
 
 
 def test_greedy_equals_hugging_face_generate():

@@ -7,7 +7,7 @@ import torch
 
 from rldsl.backends.engines import heads
 from rldsl.backends.engines.heads import token_logprob
-from tests.engine.tiny import CRITIC, Rows, load, perturb, reference_logp, reference_rows, reference_value
+from tests.engine.tiny import CRITIC, Rows, load, perturb, quiet, reference_logp, reference_rows, reference_value
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -68,3 +68,14 @@ def test_bf16_is_near_fp32(rows: Rows):
     b = rough.logprob(rows.tokens, rows.response_mask, temperature=1.0).values
     assert (a - b).abs().max() < 0.2
     assert rough.weights()["lm_head.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("silent", [[1], [0, 3, 4], list(range(12))], ids=["one", "some", "all"])
+def test_rows_without_a_response_are_zero_and_change_no_other(rows: Rows, silent: list[int]):
+    mask = quiet(rows, silent)
+    for model, score in ((load(), "logprob"), (load(CRITIC), "value")):
+        perturb(model)
+        more = {"temperature": 1.0} if score == "logprob" else {}
+        whole = getattr(model, score)(rows.tokens, rows.response_mask, **more)
+        found = getattr(model, score)(rows.tokens, mask, **more)
+        assert torch.allclose(found.values, whole.values * mask.values, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from rldsl.backends.engines.train import TrainBatch
 from rldsl.backends.rendezvous import Address, serve
 from rldsl.backends.status import Status
 from rldsl.compiler.plan import GenerateOp, ModelSpec
-from tests.engine.tiny import CRITIC, SCRATCH, Rows, load, perturb, train_op, weights
+from tests.engine.tiny import CRITIC, Rows, load, perturb, train_op, weights
 
 WORLD, PROMPTS = 2, 4
 GENERATE = GenerateOp(id="g", model="actor", prompts="prompts", n=2, max_new_tokens=8, temperature=1.0, outputs={})
@@ -42,6 +43,10 @@ def trained(model: Model, rank: int, world: int) -> dict[str, object]:
     scored = model.logprob(tokens, mask, temperature=1.0)
     sampler = Sampler(model, seed=0)
     metrics = model.train(TRAIN, batch, policy_loss)
+    # Scored, then a minibatch that only momentum moves, then one that must see the weights it moved.
+    model.logprob(tokens, mask, temperature=1.0)
+    late = torch.where(batch.prompt_index < TRAIN.minibatch, 0.0, 1.0)
+    again = model.train(TRAIN, replace(batch, args={**batch.args, "advantages": late}), policy_loss)
     sampler.sync(model)
     prompts = [f"{i}+{i}=" for i in range(PROMPTS)][rank::world]
     samples = sampler.generate(prompts, torch.arange(rank, PROMPTS, world), GENERATE, step=0)
@@ -49,6 +54,7 @@ def trained(model: Model, rank: int, world: int) -> dict[str, object]:
         "rows": mine,
         "scored": scored,
         "metrics": metrics,
+        "again": again,
         "weights": weights(model),
         "samples": dict(zip(samples.ids.tolist(), samples.completions, strict=True)),
     }
@@ -60,10 +66,10 @@ def work(rank: int, address: str, folder: str) -> None:
     store = Address.parse(address).connect(60)
     comm = Comm.connect(store, status, device=torch.device("cpu"), timeout_s=60)
     start = ModelSpec(name="actor", kind="policy", source=f"{folder}/start")
-    model = Model.load(start, {}, comm=comm, seed=0)
+    model = Model.load(start, comm=comm, seed=0)
     made = trained(model, rank, WORLD)
     model.save(Path(folder) / "end")
-    critic = Model.load(CRITIC, {"actor": SCRATCH}, comm=comm, seed=0)
+    critic = Model.load(CRITIC, comm=comm, seed=0)
     made["critic"] = critic.value(Rows.make().tokens, Rows.make().response_mask).values
     torch.save(made, f"{folder}/{rank}.pt")
     comm.close()
@@ -76,13 +82,14 @@ def test_two_ranks_equal_one(tmp_path: Path):
     want = trained(load(source=str(tmp_path / "start"), source_args={}), 0, 1)
     found = [torch.load(tmp_path / f"{r}.pt", weights_only=False) for r in range(WORLD)]
     assert isinstance(want["scored"], Ragged)
-    assert isinstance(want["metrics"], dict)
+    assert isinstance(want["metrics"], dict) and isinstance(want["again"], dict)
     assert isinstance(want["weights"], dict)
     loaded = load(source=str(tmp_path / "end"), source_args={}).weights()
     for made in found:
         assert torch.allclose(made["scored"].values, want["scored"].select(made["rows"]).values, atol=1e-5)
         for name in ("loss", "grad_norm", "kl", "clip_fraction"):
             assert made["metrics"][name] == pytest.approx(want["metrics"][name], rel=1e-5), name
+            assert made["again"][name] == pytest.approx(want["again"][name], rel=1e-5), name
         assert made["metrics"]["tokens"] == want["metrics"]["tokens"]
         for name, weight in want["weights"].items():
             assert torch.allclose(made["weights"][name], weight, atol=1e-4), name

@@ -54,6 +54,23 @@ def test_a_path_that_is_not_there(source: str):
     assert caught.value.diagnostics[0].expected
 
 
+def test_the_advice_for_a_bad_path_can_be_followed():
+    with pytest.raises(DiagnosticError) as caught:
+        load(source="/no/such/dir", source_args={})
+    fix = str(caught.value.diagnostics[0].fix)
+    assert 'model actor ... = hf("DIR")' in fix and "--set PARAMETER=DIR" in fix, fix
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_a_copy_needs_no_origin_in_the_plan(seed: int | None):
+    """A critic's spec carries the source of the actor it copies, whose own spec may have been dropped."""
+    args = {"hidden": 32, "seed": seed}
+    origin = ModelSpec(name="actor", kind="policy", source="scratch", source_args=args)
+    copy = ModelSpec(name="twin", kind="policy", source="scratch", source_args=args, copy_of="actor", trainable=False)
+    a, b = (sources.load(spec, seed=9).module.state_dict() for spec in (origin, copy))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
 def test_a_directory_without_a_model(tmp_path: Path):
     with pytest.raises(DiagnosticError, match=r"RL0602.*cannot be loaded") as caught:
         load(source=str(tmp_path), source_args={})
@@ -95,6 +112,6 @@ def test_scratch_arguments(arguments: dict[str, int], said: str):
 
 def test_scratch_is_the_same_for_the_same_seed():
     spec = ModelSpec(name="m", kind="policy", source="scratch")
-    a, b, c = (sources.load(spec, {}, seed=s).module.state_dict() for s in (1, 1, 2))
+    a, b, c = (sources.load(spec, seed=s).module.state_dict() for s in (1, 1, 2))
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert not torch.equal(a["lm_head.weight"], c["lm_head.weight"])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from math import isfinite
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +16,7 @@ from rldsl.backends.engines.model import Model
 from rldsl.compiler.plan import Aggregate, Arg
 from rldsl.diagnostics import DiagnosticError
 from rldsl.types import TokenLoss
-from tests.engine.tiny import CRITIC, Rows, load, perturb, reference_logp, reference_value, train_op, weights
+from tests.engine.tiny import CRITIC, Rows, load, perturb, quiet, reference_logp, reference_value, train_op, weights
 
 
 def by_hand(
@@ -186,3 +190,55 @@ def test_a_gradient_that_is_not_finite_is_refused(rows: Rows):
     with pytest.raises(DiagnosticError, match=r"RL0709.*not finite"):
         model.train(train_op(args=(), params={}), rows.batch(), loss)
     assert all(torch.equal(before[n], w) for n, w in model.weights().items())
+
+
+@pytest.mark.parametrize("aggregate", list(Aggregate))
+def test_a_row_without_a_response_adds_nothing(rows: Rows, aggregate: Aggregate):
+    advantages, old = torch.randn(len(rows), generator=torch.Generator().manual_seed(2)), rows.per_token()
+    spoken = [i for i in range(len(rows)) if i not in (1, 5)]
+    model, twin = perturb(load()), perturb(load())
+    batch = rows.batch(old_logp=old, advantages=advantages)
+    with_silent = replace(batch, response_mask=quiet(rows, [1, 5]))
+    index = torch.tensor(spoken)
+    without = replace(
+        batch,
+        tokens=rows.tokens.select(index),
+        response_mask=rows.response_mask.select(index),
+        prompt_index=rows.prompt_index[index],
+        args={"old_logp": old.select(index), "advantages": advantages[index]},
+    )
+    op = train_op(aggregate=aggregate, max_grad_norm=0.0)
+    found, want = model.train(op, with_silent, policy_loss), twin.train(op, without, policy_loss)
+    # A mean over sequences counts the silent ones too, as sequences of loss 0.
+    share = len(spoken) / len(rows) if aggregate is Aggregate.SEQUENCE_MEAN else 1.0
+    for name in ("loss", "grad_norm"):
+        assert found[name] == pytest.approx(share * want[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("aggregate", list(Aggregate))
+@pytest.mark.parametrize("silent", [range(6), range(12)], ids=["one minibatch", "all"])
+def test_a_minibatch_without_a_response_is_a_step_of_zero(rows: Rows, aggregate: Aggregate, silent: range):
+    model = perturb(load())
+    before = weights(model)
+    batch = replace(
+        rows.batch(old_logp=rows.per_token(), advantages=torch.ones(len(rows))), response_mask=quiet(rows, list(silent))
+    )
+    made = model.train(train_op(aggregate=aggregate, minibatch=2), batch, policy_loss)
+    assert all(isfinite(value) for value in made.values()), made
+    assert all(bool(w.isfinite().all()) for w in model.weights().values())
+    if len(silent) == len(rows):
+        assert made["loss"] == made["grad_norm"] == 0.0
+        assert all(torch.equal(before[n], w) for n, w in model.weights().items())
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda logp: TokenLoss(-logp.detach()), "no gradient"),
+        (lambda logp: TokenLoss(-logp, {"x": 1.0}), "no tensor as `x`"),
+        (lambda logp: TokenLoss(-logp, {"x": logp.mean()}), "wrong shape"),
+    ],
+)
+def test_losses_that_cannot_be_trained_on(rows: Rows, made: Callable[[Tensor], TokenLoss], said: str):
+    with pytest.raises(DiagnosticError, match=f"RL0706.*{said}"):
+        load().train(train_op(loss="mine", args=(), params={}), rows.batch(), lambda logp, response_mask: made(logp))

@@ -20,12 +20,12 @@ SCRATCH = ModelSpec(
     source="scratch",
     source_args={"alphabet": "0123456789=+ ", "hidden": 32, "layers": 2, "heads": 2, "seed": 3},
 )
-CRITIC = ModelSpec(name="critic", kind="value", source="", copy_of="actor")
+CRITIC = ModelSpec(name="critic", kind="value", source="scratch", source_args=SCRATCH.source_args, copy_of="actor")
 
 
 def load(spec: ModelSpec = SCRATCH, **changes: object) -> Model:
     fields = {f: getattr(spec, f) for f in spec.__struct_fields__} | changes
-    return Model.load(ModelSpec(**fields), {"actor": SCRATCH}, comm=Comm.alone(), seed=0)
+    return Model.load(ModelSpec(**fields), comm=Comm.alone(), seed=0)
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,12 @@ class Rows:
             prompt_index=self.prompt_index,
             num_prompts=int(self.prompt_index.max()) + 1,
         )
+
+
+def quiet(rows: Rows, silent: list[int]) -> Ragged:
+    """The response mask, with no response at all in the rows `silent`."""
+    masks = [m & (i not in silent) for i, m in enumerate(rows.response_mask.rows())]
+    return Ragged.of(masks)
 
 
 def reference_logp(model: Model, tokens: Tensor, temperature: float = 1.0) -> Tensor:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.functions import Call, Functions
+from rldsl.backends.handlers import _reduce
 from rldsl.backends.status import Status
 from rldsl.compiler.plan import FunctionSpec
 from rldsl.diagnostics import Diagnostic, DiagnosticError
@@ -146,3 +148,33 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path) -> None:
         Functions(tmp_path).find(spec)
     found = caught.value.diagnostics[0]
     assert found.code == "RL0705" and found.span is not None and found.span.line == 1
+
+
+def test_a_function_without_a_field_is_the_compilers_fault() -> None:
+    with pytest.raises(AssertionError, match="`mine` is called without a field"):
+        call(lambda: [1.0])
+
+
+@pytest.mark.parametrize("per_row", [True, False])
+def test_sys_exit_is_an_error_of_the_function(per_row: bool) -> None:
+    def mine(texts: Any) -> Any:
+        raise SystemExit(3)
+
+    said = told(mine, "texts", per_row=per_row)
+    assert said.code == "RL0705" and "SystemExit" in said.message
+
+
+def test_a_group_functions_own_error_is_told() -> None:
+    def mine(score: Any) -> Any:
+        if len(score) % 3:
+            raise ValueError("not whole groups")
+        raise KeyError("the real one")
+
+    said = told(mine, "score")
+    assert said.found is not None and "the real one" in said.found and "sample" not in said.message
+
+
+def test_reduce_is_as_strict_on_one_rank() -> None:
+    with pytest.raises(TypeError, match="takes a tensor"):
+        _reduce(Comm.alone())(1.0)
+    assert float(_reduce(Comm.alone())(torch.tensor(2.0))) == 2.0

@@ -94,6 +94,36 @@ def test_gym_template(tmp_path: Path) -> None:
     assert make(source, tmp_path).next(0)["prompts"].data == [f"Q: {p}" for p in plain]
 
 
+def test_a_template_fills_the_first_text_field(tmp_path: Path) -> None:
+    types = {"level": "f32[prompt]", "questions": "text[prompt]", "answers": "text[prompt]"}
+    source = jsonl(tmp_path, [{"a": 2, "answers": "4", "level": 1}], template="What is {a}+{a}?")
+    op = LoadOp(id="load", source=source, columns=tuple(types), batch=2)
+    kinds = {name: FieldType.parse(kind) for name, kind in types.items()}
+    columns = Loader(op, kinds, rank=0, size=1, seed=3, source_dir=tmp_path).next(0)
+    assert columns["questions"].data == ["What is 2+2?"] * 2 and columns["answers"].data == ["4"] * 2
+
+
+def test_prompts_are_filled_wherever_they_stand(tmp_path: Path) -> None:
+    source = jsonl(tmp_path, [{"a": 2, "answers": "4"}], template="What is {a}+{a}?")
+    columns = make(source, tmp_path, columns=("answers", "prompts")).next(0)
+    assert columns["prompts"].data == ["What is 2+2?"] * 8 and columns["answers"].data == ["4"] * 8
+
+
+def test_a_template_without_a_text_field(tmp_path: Path) -> None:
+    source = jsonl(tmp_path, rows(4), template="What is {prompts}?")
+    with pytest.raises(DiagnosticError) as caught:
+        make(source, tmp_path, columns=("level",))
+    found = caught.value.diagnostics[0]
+    assert found.code == "RL0606" and found.found == "level : f32"
+
+
+@pytest.mark.parametrize("seed", [2**62, 10**30, -7])
+def test_any_seed_shuffles(tmp_path: Path, seed: int) -> None:
+    op = LoadOp(id="load", source=jsonl(tmp_path, rows(8)), columns=("prompts",), batch=8)
+    data = Loader(op, TYPES, rank=0, size=1, seed=seed, source_dir=tmp_path).next(0)["prompts"].data
+    assert isinstance(data, list) and sorted(data) == [f"é {i}" for i in range(8)]
+
+
 def told(source: SourceSpec, folder: Path) -> Diagnostic:
     with pytest.raises(DiagnosticError) as caught:
         make(source, folder).next(0)

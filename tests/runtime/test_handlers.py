@@ -1,0 +1,152 @@
+"""What ops do besides calling engines: what is loaded how, synced when, counted and logged under which name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.engines.generate import Sampler
+from rldsl.backends.executor import Executor
+from rldsl.backends.metrics import StepMetrics, reward_key
+from rldsl.compiler.plan import (
+    AnyOp,
+    Arg,
+    ComputeOp,
+    FreeOp,
+    GenerateOp,
+    InferMethod,
+    InferOp,
+    LoadOp,
+    Plan,
+    Program,
+    SaveOp,
+    TrainOp,
+)
+from rldsl.diagnostics import DiagnosticError
+from tests.runtime.plans import field, grpo, only_compute, scratch, user_function
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def executor(plan: Plan, folder: Path, steps: int = 2) -> Executor:
+    return Executor(plan, Comm.alone(), steps=steps, source_dir=folder, run_dir=folder / "run")
+
+
+def with_ops(plan: Plan, ops: list[AnyOp], **changes: Any) -> Plan:
+    return msgspec.structs.replace(plan, programs=(Program(ops=tuple(ops)),), **changes)
+
+
+def untrained(plan: Plan) -> Plan:
+    return with_ops(plan, [op for op in plan.ops() if not isinstance(op, (TrainOp, SaveOp))])
+
+
+def judged(plan: Plan, alphabet: str, *, when: type[AnyOp] = TrainOp) -> Plan:
+    """The plan with a second model that scores the tokens of the first, before the op of type `when`."""
+    judge = scratch("judge")
+    args = {**judge.source_args, "alphabet": alphabet}
+    op = InferOp(
+        id="judge", model="judge", method=InferMethod.LOGPROB, tokens="tokens", response_mask="response_mask",
+        output="judged",
+    )  # fmt: skip
+    ops = [o for each in plan.ops() for o in ((op, each) if isinstance(each, when) else (each,))]
+    models = (*plan.models, msgspec.structs.replace(judge, source_args=args))
+    return with_ops(plan, ops, models=models, fields=(*plan.fields, field("judged", "f32[sample, token]", "judge")))
+
+
+def test_models_that_share_rows_share_a_vocabulary(tmp_path: Path) -> None:
+    plan = grpo(tmp_path)
+    with pytest.raises(DiagnosticError) as caught:
+        executor(judged(plan, "0123456789+"), tmp_path)
+    found = caught.value.diagnostics[0]
+    assert found.code == "RL0610" and "`judge`" in found.message and "`actor`" in found.message
+    assert found.expected == "the 17 tokens of `actor`, where '=' has id 14"
+    assert found.found == "15 tokens in `judge`, where '=' is unknown"
+    with pytest.raises(DiagnosticError, match="RL0610"):  # the same characters, but other ids
+        executor(judged(plan, "=0123456789+ "), tmp_path)
+    executor(judged(plan, "0123456789=+ "), tmp_path).run_step(0)
+
+
+def test_a_model_that_reads_no_tokens_of_another_may_have_its_own_vocabulary(tmp_path: Path) -> None:
+    plan = grpo(tmp_path)
+    helper = msgspec.structs.replace(scratch("helper"), source_args={"alphabet": "0123456789=", "seed": 0})
+    op = GenerateOp(
+        id="ask", model="helper", prompts="prompts", n=1, max_new_tokens=2, temperature=1.0,
+        outputs={"tokens": "theirs", "completions": "said"},
+    )  # fmt: skip
+    ops = [o for each in plan.ops() for o in ((op, each) if isinstance(each, GenerateOp) else (each,))]
+    fields = (*plan.fields, field("theirs", "i64[sample, token]", "ask", 1), field("said", "text[sample]", "ask", 1))
+    executor(with_ops(plan, ops, models=(*plan.models, helper), fields=fields), tmp_path).run_step(0)
+
+
+def test_only_models_that_an_op_trains_have_an_optimiser(tmp_path: Path) -> None:
+    plan = judged(grpo(tmp_path), "0123456789=+ ")
+    assert all(m.trainable for m in plan.models)
+    models = executor(plan, tmp_path).runtime.models
+    assert models["actor"].optimizer is not None and models["judge"].optimizer is None
+    assert not any(p.requires_grad for p in models["judge"].scorer.parameters())
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_weights_that_no_op_trains_are_not_synced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: bool
+) -> None:
+    plan, synced = grpo(tmp_path), list[str]()
+    made = executor(plan if trained else untrained(plan), tmp_path)
+    monkeypatch.setattr(Sampler, "sync", lambda self, model: synced.append(model.spec.name))
+    for step in range(2):
+        made.run_step(step)
+    assert synced == (["actor"] * 2 if trained else [])
+
+
+def test_two_inputs_are_one_batch_of_prompts(tmp_path: Path) -> None:
+    plan = grpo(tmp_path)
+    load = next(op for op in plan.ops() if isinstance(op, LoadOp))
+    second = msgspec.structs.replace(load, id="load:2", columns=("answers",))
+    first = msgspec.structs.replace(load, columns=("prompts",))
+    ops = [o for op in plan.ops() for o in ((first, second) if op.id == load.id else (op,))]
+    line = executor(with_ops(plan, ops), tmp_path).run_step(0)
+    assert line["prompts"] == 8 and line["samples"] == 32
+
+
+def test_a_plan_that_loads_nothing_is_the_compilers_fault(tmp_path: Path) -> None:
+    plan = with_ops(grpo(tmp_path), [])
+    with pytest.raises(AssertionError, match="loads no prompts"):
+        executor(plan, tmp_path)
+
+
+def named(folder: Path, *names: str) -> Plan:
+    """A plan that computes f32 fields of these names, each by a function that gives 7."""
+    plan = only_compute(folder, user_function(folder, "def user(texts):\n    return [7.0] * len(texts)\n"))
+    load = msgspec.structs.replace(next(iter(plan.ops())), columns=("answers",))
+    args = (Arg(param="texts", field="answers"),)
+    ops: list[AnyOp] = [load]
+    ops += [ComputeOp(id=f"make:{n}", function="user", args=args, outputs=(n,)) for n in names]
+    ops += [FreeOp(id="free", fields=("answers", *names))]
+    texts = field("answers", "text[prompt]", "load", 1)
+    return with_ops(plan, ops, fields=(texts, *(field(n, "f32[prompt]", f"make:{n}", 1) for n in names)))
+
+
+def test_a_field_does_not_overwrite_the_logs_own_numbers(tmp_path: Path) -> None:
+    names = ("step", "seconds", "prompts", "samples", "tokens", "response_tokens", "tokens_per_s", "length")
+    line = executor(named(tmp_path, *names), tmp_path).run_step(1)
+    assert line["step"] == 1 and line["prompts"] == 8 and line["samples"] == line["tokens"] == 0
+    assert line["seconds"] != 7.0 and line["tokens_per_s"] == 0.0
+    assert all(line[f"field/{n}"] == 7.0 for n in names[:-1]) and line["length"] == 7.0
+
+
+def test_the_reward_is_found_under_the_name_it_is_logged_by(tmp_path: Path) -> None:
+    assert reward_key(named(tmp_path, "tokens")) == "field/tokens"
+    assert reward_key(named(tmp_path, "tokens", "score")) == "score"
+    assert reward_key(msgspec.structs.replace(named(tmp_path, "x"), programs=())) is None
+    plan = named(tmp_path, "step")
+    made = executor(plan, tmp_path, steps=1)
+    made.run()
+    assert StepMetrics(plan, Comm.alone()).close(3)["step"] == 3
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"field/step": 7.0') == 1
