@@ -176,6 +176,10 @@ class Sampler:
         else:
             begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
             found = begin + tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if not found:
+            fail(
+                "RL0605", f"model `{self.name}`: a prompt has no tokens", found=repr(prompt), fix="leave such rows out"
+            )
         if self.literal and tokenizer.unk_token_id in found:
             unknown = next(c for c in prompt if c not in tokenizer.get_vocab())
             fail(

@@ -22,6 +22,7 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     Scalar,
+    SourceSpec,
     TrainOp,
 )
 from rldsl.compiler.signature import Signature
@@ -55,6 +56,11 @@ def _load(item: Input, index: int, module: Module) -> LoadOp | None:
     if not columns:
         return None
     source = data_source(item)
+    templated = "prompts" if "prompts" in item.names else item.names[0]
+    if templated not in columns:
+        # Nothing reads what the template would make; another column must not get it.
+        kept = {name: value for name, value in source.args.items() if name != "template"}
+        source = SourceSpec(kind=source.kind, args=kept)
     return LoadOp(
         id="load" if index == 0 else f"load{index + 1}",
         source=source,

@@ -55,8 +55,10 @@ class RunState:
 
 def reward_key(plan: Plan, history: Sequence[Mapping[str, float]]) -> str | None:
     """The metric that says how good the samples are: `score`, else the first output of a compute node."""
-    outputs = (name for op in plan.ops() if isinstance(op, ComputeOp) for name in op.outputs)
-    return next((name for name in ("score", *outputs) if any(name in m for m in history)), None)
+    outputs = [name for op in plan.ops() if isinstance(op, ComputeOp) for name in op.outputs if name]
+    # A field called like one of the log's own numbers is logged as `field/<name>`.
+    keys = [key for name in ("score", *outputs) for key in (f"field/{name}", name)]
+    return next((key for key in keys if any(key in m for m in history)), None)
 
 
 class ProgressView:

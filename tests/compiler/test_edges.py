@@ -300,3 +300,16 @@ def test_the_cause_is_named(tmp_path: Path, old: str, new: str, code: str, fix: 
     path.write_text(path.read_text().replace(old, new))
     (found,) = check_file(path)
     assert found.code == code and fix in f"{found.message} {found.fix}"
+
+
+def test_a_template_for_a_field_nobody_reads_is_dropped() -> None:
+    text = PROGRAM.replace("input prompts, answers", "input question, prompts, answers").replace(
+        'jsonl("rows.jsonl")', 'jsonl("rows.jsonl"; template = "{question}?")'
+    )
+    load = next(iter(compiled(text).plan.ops()))
+    assert load.source.args["template"] == "{question}?", "`prompts` takes the template"
+    text = text.replace("question, prompts, answers", "question, asked, answers").replace(
+        "generate(prompts;", "generate(prompts = asked;"
+    )
+    load = next(iter(compiled(text).plan.ops()))
+    assert "template" not in load.source.args and "question" not in load.columns
