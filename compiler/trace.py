@@ -36,7 +36,6 @@ from rldsl.compiler.ir import (
 )
 from rldsl.compiler.plan import Scalar
 from rldsl.diagnostics import DiagnosticError, Span, fail
-from rldsl.types import FieldType
 
 _PARAM_TYPES = {bool: ParamType.BOOL, int: ParamType.INT, float: ParamType.FLOAT, str: ParamType.STR}
 
@@ -443,25 +442,3 @@ def output_names(hint: object) -> tuple[str, ...] | None:
     metadata: tuple[object, ...] = getattr(hint, "__metadata__", ())
     names = [m for m in metadata if isinstance(m, str) and "[" not in m]
     return (names[-1],) if names else None
-
-
-__all__ = [
-    "Builder",
-    "CallHandle",
-    "FieldHandle",
-    "FieldType",
-    "Handle",
-    "ParamHandle",
-    "SourceHandle",
-    "calls_in",
-    "current",
-    "definition_of",
-    "field_args",
-    "name_span",
-    "output_names",
-    "recording",
-    "resolve_callee",
-    "span_of_call",
-    "to_expr",
-    "trace_file",
-]

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 Int = int | Handle
-Float = float | Handle
 Str = str | Handle
 
 

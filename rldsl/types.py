@@ -51,7 +51,6 @@ PROMPT = "prompt"
 SAMPLE = "sample"
 TOKEN = "token"
 UNITS = (PROMPT, SAMPLE)
-AXES = (PROMPT, SAMPLE, TOKEN)
 
 _TYPE = re.compile(r"\s*(?P<dtype>\w+)\s*\[\s*(?P<axes>\w+(?:\s*,\s*\w+)*)\s*\]\s*")
 

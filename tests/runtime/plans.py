@@ -94,7 +94,7 @@ def grpo(
             args=(
                 Arg(param="old_logp", field="old_logp"), Arg(param="advantages", field="advantages"), Arg(param="ref_logp")
             ),
-            lr=lr, minibatch=4, epochs=2, skip_where_zero="advantages",
+            lr=lr, minibatch=4, epochs=4, skip_where_zero="advantages",
         ),
     )  # fmt: skip
     saving: tuple[AnyOp, ...] = (SaveOp(id="save", model="actor", path="checkpoint"),) if save else ()

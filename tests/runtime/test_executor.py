@@ -91,8 +91,7 @@ def test_any_ranks_give_the_same(base: Path, tmp_path: Path, backend: str, ranks
         for name in ("score", "samples", "tokens", "response_tokens"):
             assert a[name] == pytest.approx(b[name], rel=1e-9)
         for name in ("update/loss", "update/grad_norm"):
-            # Terms of size 1 cancel in the loss: next to 0 only what float32 leaves of them can agree.
-            assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-7)
+            assert a[name] == pytest.approx(b[name], rel=1e-5)
     mine, other = weights(tmp_path / "run"), weights(base / "base")
     assert max(float((mine[n] - other[n]).norm() / other[n].norm()) for n in other) < 1e-4
     assert [s["step"] for s in seen.steps] == [0, 1, 2] and (seen.begun, seen.ended) == (1, 1)

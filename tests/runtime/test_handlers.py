@@ -82,7 +82,8 @@ def test_a_model_that_reads_no_tokens_of_another_may_have_its_own_vocabulary(tmp
     )  # fmt: skip
     ops = [o for each in plan.ops() for o in ((op, each) if isinstance(each, GenerateOp) else (each,))]
     fields = (*plan.fields, field("theirs", "i64[sample, token]", "ask", 1), field("said", "text[sample]", "ask", 1))
-    executor(with_ops(plan, ops, models=(*plan.models, helper), fields=fields), tmp_path).run_step(0)
+    metrics = executor(with_ops(plan, ops, models=(*plan.models, helper), fields=fields), tmp_path).run_step(0)
+    assert metrics["step"] == 0 and metrics["update/loss"] is not None
 
 
 def test_only_models_that_an_op_trains_have_an_optimiser(tmp_path: Path) -> None:
