@@ -193,6 +193,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # While torch is imported, Ctrl-C ends the rank without a word; the watch takes the signal over as it starts.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from rldsl.backends.watch import leave
 
     leave(main(sys.argv[1:]))

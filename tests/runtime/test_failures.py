@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -186,6 +187,28 @@ def test_interrupt(tmp_path: Path, start: Callable[..., Job], backend: str, rank
     assert "Traceback" not in said and "RL07" not in said
     wait(lambda: not job.left(), 10)
     assert not job.left()
+
+
+def test_interrupt_while_ranks_start(tmp_path: Path, start: Callable[..., Job]) -> None:
+    """A terminal signals all of the job's processes; ranks that still import torch must end without a traceback."""
+    write(tmp_path, IN_A_COLLECTIVE)
+    job = start(rldsl("torchrun", 2))
+    wait(lambda: sum(b"rldsl.backends.torchrun" in _command(pid) for pid in job.left()) >= 2, 60)
+    time.sleep(0.5)
+    for pid in job.left():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+    said = job.end(20)
+    assert job.process.returncode == 130, said
+    assert "Traceback" not in said
+    wait(lambda: not job.left(), 10)
+    assert not job.left()
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def test_a_rank_that_hangs_is_a_timeout(tmp_path: Path, start: Callable[..., Job]) -> None:
