@@ -21,19 +21,39 @@ from rldsl.types import FieldType, NodeType
 
 
 class ModelKind(StrEnum):
-    """What a model's head gives: next-token log-probs, or one number a token."""
+    """What a model's head gives: next-token log-probs, one number a token, or one number a sample."""
 
     POLICY = "policy"
     VALUE = "value"
+    REWARD = "reward"
 
 
 class Method(StrEnum):
-    """What can be asked of a model."""
+    """What can be asked of a model; and, last, what the language itself does with fields."""
 
     GENERATE = "generate"
+    EXTEND = "extend"
     LOGPROB = "logprob"
     VALUE = "value"
+    SCORE = "score"
     TRAIN = "train"
+    METRIC = "metric"
+    OUTPUT = "output"
+    COLLECT = "collect"
+
+
+SINKS = frozenset({Method.METRIC, Method.OUTPUT})
+"""What a run leaves behind besides trained weights: their nodes write no field and are never dead."""
+
+BUILT_IN = SINKS | {Method.COLLECT}
+"""Methods that no model has: statements of the language."""
+
+
+class BlockKind(StrEnum):
+    """What a block does with its body: repeat it within a bound, or run it in some steps only."""
+
+    LOOP = "loop"
+    VALIDATE = "validate"
 
 
 class ParamType(StrEnum):
@@ -55,13 +75,25 @@ class Keyword:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Range:
+    """Which values a parameter may have: an interval, None where it has no end, or a list of choices."""
+
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    choices: tuple[Scalar, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Param:
-    """A hyper-parameter with type and default; `unit` as in `64 prompts`."""
+    """A hyper-parameter with type and default; `unit` as in `64 prompts`, `range` as in `in [0, 1)`."""
 
     name: str
     type: ParamType
     default: Scalar
     unit: str | None = None
+    range: Range | None = None
     span: Span | None = field(default=None, compare=False)
 
 
@@ -77,13 +109,18 @@ class SourceCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Named weights: from a source, or a copy of another model, frozen or trained on its own."""
+    """Named weights: from a source, a copy of another model (frozen or trained on its own), or a head on one.
+
+    `shares` names the model whose trunk it uses: one set of weights below two heads. `options` are those of LoRA.
+    """
 
     name: str
     kind: ModelKind
     source: SourceCall | None = None
     copy_of: str | None = None
+    shares: str | None = None
     frozen: bool = False
+    options: tuple[Keyword, ...] = ()
     span: Span | None = field(default=None, compare=False)
 
 
@@ -95,6 +132,7 @@ class Input:
     type: FieldType
     source: SourceCall
     batch: Expr
+    block: str | None = None
     span: Span | None = field(default=None, compare=False)
 
 
@@ -116,7 +154,10 @@ class FieldArg:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What a node does: a method of a model, a function, or (to train) both."""
+    """What a node does: a method of a model, a function, or (to train) both; or a statement of the language.
+
+    A metric has its reduction (`mean`) as `function`.
+    """
 
     model: str | None = None
     method: Method | None = None
@@ -129,12 +170,18 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One step of the graph."""
+    """One step of the graph. `stated_type` is what the user says its type is; `block` where it stands.
+
+    Of a node in an unrolled loop `round` is the iteration, from 1.
+    """
 
     id: str
     call: Call
     outputs: tuple[str, ...] = ()
     role: str | None = None
+    stated_type: NodeType | None = None
+    block: str | None = None
+    round: int = 0
     when: Expr | None = None
     after: tuple[str, ...] = ()
     skip_where_zero: str | None = None
@@ -146,12 +193,36 @@ class Node:
         """What kind of work it is."""
         if self.call.method is Method.TRAIN:
             return NodeType.MODEL_TRAIN
-        return NodeType.COMPUTE if self.call.method is None else NodeType.MODEL_INFERENCE
+        if self.call.method is None or self.call.method in BUILT_IN:
+            return NodeType.COMPUTE
+        return NodeType.MODEL_INFERENCE
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields read, each once, in order."""
         return tuple(dict.fromkeys(a.name for a in self.call.args if not (a.absent or a.current)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A part of the graph with names of its own, which runs as `kind` says.
+
+    A loop runs its body at most `bound` times. Either it carries fields: each names one from outside, which the body
+    reads as it stands and writes anew for the next iteration, and which means the last value after the loop. Or it
+    collects fields: each iteration works on fresh prompts, and those where the field `where` holds are kept, until
+    the inputs' batch is whole. A validation runs in every `bound`-th step and trains nothing.
+    `flatten_blocks` moves `inputs` and `nodes` into the graph.
+    """
+
+    id: str
+    kind: BlockKind
+    bound: Expr
+    carry: tuple[FieldArg, ...] = ()
+    collect: tuple[FieldArg, ...] = ()
+    where: FieldArg | None = None
+    inputs: tuple[Input, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +249,14 @@ class Deploy:
 @dataclass(frozen=True, kw_only=True)
 class Use:
     """`use "my_rewards.py"`: a file of the user's functions, relative to the source."""
+
+    path: str
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """`import "base.rl"`: its declarations stand before those of this file. The front end reads it."""
 
     path: str
     span: Span | None = field(default=None, compare=False)
@@ -210,7 +289,9 @@ class Graph:
     models: tuple[Model, ...] = ()
     inputs: tuple[Input, ...] = ()
     uses: tuple[Use, ...] = ()
+    imports: tuple[Import, ...] = ()
     nodes: tuple[Node, ...] = ()
+    blocks: tuple[Block, ...] = ()
     deploy: Deploy | None = None
     edges: tuple[Edge, ...] = ()
     span: Span | None = field(default=None, compare=False)
@@ -229,6 +310,11 @@ class Graph:
     def model_of(self) -> Mapping[str, Model]:
         """Models by name."""
         return {m.name: m for m in self.models}
+
+    @cached_property
+    def block_of(self) -> Mapping[str, Block]:
+        """Blocks by id."""
+        return {b.id: b for b in self.blocks}
 
     @cached_property
     def input_of(self) -> Mapping[str, Input]:
@@ -252,13 +338,16 @@ class Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldInfo:
-    """What is known of a field: type, who makes it, and how many rows each prompt has.
+    """What is known of a field: type, who makes it, which rows it has and how many each prompt has.
 
-    `lineage` is the rollout that made its samples, None for prompt rows: rows of two rollouts do not align.
+    `prompts` names the set of prompts that the rows belong to: None for those of the step, else the block that reads
+    or keeps its own. `lineage` is the rollout that made its samples, None for prompt rows. Rows of two sets, or of two
+    rollouts, do not align. Of a set that a filter made there may be fewer than `batch` prompts.
     """
 
     type: FieldType
     producer: str
+    prompts: str | None = None
     lineage: str | None = None
     per_prompt: int = 1
 

@@ -13,6 +13,12 @@ _TEXT_PROMPT = FieldType(DType.TEXT, (PROMPT,))
 _TOKENS = FieldType(DType.I64, (SAMPLE, TOKEN))
 _MASK = FieldType(DType.BOOL, (SAMPLE, TOKEN))
 _PER_TOKEN = FieldType(DType.F32, (SAMPLE, TOKEN))
+_NUMBERS = tuple(
+    FieldType(dtype, axes)
+    for dtype in (DType.F32, DType.I64, DType.BOOL)
+    for axes in ((PROMPT,), (SAMPLE,), (SAMPLE, TOKEN))
+)
+_TEXT_SAMPLE = FieldType(DType.TEXT, (SAMPLE,))
 _SEQUENCE = (FieldParam(name="tokens", types=(_TOKENS,)), FieldParam(name="response_mask", types=(_MASK,)))
 
 
@@ -35,7 +41,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """What a method reads, writes and takes, and the kinds of model that have it."""
+    """What a method reads, writes and takes, and the kinds of model that have it (none: a statement's)."""
 
     kinds: tuple[ModelKind, ...]
     inputs: tuple[FieldParam, ...]
@@ -54,30 +60,47 @@ class SourceKind:
 
 
 _TEMPERATURE = Setting(name="temperature", type="float", above=0.0)
+_ROLLOUT = (
+    ("tokens", _TOKENS),
+    ("response_mask", _MASK),
+    ("rollout_logp", _PER_TOKEN),
+    ("completions", _TEXT_SAMPLE),
+)
+_SAMPLING = (
+    Setting(name="max_new_tokens", type="int", required=True, least=1),
+    # 0 is greedy decoding.
+    Setting(name="temperature", type="float", default=1.0, least=0.0),
+    Setting(name="top_p", type="float", default=1.0, above=0.0, most=1.0),
+    Setting(name="top_k", type="int", default=0, least=0),
+    # Steps by which the weights may be older than those the step began with.
+    Setting(name="staleness", type="int", default=0, least=0, most=1),
+)
 
 METHODS: dict[Method, MethodSpec] = {
     Method.GENERATE: MethodSpec(
         kinds=(ModelKind.POLICY,),
-        inputs=(FieldParam(name="prompts", types=(_TEXT_PROMPT,)),),
-        outputs=(
-            ("tokens", _TOKENS),
-            ("response_mask", _MASK),
-            ("rollout_logp", _PER_TOKEN),
-            ("completions", FieldType(DType.TEXT, (SAMPLE,))),
+        inputs=(FieldParam(name="prompts", types=(_TEXT_PROMPT, _TEXT_SAMPLE)),),
+        outputs=_ROLLOUT,
+        keywords=(Setting(name="n", type="int", default=1, least=1), *_SAMPLING),
+    ),
+    Method.EXTEND: MethodSpec(
+        kinds=(ModelKind.POLICY,),
+        inputs=(
+            *_SEQUENCE,
+            FieldParam(name="rollout_logp", types=(_PER_TOKEN,)),
+            FieldParam(name="observation", types=(_TEXT_SAMPLE,)),
+            FieldParam(name="done", types=(FieldType(DType.BOOL, (SAMPLE,)),), optional=True),
         ),
-        keywords=(
-            Setting(name="n", type="int", default=1, least=1),
-            Setting(name="max_new_tokens", type="int", required=True, least=1),
-            # 0 is greedy decoding.
-            Setting(name="temperature", type="float", default=1.0, least=0.0),
-            Setting(name="top_p", type="float", default=1.0, above=0.0, most=1.0),
-            Setting(name="top_k", type="int", default=0, least=0),
-        ),
+        outputs=_ROLLOUT,
+        keywords=_SAMPLING,
     ),
     Method.LOGPROB: MethodSpec(
         kinds=(ModelKind.POLICY,), inputs=_SEQUENCE, outputs=(("logp", _PER_TOKEN),), keywords=(_TEMPERATURE,)
     ),
     Method.VALUE: MethodSpec(kinds=(ModelKind.VALUE,), inputs=_SEQUENCE, outputs=(("values", _PER_TOKEN),)),
+    Method.SCORE: MethodSpec(
+        kinds=(ModelKind.REWARD,), inputs=_SEQUENCE, outputs=(("score", FieldType(DType.F32, (SAMPLE,))),)
+    ),
     Method.TRAIN: MethodSpec(
         kinds=(ModelKind.POLICY, ModelKind.VALUE),
         inputs=_SEQUENCE,
@@ -95,7 +118,26 @@ METHODS: dict[Method, MethodSpec] = {
             _TEMPERATURE,
         ),
     ),
+    Method.METRIC: MethodSpec(
+        kinds=(),
+        inputs=(
+            FieldParam(name="field", types=_NUMBERS),
+            FieldParam(name="mask", types=(_MASK,), optional=True),
+        ),
+    ),
+    # These take any fields: `check_types` has rules of their own for them.
+    Method.OUTPUT: MethodSpec(
+        kinds=(), inputs=(), options=(Setting(name="every", type="int", default=1, least=1),)
+    ),
+    Method.COLLECT: MethodSpec(kinds=(), inputs=()),
 }
+
+LORA: tuple[Setting, ...] = (
+    Setting(name="lora_rank", type="int", default=0, least=1),
+    Setting(name="lora_alpha", type="float", above=0.0),
+    Setting(name="lora_targets", type="str", default="all-linear"),
+)
+"""Options of a model: train low-rank adapters (arXiv 2106.09685) in place of the weights; alpha is twice the rank."""
 
 _PRECISION = Setting(name="precision", type="str", default="fp32", choices=("fp32", "bf16"))
 MODEL_SOURCES: dict[str, SourceKind] = {

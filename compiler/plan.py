@@ -33,17 +33,32 @@ class Phase(StrEnum):
 
 
 class InferMethod(StrEnum):
-    """What a forward pass without gradients returns, both f32[sample, token] at response positions."""
+    """What a forward pass without gradients returns: f32[sample, token] at response positions, or a score f32[sample]."""
 
     LOGPROB = "logprob"
     VALUE = "value"
+    SCORE = "score"
 
 
 class Aggregate(StrEnum):
-    """How a loss f32[sample, token] becomes a number, always by counts over all ranks of the minibatch."""
+    """How a loss f32[sample, token] becomes a number, always by counts over all ranks of the minibatch.
+
+    The mean over tokens; over samples of their means over tokens; over samples of their sums over tokens.
+    """
 
     TOKEN_MEAN = "token_mean"
     SEQUENCE_MEAN = "sequence_mean"
+    SEQUENCE_SUM = "sequence_sum"
+
+
+class Reduction(StrEnum):
+    """How a field becomes one number of the log, over all rows of all ranks."""
+
+    MEAN = "mean"
+    STD = "std"
+    MIN = "min"
+    MAX = "max"
+    SUM = "sum"
 
 
 class SyncKind(StrEnum):
@@ -62,15 +77,23 @@ class Arg(_Struct, frozen=True, kw_only=True):
 
 
 class ModelSpec(_Struct, frozen=True, kw_only=True):
-    """Named weights. `source` is a path, a hub name or `package:...`; `scratch` builds a small random one."""
+    """Named weights. `source` is a path, a hub name or `package:...`; `scratch` builds a small random one.
+
+    `shares` names the model whose trunk this one's head sits on. With `lora_rank` above 0 only low-rank adapters of
+    the layers in `lora_targets` are trained, scaled by `lora_alpha` / `lora_rank`.
+    """
 
     name: str
     kind: str
     source: str
     source_args: dict[str, Scalar] = {}
     copy_of: str | None = None
+    shares: str | None = None
     trainable: bool = True
     precision: str = "fp32"
+    lora_rank: int = 0
+    lora_alpha: float = 0.0
+    lora_targets: str = ""
 
 
 class FieldSpec(_Struct, frozen=True, kw_only=True):
@@ -107,12 +130,23 @@ class Group(_Struct, frozen=True, kw_only=True):
     size: int | None = None
 
 
+class Guard(_Struct, frozen=True, kw_only=True):
+    """When an op runs; all ranks decide alike, from what all of them know.
+
+    `every` k > 0: in steps 0, k, 2k, ... and the last. `until`: while that collection is not full.
+    """
+
+    every: int = 0
+    until: str | None = None
+
+
 class Op(_Struct, tag_field="op", frozen=True, kw_only=True):
     """One instruction. `node` is the graph node it came from, `group` the ranks that run it."""
 
     id: str
     node: str | None = None
     group: str = "world"
+    guard: Guard | None = None
     because: tuple[str, ...] = ()
 
     @property
@@ -132,11 +166,21 @@ class Op(_Struct, tag_field="op", frozen=True, kw_only=True):
 
 
 class LoadOp(Op, tag="load", frozen=True, kw_only=True):
-    """Read this rank's shard of the next `batch` prompts."""
+    """Read this rank's shard of the next `batch` prompts of the stream `stream`.
+
+    Ops with one stream take turns: `columns` name the fields, `names` the stream's own columns in the same order. Of
+    `rounds` batches that a step may read this is number `round`, from 0. `first`: not the next prompts but always the
+    first, in the file's order.
+    """
 
     source: SourceSpec
     columns: tuple[str, ...]
     batch: int
+    stream: str = "load"
+    names: tuple[str, ...] = ()
+    round: int = 0
+    rounds: int = 1
+    first: bool = False
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -145,9 +189,10 @@ class LoadOp(Op, tag="load", frozen=True, kw_only=True):
 
 
 class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
-    """Sample `n` responses to each prompt.
+    """Sample `n` responses to each row of `prompts`, prompt rows or (then `n` is 1) sample rows.
 
-    `outputs` maps tokens, response_mask, rollout_logp and completions, those that are wanted, to fields.
+    `outputs` maps tokens, response_mask, rollout_logp and completions, those that are wanted, to fields. The weights
+    are those that the step began with, or with `staleness` 1 those of the step before.
     """
 
     model: str
@@ -157,12 +202,45 @@ class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
+    staleness: int = 0
     outputs: dict[str, str]
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The prompts."""
         return (self.prompts,)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The outputs that anything reads."""
+        return tuple(self.outputs.values())
+
+
+class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
+    """Append `observation`'s tokens to each sequence, then sample a further response; rows that are `done` stay.
+
+    The observation's tokens are outside the response mask. `outputs` as those of `GenerateOp`: whole sequences, the
+    mask and log-probs of all responses so far, and the text of the last one.
+    """
+
+    model: str
+    tokens: str
+    response_mask: str
+    rollout_logp: str
+    observation: str
+    done: str | None = None
+    max_new_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    staleness: int = 0
+    outputs: dict[str, str]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The sequences so far and what is appended."""
+        fields = (self.tokens, self.response_mask, self.rollout_logp, self.observation, self.done)
+        return tuple(f for f in fields if f is not None)
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -223,7 +301,10 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
 
 
 class TrainOp(Op, tag="train", frozen=True, kw_only=True):
-    """Forward, loss, backward, optimiser step: `epochs` times over the batch, `minibatch` prompts a step."""
+    """Forward, loss, backward, optimiser step: `epochs` times over the batch, `minibatch` prompts a step.
+
+    `batch` is how many prompts the rows are of, all ranks together; after a filter there may be fewer.
+    """
 
     model: str
     tokens: str
@@ -238,6 +319,7 @@ class TrainOp(Op, tag="train", frozen=True, kw_only=True):
     beta2: float = 0.95
     max_grad_norm: float = 1.0
     epochs: int = 1
+    batch: int
     minibatch: int
     micro_batch_tokens: int = 0
     temperature: float = 1.0
@@ -255,11 +337,12 @@ class TrainOp(Op, tag="train", frozen=True, kw_only=True):
 
 
 class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
-    """Move rows so that the ranks of `target` hold them: prompt i lies on rank i modulo the size of `target`."""
+    """Move rows so that the ranks of `target` hold them: prompt i of `batch` lies on rank i modulo the size of `target`."""
 
     fields: tuple[str, ...]
     source: str
     target: str
+    batch: int
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -278,15 +361,91 @@ class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
 
 
 class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
-    """Give the generation engine of `model` the weights as trained so far."""
+    """Give the generation engine of `model` the weights as trained so far.
+
+    Rollouts of each `staleness` have an engine of their own; one with staleness 1 keeps weights of its own, and its
+    transfer follows the rollout.
+    """
 
     model: str
     sync: SyncKind
+    staleness: int = 0
 
     @property
     def collective(self) -> bool:
         """Unless the two phases share this rank's memory."""
         return self.sync is not SyncKind.LOCAL
+
+
+class CollectOp(Op, tag="collect", frozen=True, kw_only=True):
+    """Keep the rows of the prompts for which `where` bool[prompt] holds, in the collection `into`.
+
+    `fields` maps the fields to those that `TakeOp` will write. All ranks learn how many prompts the collection has;
+    it is full when it has `batch`.
+    """
+
+    into: str
+    where: str
+    fields: dict[str, str]
+    batch: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The filter and what it filters."""
+        return (self.where, *self.fields)
+
+    @property
+    def collective(self) -> bool:
+        """All ranks count together."""
+        return True
+
+
+class TakeOp(Op, tag="take", frozen=True, kw_only=True):
+    """Write the first `batch` prompts of the collection, in the order of collecting, numbered anew from 0.
+
+    Prompt i lies on rank i modulo the number of ranks, as freshly loaded prompts do. There may be fewer.
+    """
+
+    collection: str
+    outputs: tuple[str, ...]
+    batch: int
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The collected fields that anything reads."""
+        return self.outputs
+
+    @property
+    def collective(self) -> bool:
+        """An all-to-all brings the rows to their ranks."""
+        return True
+
+
+class MetricOp(Op, tag="metric", frozen=True, kw_only=True):
+    """One number of the step's log: `field` reduced over all rows, or all tokens where `mask` is set."""
+
+    name: str
+    reduction: Reduction
+    field: str
+    mask: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The field and its mask."""
+        return (self.field,) if self.mask is None else (self.field, self.mask)
+
+
+class OutputOp(Op, tag="output", frozen=True, kw_only=True):
+    """Append this rank's rows of some fields to `outputs/<name>-<rank>.jsonl` in the run folder."""
+
+    name: str
+    fields: tuple[str, ...]
+    per_prompt: int = 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields."""
+        return self.fields
 
 
 class FreeOp(Op, tag="free", frozen=True, kw_only=True):
@@ -308,7 +467,22 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
         return True
 
 
-AnyOp = LoadOp | GenerateOp | InferOp | ComputeOp | TrainOp | ReshardOp | SyncWeightsOp | FreeOp | SaveOp
+AnyOp = (
+    LoadOp
+    | GenerateOp
+    | ExtendOp
+    | InferOp
+    | ComputeOp
+    | TrainOp
+    | CollectOp
+    | TakeOp
+    | MetricOp
+    | OutputOp
+    | ReshardOp
+    | SyncWeightsOp
+    | FreeOp
+    | SaveOp
+)
 
 
 class Program(_Struct, frozen=True, kw_only=True):
