@@ -133,6 +133,7 @@ class Input:
     source: SourceCall
     batch: Expr
     block: str | None = None
+    round: int = 0
     span: Span | None = field(default=None, compare=False)
 
 
@@ -210,8 +211,9 @@ class Block:
     A loop runs its body at most `bound` times. Either it carries fields: each names one from outside, which the body
     reads as it stands and writes anew for the next iteration, and which means the last value after the loop. Or it
     collects fields: each iteration works on fresh prompts, and those where the field `where` holds are kept, until
-    the inputs' batch is whole. A validation runs in every `bound`-th step and trains nothing.
-    `flatten_blocks` moves `inputs` and `nodes` into the graph.
+    there are `until` prompts, by default as many as the inputs' batch. A validation runs in every `bound`-th step and
+    trains nothing. `flatten_blocks` moves `inputs` and `nodes` into the graph; then `carry` and `collect` name the
+    fields of the flat graph, and `param` what they are called outside.
     """
 
     id: str
@@ -220,6 +222,7 @@ class Block:
     carry: tuple[FieldArg, ...] = ()
     collect: tuple[FieldArg, ...] = ()
     where: FieldArg | None = None
+    until: Expr | None = None
     inputs: tuple[Input, ...] = ()
     nodes: tuple[Node, ...] = ()
     span: Span | None = field(default=None, compare=False)
@@ -266,6 +269,7 @@ class EdgeKind(StrEnum):
     """Why a node waits for another."""
 
     FIELD = "field"
+    ROWS = "rows"
     WEIGHTS = "weights"
     ORDER = "after"
 
@@ -282,7 +286,10 @@ class Edge:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """An algorithm. `edges` is empty until names are resolved."""
+    """An algorithm. `edges` is empty until names are resolved.
+
+    `poisoned` are the names in statements that could not be parsed: whether they are defined is not known.
+    """
 
     name: str
     params: tuple[Param, ...] = ()
@@ -294,6 +301,7 @@ class Graph:
     blocks: tuple[Block, ...] = ()
     deploy: Deploy | None = None
     edges: tuple[Edge, ...] = ()
+    poisoned: frozenset[str] = field(default=frozenset(), compare=False)
     span: Span | None = field(default=None, compare=False)
 
     @cached_property

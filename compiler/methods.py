@@ -126,9 +126,7 @@ METHODS: dict[Method, MethodSpec] = {
         ),
     ),
     # These take any fields: `check_types` has rules of their own for them.
-    Method.OUTPUT: MethodSpec(
-        kinds=(), inputs=(), options=(Setting(name="every", type="int", default=1, least=1),)
-    ),
+    Method.OUTPUT: MethodSpec(kinds=(), inputs=(), options=(Setting(name="every", type="int", default=1, least=1),)),
     Method.COLLECT: MethodSpec(kinds=(), inputs=()),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -14,10 +14,14 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 
 from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate
 from rldsl.compiler.ir import (
+    BUILT_IN,
+    Block,
+    BlockKind,
     Call,
     Deploy,
     FieldArg,
     Graph,
+    Import,
     Input,
     Keyword,
     Method,
@@ -27,15 +31,17 @@ from rldsl.compiler.ir import (
     Param,
     ParamType,
     PhaseLayout,
+    Range,
     SourceCall,
     Use,
 )
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.plan import Reduction, Scalar
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Span, did_you_mean, fail
-from rldsl.types import PROMPT, DType, FieldType
+from rldsl.types import PROMPT, DType, FieldType, NodeType
 
 _DEEPEST = 200
-_STATEMENTS = ("param", "model", "input", "node")
+_STATEMENTS = ("param", "model", "input", "node", "metric", "output", "loop", "validate")
+_OF_MODELS = tuple(m.value for m in Method if m not in BUILT_IN)
 _TERMINALS = {
     "LBRACE": "`{`",
     "RBRACE": "`}`",
@@ -153,22 +159,50 @@ class _Builder:
     def graph(self, tree: _Tree) -> Graph:
         algorithms = list(_subtrees(tree, "algorithm"))
         uses = tuple(Use(path=self.string(_tokens(t)[0]), span=self.span(t)) for t in _subtrees(tree, "use"))
+        imports = tuple(Import(path=self.string(_tokens(t)[0]), span=self.span(t)) for t in _subtrees(tree, "import"))
         deploys = list(_subtrees(tree, "deploy"))
         for extra in [*algorithms[1:], *deploys[1:]]:
             self.found.error("RL0205", f"a file holds one `{extra.data}` block; this is another", span=self.span(extra))
         deploy = self.deploy(deploys[0]) if deploys else None
         if not algorithms:
-            return Graph(name="", uses=uses, deploy=deploy)
+            return Graph(name="", uses=uses, imports=imports, deploy=deploy)
         body = algorithms[0]
         return Graph(
             name=str(_tokens(body)[0]),
             params=tuple(p for t in _subtrees(body, "param") if (p := self.param(t))),
             models=tuple(m for t in _subtrees(body, "model") if (m := self.model(t))),
-            inputs=tuple(i for t in _subtrees(body, "input") if (i := self.input(t))),
-            nodes=tuple(n for t in _subtrees(body, "node") if (n := self.node(t))),
+            inputs=self.inputs(body),
+            nodes=self.nodes(body),
+            blocks=tuple(self.block(t) for t in _subtrees(body, "loop", "validate")),
             uses=uses,
+            imports=imports,
             deploy=deploy,
             span=self.token_span(_tokens(body)[0]),
+        )
+
+    def inputs(self, tree: _Tree) -> tuple[Input, ...]:
+        return tuple(i for t in _subtrees(tree, "input") if (i := self.input(t)))
+
+    def nodes(self, tree: _Tree) -> tuple[Node, ...]:
+        """Nodes, metrics and outputs, in source order."""
+        kinds = {"node": self.node, "metric": self.metric, "output": self.output}
+        return tuple(n for t in _subtrees(tree, *kinds) if (n := kinds[t.data](t)))
+
+    def block(self, tree: _Tree) -> Block:
+        name = _tokens(tree)[0]
+        bound = next(c for c in tree.children if isinstance(c, Tree))
+        carry, collect = list(_subtrees(tree, "carry")), list(_subtrees(tree, "collect"))
+        return Block(
+            id=str(name),
+            kind=BlockKind(tree.data),
+            bound=self.expr(bound),
+            carry=self.fields(carry[0]) if carry else (),
+            collect=self.fields(collect[0]) if collect else (),
+            where=self.field_arg(_only(collect[0], "field")) if collect else None,
+            until=next((self.expr(t.children[0]) for c in collect for t in _subtrees(c, "until")), None),
+            inputs=self.inputs(tree),
+            nodes=self.nodes(tree),
+            span=self.token_span(name),
         )
 
     def span(self, tree: _Tree) -> Span:
@@ -180,8 +214,10 @@ class _Builder:
         end_line, end_column = token.end_line or token.line, token.end_column or token.column + len(token)
         return Span(self.file, token.line, token.column, end_line, end_column)
 
-    def one_of(self, kinds: type[_E], token: Token, what: str, code: str = "RL0210") -> _E | None:
-        names = [k.value for k in kinds]
+    def one_of(
+        self, kinds: type[_E], token: Token, what: str, code: str = "RL0210", names: Sequence[str] = ()
+    ) -> _E | None:
+        names = names or [k.value for k in kinds]
         if token in names:
             return kinds(str(token))
         self.found.error(
@@ -203,7 +239,26 @@ class _Builder:
         default = literal.value
         if kind is ParamType.FLOAT and isinstance(default, int) and not isinstance(default, bool):
             default = float(default)
-        return Param(name=str(name), type=kind, default=default, unit=literal.unit, span=self.token_span(name))
+        return Param(
+            name=str(name),
+            type=kind,
+            default=default,
+            unit=literal.unit,
+            range=next(map(self.range, _subtrees(tree, "range")), None),
+            span=self.token_span(name),
+        )
+
+    def range(self, tree: _Tree) -> Range:
+        for choices in _subtrees(tree, "choices"):
+            return Range(choices=tuple(self.constant(c).value for c in _subtrees(choices, "constant")))
+        interval = _only(tree, "interval")
+        ends = [t.type for t in _tokens(interval)]
+        return Range(
+            low=_end(interval, "low"),
+            high=_end(interval, "high"),
+            low_open=ends[0] == "LPAR",
+            high_open=ends[-1] == "RPAR",
+        )
 
     def constant(self, tree: _Tree) -> Literal:
         value = self.literal(next(c for c in tree.children if isinstance(c, Tree)))
@@ -216,7 +271,8 @@ class _Builder:
         name, kind_name = _tokens(tree)[:2]
         kind = self.one_of(ModelKind, kind_name, "kind of model")
         frozen = any(t.type == "FROZEN" for t in _tokens(tree))
-        copies, sources = list(_subtrees(tree, "copy")), list(_subtrees(tree, "source"))
+        copies, shared = list(_subtrees(tree, "copy")), list(_subtrees(tree, "shared"))
+        sources = list(_subtrees(tree, "source"))
         if kind is None:
             return None
         return Model(
@@ -224,7 +280,9 @@ class _Builder:
             kind=kind,
             source=self.source(sources[0]) if sources else None,
             copy_of=str(_tokens(copies[0])[-1]) if copies else None,
+            shares=str(_tokens(shared[0])[-1]) if shared else None,
             frozen=frozen,
+            options=self.keywords(_only(tree, "options")),
             span=self.token_span(name),
         )
 
@@ -274,26 +332,57 @@ class _Builder:
         )
         if call is None:
             return None
-        role = next((str(_tokens(t)[0]) for t in _subtrees(tree, "role")), None)
-        when = next((self.expr(t.children[0]) for t in _subtrees(tree, "condition")), None)
+        roles = next((_tokens(t) for t in _subtrees(tree, "role")), [])
         return Node(
             id=str(_tokens(tree)[0]),
             call=_with_options(call, self.keywords(_only(tree, "options"))),
             outputs=_names_under(tree, "outputs"),
-            role=role,
-            when=when,
+            role=str(roles[0]) if roles else None,
+            stated_type=self.one_of(NodeType, roles[1], "type of a node") if roles[1:] else None,
+            when=self.condition(tree),
             after=_names_under(tree, "order"),
             span=self.token_span(_tokens(tree)[0]),
         )
 
+    def condition(self, tree: _Tree) -> Expr | None:
+        return next((self.expr(t.children[0]) for t in _subtrees(tree, "condition")), None)
+
+    def metric(self, tree: _Tree) -> Node | None:
+        name, reduction = _tokens(tree)
+        found = self.one_of(Reduction, reduction, "reduction of a metric")
+        if found is None:
+            return None
+        arguments = _only(tree, "arguments")
+        call = Call(
+            method=Method.METRIC,
+            function=found.value,
+            args=self.fields(arguments),
+            keywords=self.keywords(arguments),
+            span=self.token_span(reduction),
+        )
+        return Node(id=str(name), call=call, when=self.condition(tree), span=self.token_span(name))
+
+    def output(self, tree: _Tree) -> Node:
+        name = _tokens(tree)[0]
+        call = Call(
+            method=Method.OUTPUT,
+            args=self.fields(tree),
+            options=self.keywords(_only(tree, "options")),
+            span=self.token_span(name),
+        )
+        return Node(id=str(name), call=call, when=self.condition(tree), span=self.token_span(name))
+
+    def fields(self, tree: _Tree) -> tuple[FieldArg, ...]:
+        return tuple(self.field_arg(f) for fs in _subtrees(tree, "fields") for f in _subtrees(fs, "field"))
+
     def call(self, tree: _Tree) -> Call | None:
         words = _tokens(tree)
         arguments = _only(tree, "arguments")
-        args = tuple(self.field_arg(f) for fs in _subtrees(arguments, "fields") for f in _subtrees(fs, "field"))
+        args = self.fields(arguments)
         keywords = self.keywords(arguments)
         if tree.data == "compute":
             return Call(function=str(words[0]), args=args, keywords=keywords, span=self.token_span(words[0]))
-        method = self.one_of(Method, words[1], "method of a model", "RL0206")
+        method = self.one_of(Method, words[1], "method of a model", "RL0206", _OF_MODELS)
         if method is None:
             return None
         function = str(words[2]) if tree.data == "train" else None
@@ -384,8 +473,15 @@ _LITERALS: dict[str, Callable[[Token], Scalar]] = {
 }
 
 
-def _subtrees(tree: _Tree, name: str) -> Iterator[_Tree]:
-    return (c for c in tree.children if isinstance(c, Tree) and c.data == name)
+def _subtrees(tree: _Tree, *names: str) -> Iterator[_Tree]:
+    return (c for c in tree.children if isinstance(c, Tree) and c.data in names)
+
+
+def _end(interval: _Tree, which: str) -> float | None:
+    for tree in _subtrees(interval, which):
+        *minus, number = _tokens(tree)
+        return -float(number) if minus else float(number)
+    return None
 
 
 def _only(tree: _Tree, name: str) -> _Tree:

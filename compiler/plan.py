@@ -33,7 +33,7 @@ class Phase(StrEnum):
 
 
 class InferMethod(StrEnum):
-    """What a forward pass without gradients returns: f32[sample, token] at response positions, or a score f32[sample]."""
+    """What a forward pass without gradients returns: f32[sample, token] at response positions; a score f32[sample]."""
 
     LOGPROB = "logprob"
     VALUE = "value"
@@ -337,7 +337,7 @@ class TrainOp(Op, tag="train", frozen=True, kw_only=True):
 
 
 class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
-    """Move rows so that the ranks of `target` hold them: prompt i of `batch` lies on rank i modulo the size of `target`."""
+    """Move rows to the ranks of `target`: prompt i of `batch` lies on rank i modulo the size of `target`."""
 
     fields: tuple[str, ...]
     source: str

@@ -6,16 +6,21 @@ from collections.abc import Iterator
 
 from rldsl.compiler.expr import ParamRef, format_expr, format_scalar
 from rldsl.compiler.ir import (
+    SINKS,
+    Block,
+    BlockKind,
     Call,
     Deploy,
     FieldArg,
     Graph,
     Input,
     Keyword,
+    Method,
     Model,
     Module,
     Node,
     Param,
+    Range,
     SourceCall,
 )
 
@@ -25,6 +30,7 @@ _INDENT = "  "
 def print_graph(graph: Graph) -> str:
     """Canonical text of `graph`. `parse(print_graph(g), f) == g` for every graph that a front end makes."""
     blocks = [f"use {format_scalar(u.path)}\n" for u in graph.uses]
+    blocks += [f"import {format_scalar(i.path)}\n" for i in graph.imports]
     if graph.name:
         blocks.append(f"algorithm {graph.name} {{\n{_body(graph)}}}\n")
     if graph.deploy:
@@ -38,19 +44,58 @@ def _body(graph: Graph) -> str:
         [_model(m) for m in graph.models],
         [_input(i) for i in graph.inputs],
         [print_node(n) for n in graph.nodes],
+        *(_block(b) for b in graph.blocks),
     )
     return "\n".join("".join(f"{_INDENT}{line}\n" for line in s) for s in sections if s)
 
 
 def _param(param: Param) -> str:
     unit = f" {param.unit}" if param.unit else ""
-    return f"param {param.name} : {param.type} = {format_scalar(param.default)}{unit}"
+    within = f" in {_range(param.range)}" if param.range else ""
+    return f"param {param.name} : {param.type} = {format_scalar(param.default)}{unit}{within}"
+
+
+def _end(end: float | None) -> str:
+    return "" if end is None else f"{end:g}" if float(f"{end:g}") == end else repr(end)
+
+
+def _range(within: Range) -> str:
+    if within.choices:
+        return f"{{{', '.join(map(format_scalar, within.choices))}}}"
+    low, high = (
+        "" if end is None else f"{end:g}" if float(f"{end:g}") == end else repr(end)
+        for end in (within.low, within.high)
+    )
+    return f"{'(' if within.low_open else '['}{low}, {high}{')' if within.high_open else ']'}"
+
+
+def _block(block: Block) -> list[str]:
+    """A block's lines, indented within."""
+    body = [*map(_input, block.inputs), *map(print_node, block.nodes)]
+    return [f"{_head(block)} {{", *(f"{_INDENT}{line}" for line in body), "}"]
+
+
+def _head(block: Block) -> str:
+    bound = format_expr(block.bound)
+    if block.kind is BlockKind.VALIDATE:
+        return f"validate {block.id} every {bound}"
+    if block.where is None:
+        return f"loop {block.id} max {bound} carry {', '.join(map(_field, block.carry))}"
+    until = f" until {format_expr(block.until)}" if block.until else ""
+    collected = ", ".join(map(_field, block.collect))
+    return f"loop {block.id} max {bound} collect {collected} where {_field(block.where)}{until}"
 
 
 def _model(model: Model) -> str:
     frozen = "frozen " if model.frozen else ""
     origin = _source(model.source) if model.source else f"{'' if frozen else 'copy '}{model.copy_of}"
-    return f"model {model.name} : {model.kind} = {frozen}{origin}"
+    if model.shares:
+        origin = f"shared {model.shares}"
+    return f"model {model.name} : {model.kind} = {frozen}{origin}{_options(model.options)}"
+
+
+def _options(options: tuple[Keyword, ...]) -> str:
+    return f" with {', '.join(map(_keyword, options))}" if options else ""
 
 
 def _source(source: SourceCall) -> str:
@@ -68,10 +113,9 @@ def print_node(node: Node) -> str:
 
 
 def _node_parts(node: Node) -> Iterator[str]:
-    role = f" : {node.role}" if node.role else ""
-    yield f"node {node.id}{role} = {_call(node.call)}"
-    if node.call.options:
-        yield "with " + ", ".join(_keyword(k) for k in node.call.options)
+    roles = ", ".join(filter(None, (node.role, node.stated_type)))
+    kind = node.call.method if node.call.method in SINKS else "node"
+    yield f"{kind} {node.id}{' : ' if roles else ''}{roles} = {_call(node.call)}{_options(node.call.options)}"
     if node.outputs:
         yield "-> " + ", ".join(node.outputs)
     if node.when:
@@ -81,7 +125,13 @@ def _node_parts(node: Node) -> Iterator[str]:
 
 
 def _call(call: Call) -> str:
+    if call.method is Method.OUTPUT:
+        return ", ".join(_field(a) for a in call.args)
     arguments = f"({_arguments([_field(a) for a in call.args], call.keywords)})"
+    if call.method is Method.METRIC:
+        return f"{call.function}{arguments}"
+    if call.method is Method.COLLECT:
+        return f"collect{arguments}"
     if call.model is None:
         return f"compute {call.function}{arguments}"
     loss = f" {call.function}" if call.function else ""

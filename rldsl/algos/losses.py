@@ -61,6 +61,44 @@ def policy_loss(
     return TokenLoss(loss, metrics)
 
 
+@vanishes_where_zero("advantages")
+def gspo_loss(
+    logp: PerToken,
+    response_mask: Mask,
+    old_logp: PerToken,
+    advantages: PerSample,
+    *,
+    clip: float = 3e-4,
+    clip_high: float = 4e-4,
+) -> TokenLoss:
+    """GSPO's clipped surrogate (arXiv 2507.18071, eq. 5 and 7), to be minimised, with `aggregate = "sequence_mean"`.
+
+    One ratio a response, s = exp(mean over its tokens of logp - old_logp), clipped to [1 - clip, 1 + clip_high]; the
+    defaults are the paper's (sec. 5.1). Every token of a response holds -min(s * A, clipped s * A), so that the mean
+    over a response is the paper's term and the mean over responses its objective.
+
+    `advantages` f32[rows]. Metrics: `kl` (old to new, k3, per token) and `clip_fraction` (of responses).
+    All f32[rows, tokens]; nothing outside `response_mask` is meaningful.
+    """
+    log_ratio = torch.where(response_mask, logp - old_logp, 0.0)
+    length = response_mask.sum(1).clamp(min=1)
+    ratio = (log_ratio.sum(1) / length).exp()
+    plain, clipped = ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip_high) * advantages
+    loss = -torch.minimum(plain, clipped)[:, None].expand_as(logp)
+    fraction = (clipped < plain).to(loss.dtype)[:, None].expand_as(logp)
+    return TokenLoss(loss, {"kl": _k3(log_ratio.detach()), "clip_fraction": fraction})
+
+
+@vanishes_where_zero("advantages")
+def reinforce_loss(logp: PerToken, response_mask: Mask, advantages: PerSample | PerToken) -> TokenLoss:
+    """-A * logp of each token, to be minimised: its gradient is minus the policy gradient (REINFORCE, Williams 1992).
+
+    For samples of the very policy that is trained: one epoch, one minibatch. `advantages` is one number a sample or a
+    token. f32[rows, tokens]; nothing outside `response_mask` is meaningful.
+    """
+    return TokenLoss(-_per_token(advantages) * logp)
+
+
 def value_loss(
     value: PerToken, response_mask: Mask, values: PerToken, returns: PerToken, *, value_clip: float | None = 0.2
 ) -> TokenLoss:

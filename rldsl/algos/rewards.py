@@ -1,11 +1,21 @@
-"""Rewards of one row each: text in, a number out."""
+"""Functions of one row each: rewards (text in, a number out), and the environments and prompts of several turns."""
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
 import threading
+from collections.abc import Callable
 
 _INTEGER = re.compile(r"-?\d+")
+# At most 100 characters, so that neither nesting nor a product can grow without bound.
+_REQUEST = re.compile(r"calc\(([0-9+*() -]{1,100})\)\s*\Z")
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
 
 
 def math_verify(completions: str, answers: str) -> float:
@@ -39,3 +49,48 @@ def char_accuracy(completions: str, answers: str) -> float:
     if longest == 0:
         return 1.0
     return sum(a == b for a, b in zip(completions, answers, strict=False)) / longest
+
+
+def calculator(completions: str) -> tuple[str, bool]:
+    """A tool: (observation, done). Answers a completion that ends with `calc(12 + 7)` with ` = 19` and a line feed.
+
+    Between the brackets stand integers, `+`, `-`, `*` and brackets, 100 characters at most. Anything else is no request:
+    the observation is then empty, and the conversation is done.
+    """
+    # The shortest: an earlier `calc(` in the text is not part of this request.
+    start = completions.rfind("calc(")
+    request = _REQUEST.match(completions, start) if start >= 0 else None
+    value = _calculated(request[1]) if request else None
+    return ("", True) if value is None else (f" = {value}\n", False)
+
+
+def _calculated(text: str) -> int | None:
+    """The value of an integer expression, or None if it is none."""
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _value(node: ast.expr) -> int:
+    """Walks the tree: nothing is ever executed. Raises ValueError at what is not allowed."""
+    match node:
+        case ast.Constant(value=int() as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_value(left), _value(right))
+        case _:
+            raise ValueError(f"{type(node).__name__} is not arithmetic of integers")
+
+
+def rebuttal(
+    prompts: str,
+    completions: str,
+    *,
+    before: str = "\nAnother answered: ",
+    after: str = "\nSay what is wrong with that, and answer yourself: ",
+) -> str:
+    """The second speaker's prompt in a debate: the question, what the first speaker said, and what to do with it."""
+    return f"{prompts}{before}{completions}{after}"
