@@ -36,7 +36,7 @@ def group_advantage(score: PerSample, *, group: int, eps: float = 1e-4, scale: b
 
 
 def rloo_advantage(score: PerSample, *, group: int) -> PerSample:
-    """RLOO's advantage (arXiv 2402.14740, sec. 3.2): the score less the mean score of the others of its group.
+    """RLOO's advantage (arXiv 2402.14740): the score less the mean score of the others of its group.
 
     `score` f32[rows] holds the `group` samples of one prompt next to each other. Exactly 0 where all scores of a
     group are equal. Raises ValueError for a group of 1, which has no others, and if rows do not divide.
@@ -49,7 +49,7 @@ def rloo_advantage(score: PerSample, *, group: int) -> PerSample:
 
 
 def baseline_advantage(score: PerSample, baseline: PerSample) -> PerSample:
-    """ReMax's advantage (arXiv 2310.10505, eq. 6): the score less that of the prompt's greedy answer.
+    """ReMax's advantage (arXiv 2310.10505): the score less that of the prompt's greedy answer.
 
     Both f32[rows]; a baseline of one number a prompt is repeated for the prompt's samples before it comes here.
     """
@@ -144,8 +144,8 @@ def discounted_returns(
 ) -> PerToken:
     """The return of each token, G_t = r_t + gamma * G_{t+1}: what it and the response tokens after it are paid.
 
-    With `gamma` 1 and `whiten`, on the rewards of `kl_penalty`, the advantage of REINFORCE++ (arXiv 2501.03262, sec. 3):
-    the score less the KL still to come, brought to mean 0 and variance 1 over the response tokens of all ranks.
+    With `gamma` 1 and `whiten`, on the rewards of `kl_penalty`, the advantage of REINFORCE++ (arXiv 2501.03262): the
+    score less the KL still to come, brought to mean 0 and variance 1 over the response tokens of all ranks.
     All f32[rows, tokens]; 0 outside `response_mask`, whose tokens are no steps.
     """
     mask = response_mask.to(rewards.dtype)
@@ -159,9 +159,9 @@ def discounted_returns(
 
 
 def distillation_advantage(student_logp: PerToken, teacher_logp: PerToken, response_mask: Mask) -> PerToken:
-    """log teacher - log student of each token that the student sampled: minus a one-sample reverse KL(student, teacher).
+    """log teacher - log student of each token that the student sampled: minus its sample of KL(student, teacher).
 
-    On-policy distillation (arXiv 2306.13649, eq. 4 with the reverse KL), the student's log-probs taken as constants.
+    On-policy distillation with the reverse KL (arXiv 2306.13649), the student's log-probs taken as constants.
     All f32[rows, tokens]; 0 outside `response_mask`.
     """
     return torch.where(response_mask, teacher_logp - student_logp, 0.0)

@@ -54,10 +54,10 @@ def char_accuracy(completions: str, answers: str) -> float:
 def calculator(completions: str) -> tuple[str, bool]:
     """A tool: (observation, done). Answers a completion that ends with `calc(12 + 7)` with ` = 19` and a line feed.
 
-    Between the brackets stand integers, `+`, `-`, `*` and brackets, 100 characters at most. Anything else is no request:
-    the observation is then empty, and the conversation is done.
+    Between the brackets stand integers, `+`, `-`, `*` and brackets, 100 characters at most. Anything else is no
+    request: the observation is then empty, and the conversation is done.
     """
-    # The shortest: an earlier `calc(` in the text is not part of this request.
+    # The last one: what stands before it is the model's text.
     start = completions.rfind("calc(")
     request = _REQUEST.match(completions, start) if start >= 0 else None
     value = _calculated(request[1]) if request else None
