@@ -11,9 +11,10 @@ import torch
 from rldsl.backends.comm import Comm
 from rldsl.backends.fits import check_hardware
 from rldsl.backends.folder import RunFolder
-from rldsl.backends.handlers import HANDLERS, Runtime
+from rldsl.backends.handlers import HANDLERS
 from rldsl.backends.metrics import StepMetrics, reward_key
 from rldsl.backends.observer import Observer, Silent
+from rldsl.backends.runtime import Runtime
 from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
 from rldsl.diagnostics import fail
 
@@ -81,6 +82,8 @@ class Executor:
         return self._metrics.close(step)
 
     def _run_op(self, op: AnyOp, step: int) -> None:
+        if not self.runtime.due(op):
+            return
         self._comm.status.enter(step=step, op=op.id, node=op.node)
         self._observer.on_op(op)
         with self._metrics.timing(op):

@@ -43,7 +43,8 @@ class RunFolder:
             fail("RL0101", f"cannot write `{self._lines.name}`: {error.strerror}", fix="is there room on the disk?")
         value = None if reward is None else metrics[reward]
         if value is not None:
-            self._rewards.append((len(self._rewards) + 1, value))
+            # Steps without a reward leave a gap.
+            self._rewards.append((int(metrics["step"] or 0) + 1, value))
 
     def close(self) -> None:
         """End metrics.jsonl."""

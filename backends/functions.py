@@ -18,13 +18,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged
+from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged, no_rows
 from rldsl.backends.status import Status
 from rldsl.compiler.plan import FunctionSpec, Scalar
 from rldsl.diagnostics import DiagnosticError, Span, fail
-from rldsl.types import DType, FieldType, Reduce
+from rldsl.types import PROMPT, DType, FieldType, Reduce
 
 SHOWN = 200  # characters of a value in a message
+# What a list of numbers may hold: nothing that the field's dtype would change silently.
+NUMBERS: dict[DType, tuple[type, ...]] = {DType.F32: (int, float), DType.I64: (int,), DType.BOOL: (bool,)}
 
 
 class Functions:
@@ -118,8 +120,9 @@ class Call:
     """One call of a function on this rank's rows of a step.
 
     `columns` are the arguments that are fields, over the same rows; `absent` the parameters that are None.
-    An output of None is one that nothing reads. Texts go in as list[str], f32[rows] as is, ragged fields as
-    [rows, longest], padded with zeros on the right.
+    An output of None is one that nothing reads; one of prompts, made from samples, has a row for each group of
+    `per_prompt`. Texts go in as list[str], f32[rows] as is, ragged fields as [rows, longest], padded with zeros on
+    the right. A function is not called for no rows at all, unless it sums over ranks and others wait for it.
     """
 
     spec: FunctionSpec
@@ -135,13 +138,35 @@ class Call:
 
     def run(self) -> dict[str, Column]:
         """The outputs as columns. Raises RL0705 (it raised) or RL0706 (it returned something else)."""
+        if not len(self.ids) and (self.spec.per_row or self.reduce is None):
+            return {name: self._nothing(kind) for name, kind in filter(None, self.outputs)}
         results = self._row_by_row() if self.spec.per_row else self._at_once()
         if len(self.outputs) == 1:
             results = (results,)
         elif not isinstance(results, tuple) or len(results) != len(self.outputs):
             self._wrong(f"{len(self.outputs)} results, a tuple", f"{type(results).__name__}")
         wanted = [(o, r) for o, r in zip(self.outputs, results, strict=True) if o is not None]
-        return {n: Column(self.ids, self._checked(n, kind, r), self.per_prompt) for (n, kind), r in wanted}
+        return {n: self._column(n, kind, r) for (n, kind), r in wanted}
+
+    def _column(self, name: str, kind: FieldType, result: Any) -> Column:
+        ids, per_prompt = self._rows_of(kind)
+        return Column(ids, self._checked(name, kind, result), per_prompt)
+
+    def _nothing(self, kind: FieldType) -> Column:
+        ids, per_prompt = self._rows_of(kind)
+        return Column(ids, no_rows(kind, self._device or torch.device("cpu")), per_prompt)
+
+    def _rows_of(self, kind: FieldType) -> tuple[Tensor, int]:
+        """Ids of an output's rows, and how many a prompt has: the arguments' rows, or one for each group of them."""
+        if kind.unit == PROMPT and self.per_prompt > 1:
+            # The rows of a prompt are neighbours: that is how rollouts and reshards leave them.
+            return self.ids[:: self.per_prompt] // self.per_prompt, 1
+        return self.ids, self.per_prompt
+
+    @cached_property
+    def _device(self) -> torch.device | None:
+        tensors = [c.data for c in self.columns.values() if isinstance(c.data, Tensor)]
+        return tensors[0].device if tensors else None
 
     @cached_property
     def ids(self) -> Tensor:
@@ -195,9 +220,10 @@ class Call:
         shown = () if row is None else tuple(self._show(p, c, row) for p, c in self.columns.items())
         raised(f"the function `{self.spec.name}` raised {type(error).__name__} {where}", error, self.file, shown)
 
-    def _name(self, row: int) -> str:
-        """Such as `sample 17`, by the id that is unique over ranks and steps."""
-        return f"{'prompt' if self.per_prompt == 1 else 'sample'} {int(self.ids[row])}"
+    def _name(self, row: int, kind: FieldType | None = None) -> str:
+        """Such as `sample 17`, by the id that is unique over ranks and steps; of an argument, or an output's."""
+        ids, per_prompt = (self.ids, self.per_prompt) if kind is None else self._rows_of(kind)
+        return f"{'prompt' if per_prompt == 1 else 'sample'} {int(ids[row])}"
 
     def _show(self, param: str, column: Column, row: int) -> str:
         value = element(column.data, row)
@@ -214,18 +240,18 @@ class Call:
         )
 
     def _checked(self, name: str, kind: FieldType, result: Any) -> Data:
-        rows = len(self.ids)
         if kind.dtype is DType.TEXT:
+            rows = len(self._rows_of(kind)[0])
             if not isinstance(result, list) or not all(isinstance(t, str) for t in result) or len(result) != rows:
                 self._wrong(f"{name}: a list of {rows} strings", _describe(result))
             return result
         tensor = self._tensor(name, kind, result)
         if not kind.ragged:
-            self._check_finite(name, tensor, torch.ones_like(self.ids))
+            self._check_finite(name, kind, tensor, torch.ones(len(tensor), dtype=torch.int64))
             return tensor
         assert self._lengths is not None
         data = Ragged.from_padded(tensor, self._lengths)
-        self._check_finite(name, data.values, data.lengths.cpu())
+        self._check_finite(name, kind, data.values, data.lengths.cpu())
         return data
 
     def _tensor(self, name: str, kind: FieldType, result: Any) -> Tensor:
@@ -233,38 +259,39 @@ class Call:
         dtype, shape = TORCH_DTYPE[kind.dtype], self._shape(name, kind)
         expected = f"{name}: {kind}, here {list(shape)} of {dtype}"
         if isinstance(result, list):
-            result = self._from_list(result, dtype, shape, expected)
+            result = self._from_list(result, kind, shape, expected)
         if not isinstance(result, Tensor) or tuple(result.shape) != shape:
             self._wrong(expected, _describe(result))
         if result.dtype != dtype and not (result.is_floating_point() and dtype.is_floating_point):
             self._wrong(expected, _describe(result))
         return result.detach().to(dtype)
 
-    def _from_list(self, result: list[Any], dtype: torch.dtype, shape: tuple[int, ...], expected: str) -> Tensor:
+    def _from_list(self, result: list[Any], kind: FieldType, shape: tuple[int, ...], expected: str) -> Tensor:
         if len(result) != shape[0]:
             self._wrong(expected, f"a list of {len(result)}")
         if all(isinstance(r, Tensor) for r in result) and result:
             width = shape[1] if len(shape) > 1 else 0
             parts = [torch.nn.functional.pad(r, (0, width - len(r))) if width and r.dim() else r for r in result]
             return torch.stack(parts)
-        if not all(isinstance(r, (int, float)) for r in result):
-            row, bad = next((i, r) for i, r in enumerate(result) if not isinstance(r, (int, float)))
-            self._wrong(expected, f"{_describe(bad)} for {self._name(row)}")
-        device = next((c.data.device for c in self.columns.values() if isinstance(c.data, Tensor)), None)
-        return torch.tensor(result, dtype=dtype, device=device)
+        bad = next((i for i, r in enumerate(result) if not isinstance(r, NUMBERS[kind.dtype])), None)
+        if bad is not None:
+            self._wrong(expected, f"{_describe(result[bad])} for {self._name(bad, kind)}")
+        return torch.tensor(result, dtype=TORCH_DTYPE[kind.dtype], device=self._device)
 
     def _shape(self, name: str, kind: FieldType) -> tuple[int, ...]:
+        rows = len(self._rows_of(kind)[0])
         if not kind.ragged:
-            return (len(self.ids),)
+            return (rows,)
+        assert rows == len(self.ids), "one row a group has no tokens: the compiler refuses that"
         if self._lengths is None:
             self._wrong(f"{name}: {kind}", "no argument with a token axis, so the lengths are unknown")
-        return (len(self.ids), int(self._lengths.max()) if len(self._lengths) else 0)
+        return (rows, int(self._lengths.max()) if len(self._lengths) else 0)
 
-    def _check_finite(self, name: str, values: Tensor, lengths: Tensor) -> None:
+    def _check_finite(self, name: str, kind: FieldType, values: Tensor, lengths: Tensor) -> None:
         if values.is_floating_point() and not bool(values.isfinite().all()):
             bad = (~values.isfinite()).nonzero()[:, 0].cpu()
             row = int(torch.searchsorted(lengths.cumsum(0), bad[0], right=True))
-            found = f"{len(bad)} of {values.numel()} are NaN or infinite, the first for {self._name(row)}"
+            found = f"{len(bad)} of {values.numel()} are NaN or infinite, the first for {self._name(row, kind)}"
             self._wrong(f"{name}: finite numbers", found)
 
 

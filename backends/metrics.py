@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rldsl.backends.comm import Comm
-from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, Plan
+from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, InferOp, LoadOp, MetricOp, Plan, Reduction, TakeOp
 from rldsl.types import DType, FieldType, Reduce
 
 COUNTS = ("prompts", "samples", "tokens", "response_tokens")
@@ -19,25 +20,63 @@ OWN_KEYS = frozenset({"step", "seconds", "tokens_per_s", *COUNTS})
 
 
 def mean_fields(plan: Plan) -> tuple[str, ...]:
-    """The computed f32 fields with one number a row: their means are logged, see `logged_as`."""
-    computed = [name for op in plan.ops() if isinstance(op, ComputeOp) for name in op.writes]
+    """The computed f32 fields with one number a row, whose means are logged, see `logged_as`.
+
+    What a filter let through counts as computed. Not those of a loop's iterations, `block.2.score`.
+    """
     kinds = {f.name: FieldType.parse(f.type) for f in plan.fields}
-    return tuple(n for n in dict.fromkeys(computed) if kinds[n].dtype is DType.F32 and not kinds[n].ragged)
+    written = [name for op in plan.ops() if isinstance(op, (ComputeOp, InferOp, TakeOp)) for name in op.writes]
+    return tuple(
+        n
+        for n in dict.fromkeys(written)
+        if kinds[n].dtype is DType.F32 and not kinds[n].ragged and not any(p.isdigit() for p in n.split("."))
+    )
 
 
-def logged_as(field: str) -> str:
-    """The key of a field's mean: its name, or `field/<name>` where the log has that key for something else."""
-    return f"field/{field}" if field in OWN_KEYS else field
+def logged_as(name: str, kind: str = "field") -> str:
+    """The key of a field's mean or of a metric: its name, or `<kind>/<name>` where the log has another such key."""
+    return f"{kind}/{name}" if name in OWN_KEYS else name
 
 
 def reward_key(plan: Plan) -> str | None:
-    """The key of the reward curve: that of `score`, else of the first field that has a mean."""
-    fields = mean_fields(plan)
-    return "score" if "score" in fields else next(map(logged_as, fields), None)
+    """The key of the reward curve: that of `score`, else of the first field that has a mean.
+
+    One that is there in every step rather than one of a validation.
+    """
+    guarded = {name for op in plan.ops() if op.guard is not None for name in op.writes}
+    fields = sorted(mean_fields(plan), key=lambda n: (n in guarded, n.rpartition(".")[2] != "score"))
+    return next(map(logged_as, fields), None)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is known of a metric's numbers, float64: enough for every reduction. `squares` is about their mean."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    least: float = math.inf
+    most: float = -math.inf
+
+    def add(self, values: Tensor) -> None:
+        """More numbers, of any shape and dtype. Squares as Chan, Golub and LeVeque (1979) add those of two sets."""
+        if not values.numel():
+            return
+        numbers = values.double()
+        count, total = numbers.numel(), float(numbers.sum())
+        mean = total / count
+        apart = mean - self.total / self.count if self.count else 0.0
+        self.squares += float((numbers - mean).square().sum()) + apart**2 * count * self.count / (count + self.count)
+        self.count, self.total = self.count + count, self.total + total
+        self.least, self.most = min(self.least, float(numbers.min())), max(self.most, float(numbers.max()))
+
+    def squares_about(self, center: float) -> float:
+        """The sum of squared distances from `center`."""
+        return self.squares + self.count * (self.total / self.count - center) ** 2 if self.count else 0.0
 
 
 class StepMetrics:
-    """One step's numbers on this rank: `seconds/<op>`, `<node>/<what the engine says>`, fields by `logged_as`.
+    """One step's numbers on this rank: `seconds/<op>`, `<node>/<what the engine says>`, fields, metrics.
 
     Every rank has the same slots in the same order, from the plan, so that one sum and one maximum over
     all ranks bring them together. What an engine reports is global already and kept as rank 0 has it.
@@ -47,23 +86,38 @@ class StepMetrics:
         self._comm = comm
         self._means = mean_fields(plan)
         self._ops = tuple(op.id for op in plan.ops() if not isinstance(op, FreeOp))
+        self._reductions = {op.name: op.reduction for op in plan.ops() if isinstance(op, MetricOp)}
         self.begin()
 
     def begin(self) -> None:
         """A new step."""
         self._totals = dict.fromkeys(self._means, (0.0, 0))
+        self._tallies = {name: _Tally() for name in self._reductions}
         self._counts = dict.fromkeys(COUNTS, 0)
+        self._prompt_sets: set[str] = set()
         self._seconds = dict.fromkeys(self._ops, 0.0)
         self._global: dict[str, float] = {}
         self._began = time.perf_counter()
 
     def add_field(self, name: str, values: Tensor) -> None:
-        """f32[rows] of a computed field."""
-        self._totals[name] = (float(values.double().sum()), len(values))
+        """[rows] of a computed field, if its mean is logged."""
+        if name in self._totals:
+            self._totals[name] = (float(values.double().sum()), len(values))
+
+    def add_metric(self, op: MetricOp, values: Tensor) -> None:
+        """This rank's numbers for `op`; ops with one name have one metric over the numbers of all."""
+        self._tallies[op.name].add(values)
 
     def count(self, name: str, number: int) -> None:
         """Add to one of `COUNTS`."""
         self._counts[name] += number
+
+    def count_prompts(self, op: LoadOp, rows: int) -> None:
+        """What `op` has loaded; columns of one prompt set, `prompts` and `answers`, or `test.prompts`, count once."""
+        block = op.columns[0].rpartition(".")[0]
+        if block not in self._prompt_sets:
+            self._prompt_sets.add(block)
+            self.count("prompts", rows)
 
     def add_global(self, node: str, numbers: Mapping[str, float]) -> None:
         """What an engine says, the same on every rank."""
@@ -89,20 +143,49 @@ class StepMetrics:
     def close(self, step: int) -> dict[str, float | None]:
         """The step's line, the same on every rank for what is reduced. Collective over the world.
 
-        Means are over all rows of all ranks, seconds the slowest rank's; `tokens` are prompt and response.
+        Means are over all rows of all ranks, seconds the slowest rank's; `tokens` are prompt and response. None
+        stands for the mean or metric of nothing.
         """
-        seconds = [time.perf_counter() - self._began, *self._seconds.values()]
-        pairs = [number for pair in self._totals.values() for number in pair]
-        sums = self._reduced([*pairs, *self._counts.values()], self._comm.all_reduce)
-        longest = self._reduced(seconds, self._comm.all_reduce_max)
-        line: dict[str, float | None] = {"step": step, "seconds": longest[0]}
-        for index, name in enumerate(self._means):
-            total, rows = sums[2 * index : 2 * index + 2]
+        elapsed = time.perf_counter() - self._began
+        tallies = list(self._tallies.values())
+        pairs = [*self._totals.values(), *((t.total, t.count) for t in tallies)]
+        ends = [end for t in tallies for end in (-t.least, t.most)]
+        sums = self._reduced([*self._counts.values(), *(n for pair in pairs for n in pair)], self._comm.all_reduce)
+        most = self._reduced([elapsed, *self._seconds.values(), *ends], self._comm.all_reduce_max)
+        counts = dict(zip(COUNTS, map(int, sums), strict=False))
+        found = list(zip(sums[len(COUNTS) :: 2], sums[len(COUNTS) + 1 :: 2], strict=True))
+        line: dict[str, float | None] = {"step": step, "seconds": most[0]}
+        for name, (total, rows) in zip(self._means, found, strict=False):
             line[logged_as(name)] = total / rows if rows else None
-        counts = dict(zip(COUNTS, (int(n) for n in sums[2 * len(self._means) :]), strict=True))
-        line |= {**counts, "tokens_per_s": counts["tokens"] / longest[0]}
+        line |= {**counts, "tokens_per_s": counts["tokens"] / most[0]}
+        line |= self._metrics(found[len(self._means) :], most[1 + len(self._ops) :])
         line |= {name: value if math.isfinite(value) else None for name, value in self._global.items()}
-        return line | {f"seconds/{n}": s for n, s in zip(self._ops, longest[1:], strict=True)}
+        return line | {f"seconds/{n}": s for n, s in zip(self._ops, most[1:], strict=False)}
+
+    def _metrics(self, totals: list[tuple[float, float]], ends: list[float]) -> dict[str, float | None]:
+        """Each metric by its key. `totals`: sum and count over all ranks; `ends`: minus the minimum, the maximum."""
+        means = [total / count if count else 0.0 for total, count in totals]
+        squares = self._squares(means)
+        made: dict[str, float | None] = {}
+        for i, (name, reduction) in enumerate(self._reductions.items()):
+            total, count = totals[i]
+            values = {
+                Reduction.SUM: total,
+                Reduction.MEAN: means[i],
+                Reduction.STD: math.sqrt(squares[i] / count) if count else 0.0,
+                Reduction.MIN: -ends[2 * i],
+                Reduction.MAX: ends[2 * i + 1],
+            }
+            value = values[reduction]
+            made[logged_as(name, "metric")] = value if count and math.isfinite(value) else None
+        return made
+
+    def _squares(self, means: list[float]) -> list[float]:
+        """Squared distances from the global means, which had to be known first: one more sum, if the plan has a std."""
+        if Reduction.STD not in self._reductions.values():
+            return [0.0] * len(means)
+        mine = [t.squares_about(mean) for t, mean in zip(self._tallies.values(), means, strict=True)]
+        return self._reduced(mine, self._comm.all_reduce)
 
 
 def node_of(op: AnyOp) -> str:

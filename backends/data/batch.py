@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rldsl.types import DType
+from rldsl.types import DType, FieldType
 
 TORCH_DTYPE = {
     DType.F32: torch.float32,
@@ -112,6 +112,11 @@ class Column:
             data = self.data[index]
         return Column(self.ids[index], data, self.per_prompt)
 
+    def to(self, device: torch.device) -> Column:
+        """With the data on another device; ids stay, and texts."""
+        data = self.data if isinstance(self.data, list) else self.data.to(device)
+        return Column(self.ids, data, self.per_prompt)
+
     def expand(self, per_prompt: int) -> Column:
         """Prompt rows repeated for each of their `per_prompt` samples; sample rows as they are."""
         if self.per_prompt == per_prompt:
@@ -121,3 +126,23 @@ class Column:
         index = torch.arange(len(self), device=self.ids.device).repeat_interleave(per_prompt)
         ids = self.ids[index] * per_prompt + torch.arange(per_prompt, device=self.ids.device).repeat(len(self))
         return Column(ids, self.select(index).data, per_prompt)
+
+
+def no_rows(kind: FieldType, device: torch.device) -> Data:
+    """The data of a field of type `kind` without any row."""
+    if kind.dtype is DType.TEXT:
+        return []
+    values = torch.empty(0, dtype=TORCH_DTYPE[kind.dtype], device=device)
+    return Ragged(values, torch.empty(0, dtype=torch.int64, device=device)) if kind.ragged else values
+
+
+def concat(parts: Sequence[Column]) -> Column:
+    """One after the other the rows of one field; `parts` is not empty."""
+    first = parts[0].data
+    if isinstance(first, Ragged):
+        data: Data = Ragged.concat([p.data for p in parts if isinstance(p.data, Ragged)])
+    elif isinstance(first, Tensor):
+        data = torch.cat([p.data for p in parts if isinstance(p.data, Tensor)])
+    else:
+        data = [text for p in parts if isinstance(p.data, list) for text in p.data]
+    return Column(torch.cat([p.ids for p in parts]), data, parts[0].per_prompt)

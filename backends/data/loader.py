@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,37 +25,60 @@ SEEDS = 2**63  # a generator takes seeds below this; ours may be any integer
 
 
 class Loader:
-    """The batches of one `LoadOp` on the rank `rank` of `size`; every size reads the same global batch.
+    """One stream of prompts on the rank `rank` of `size`, for the ops that take turns at it.
 
-    Raises RL0603 to RL0606 (file, column, row, arguments) when made or read.
+    Every size reads the same global batches. Raises RL0603 to RL0606 (file, column, row, arguments) when made or read.
     """
 
     def __init__(
-        self, op: LoadOp, types: Mapping[str, FieldType], *, rank: int, size: int, seed: int, source_dir: Path
+        self,
+        ops: Sequence[LoadOp],
+        types: Mapping[str, FieldType],
+        *,
+        rank: int,
+        size: int,
+        seed: int,
+        source_dir: Path,
     ) -> None:
-        rows = open_rows(op.source, source_dir=source_dir, seed=seed)
-        self._op, self._types, self._rank, self._size = op, types, rank, size
+        first = ops[0]
+        # An op whose template would make what nothing reads comes without it; the others still want theirs.
+        source = next((op.source for op in ops if "template" in op.source.args), first.source)
+        rows = open_rows(source, source_dir=source_dir, seed=seed)
+        self._dtypes = {n: types[column].dtype for op in ops for n, column in wanted(op).items()}
+        self._rank, self._size = rank, size
         # Procedural rows come in random order already.
-        shuffle = bool(op.source.args.get("shuffle", op.source.kind != "reasoning_gym"))
+        shuffle = bool(source.args.get("shuffle", source.kind != "reasoning_gym"))
+        if first.first:
+            _check_rows(rows, first.batch)
+        shard = _Shard(len(rows), first.batch, rank=rank, size=size, seed=seed, shuffle=shuffle and not first.first)
         # torchdata's own call of something torch is about to drop: not for our users to read.
         warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
         loader: Any = StatefulDataLoader(
-            _Fields(rows, op, types),
-            batch_sampler=_Shard(len(rows), op.batch, rank=rank, size=size, seed=seed, shuffle=shuffle),
+            _Fields(rows, source, self._dtypes),
+            batch_sampler=itertools.repeat(next(iter(shard))) if first.first else shard,
             collate_fn=list,
         )
         self._batches: Iterator[list[dict[str, Any]]] = iter(loader)
 
-    def next(self, step: int) -> dict[str, Column]:
-        """The columns of this rank's prompts of `step`, in order of steps. Ids are step * batch + index."""
+    def next(self, op: LoadOp, step: int) -> dict[str, Column]:
+        """The columns of this rank's next prompts, by the fields of `op`, which runs in `step`.
+
+        Ids are (step * rounds + round) * batch + index.
+        """
         rows = next(self._batches)
-        ids = step * self._op.batch + torch.arange(self._rank, self._op.batch, self._size)
-        return {name: Column(ids, self._collect(name, rows)) for name in self._op.columns}
+        number = step * op.rounds + op.round
+        ids = number * op.batch + torch.arange(self._rank, op.batch, self._size)
+        return {column: Column(ids, self._collect(n, rows)) for n, column in wanted(op).items()}
 
     def _collect(self, name: str, rows: list[dict[str, Any]]) -> Data:
         values = [row[name] for row in rows]
-        dtype = self._types[name].dtype
+        dtype = self._dtypes[name]
         return values if dtype is DType.TEXT else torch.tensor(values, dtype=TORCH_DTYPE[dtype])
+
+
+def wanted(op: LoadOp) -> dict[str, str]:
+    """The plan's field for each name that the stream itself uses."""
+    return dict(zip(op.names or op.columns, op.columns, strict=True))
 
 
 class _Shard:
@@ -82,17 +106,17 @@ class _Shard:
 
 
 class _Fields:
-    """Rows turned into the op's fields: renamed, filled into the template, checked against the dtype.
+    """Rows turned into a stream's fields: renamed, filled into the template, checked against the dtype.
 
-    The template makes the field `prompts`, or the first text field of the op if it has none of that name.
+    The template makes the field `prompts`, or the first text field if there is none of that name.
     """
 
-    def __init__(self, rows: Rows, op: LoadOp, types: Mapping[str, FieldType]) -> None:
+    def __init__(self, rows: Rows, source: SourceSpec, dtypes: Mapping[str, DType]) -> None:
         self._rows = rows
-        template = op.source.args.get("template")
+        template = source.args.get("template")
         self._template = None if template is None else str(template)
-        self._columns = {name: column_of(op.source, name) for name in op.columns}
-        self._dtypes = {name: types[name].dtype for name in op.columns}
+        self._columns = {name: column_of(source, name) for name in dtypes}
+        self._dtypes = dtypes
         self._filled, self._needs = "", tuple[str, ...]()
         if self._template is not None:
             self._filled = _template_field(self._dtypes, self._template)
@@ -170,6 +194,18 @@ def _template_columns(template: str) -> tuple[str, ...]:
             found=template,
         )
     return tuple(name.split(".")[0].split("[")[0] for name in names)
+
+
+def _check_rows(rows: Rows, batch: int) -> None:
+    """RL0606 for a validation that wants more rows than there are: some would count twice."""
+    if len(rows) < batch:
+        fail(
+            "RL0606",
+            f"{rows.name} has fewer rows than the batch of a validation",
+            expected=f"at least {batch} rows, each read once",
+            found=f"{len(rows)} rows",
+            fix=f"`batch = {len(rows)}`, or fewer",
+        )
 
 
 def _check_column(rows: Rows, wanted: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rldsl.backends.comm import Comm
-from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged
+from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged, concat, no_rows
 from rldsl.types import DType, FieldType
 
 ALIGN = 8
@@ -131,24 +131,6 @@ def _merge(
 ) -> Column:
     parts = [c[name] for c in (own, *received) if name in c and len(c[name])]
     if not parts:
-        return _no_rows(*schema, comm)
-    ids = torch.cat([p.ids for p in parts])
-    whole = Column(ids, _concat([p.data for p in parts]), schema[1])
-    return whole if len(parts) == 1 and bool((ids.diff() > 0).all()) else whole.select(ids.argsort())
-
-
-def _concat(parts: Sequence[Data]) -> Data:
-    first = parts[0]
-    if isinstance(first, Ragged):
-        return Ragged.concat([p for p in parts if isinstance(p, Ragged)])
-    if isinstance(first, Tensor):
-        return torch.cat([p for p in parts if isinstance(p, Tensor)])
-    return [text for p in parts if isinstance(p, list) for text in p]
-
-
-def _no_rows(kind: FieldType, per_prompt: int, comm: Comm) -> Column:
-    ids = torch.empty(0, dtype=torch.int64)
-    values = torch.empty(0, dtype=TORCH_DTYPE[kind.dtype], device=comm.device)
-    lengths = torch.empty(0, dtype=torch.int64, device=comm.device)
-    data: Data = [] if kind.dtype is DType.TEXT else Ragged(values, lengths) if kind.ragged else values
-    return Column(ids, data, per_prompt)
+        return Column(torch.empty(0, dtype=torch.int64), no_rows(schema[0], comm.device), schema[1])
+    whole = concat(parts)
+    return whole if len(parts) == 1 and bool((whole.ids.diff() > 0).all()) else whole.select(whole.ids.argsort())

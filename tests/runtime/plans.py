@@ -64,8 +64,8 @@ def grpo(
     after: tuple[AnyOp, ...] = ()
     moved = ("tokens", "response_mask", "completions")
     if generate_on:
-        before = (ReshardOp(id="reshard:a", fields=("prompts",), source="world", target=group),)
-        after = (ReshardOp(id="reshard:b", fields=moved, source=group, target="world"),)
+        before = (ReshardOp(id="reshard:a", fields=("prompts",), source="world", target=group, batch=BATCH),)
+        after = (ReshardOp(id="reshard:b", fields=moved, source=group, target="world", batch=BATCH),)
     ops: tuple[AnyOp, ...] = (
         LoadOp(id="load", source=write_task(folder), columns=("prompts", "answers"), batch=BATCH),
         SyncWeightsOp(id="sync", model="actor", sync=SyncKind.ALL_GATHER),
@@ -94,7 +94,7 @@ def grpo(
             args=(
                 Arg(param="old_logp", field="old_logp"), Arg(param="advantages", field="advantages"), Arg(param="ref_logp")
             ),
-            lr=lr, minibatch=4, epochs=4, skip_where_zero="advantages",
+            lr=lr, batch=BATCH, minibatch=4, epochs=4, skip_where_zero="advantages",
         ),
     )  # fmt: skip
     saving: tuple[AnyOp, ...] = (SaveOp(id="save", model="actor", path="checkpoint"),) if save else ()

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from rldsl.backends.data.batch import Column
 from rldsl.backends.data.loader import Loader
 from rldsl.compiler.plan import LoadOp, Scalar, SourceSpec
 from rldsl.diagnostics import Diagnostic, DiagnosticError
@@ -26,8 +27,15 @@ GYM = SourceSpec(kind="reasoning_gym", args={"dataset": "basic_arithmetic", "siz
 def make(
     source: SourceSpec, folder: Path, *, rank: int = 0, size: int = 1, columns: tuple[str, ...] = ("prompts", "answers")
 ) -> Loader:
-    op = LoadOp(id="load", source=source, columns=columns, batch=8)
-    return Loader(op, TYPES, rank=rank, size=size, seed=3, source_dir=folder)
+    return Loader([op_for(source, columns)], TYPES, rank=rank, size=size, seed=3, source_dir=folder)
+
+
+def op_for(source: SourceSpec, columns: tuple[str, ...] = ("prompts", "answers")) -> LoadOp:
+    return LoadOp(id="load", source=source, columns=columns, batch=8)
+
+
+def first(source: SourceSpec, folder: Path, columns: tuple[str, ...] = ("prompts", "answers")) -> dict[str, Column]:
+    return make(source, folder, columns=columns).next(op_for(source, columns), 0)
 
 
 def jsonl(folder: Path, rows: list[dict[str, object]], **args: Scalar) -> SourceSpec:
@@ -47,7 +55,7 @@ def read(source: SourceSpec, folder: Path, size: int, steps: int = 3) -> list[di
     for step in range(steps):
         found = {}
         for rank, loader in enumerate(loaders):
-            columns = loader.next(step)
+            columns = loader.next(op_for(source), step)
             ids = columns["prompts"].ids.tolist()
             assert all((i % 8) % size == rank for i in ids)
             found |= dict(zip(ids, zip(columns["prompts"].data, columns["answers"].data, strict=True), strict=True))
@@ -81,7 +89,7 @@ def test_every_epoch_reads_every_row_once(tmp_path: Path) -> None:
 def test_columns_types_and_template(tmp_path: Path) -> None:
     data = [{"question": "2+2", "solution": "4", "level": 3}]
     source = jsonl(tmp_path, data, template="What is {question}?", answers_column="solution")
-    columns = make(source, tmp_path, columns=("prompts", "answers", "level")).next(0)
+    columns = first(source, tmp_path, ("prompts", "answers", "level"))
     assert columns["prompts"].data == ["What is 2+2?"] * 8
     assert columns["answers"].data == ["4"] * 8
     level = columns["level"].data
@@ -89,9 +97,9 @@ def test_columns_types_and_template(tmp_path: Path) -> None:
 
 
 def test_gym_template(tmp_path: Path) -> None:
-    plain = make(GYM, tmp_path).next(0)["prompts"].data
+    plain = first(GYM, tmp_path)["prompts"].data
     source = SourceSpec(kind="reasoning_gym", args={**GYM.args, "template": "Q: {question}"})
-    assert make(source, tmp_path).next(0)["prompts"].data == [f"Q: {p}" for p in plain]
+    assert first(source, tmp_path)["prompts"].data == [f"Q: {p}" for p in plain]
 
 
 def test_a_template_fills_the_first_text_field(tmp_path: Path) -> None:
@@ -99,13 +107,13 @@ def test_a_template_fills_the_first_text_field(tmp_path: Path) -> None:
     source = jsonl(tmp_path, [{"a": 2, "answers": "4", "level": 1}], template="What is {a}+{a}?")
     op = LoadOp(id="load", source=source, columns=tuple(types), batch=2)
     kinds = {name: FieldType.parse(kind) for name, kind in types.items()}
-    columns = Loader(op, kinds, rank=0, size=1, seed=3, source_dir=tmp_path).next(0)
+    columns = Loader([op], kinds, rank=0, size=1, seed=3, source_dir=tmp_path).next(op, 0)
     assert columns["questions"].data == ["What is 2+2?"] * 2 and columns["answers"].data == ["4"] * 2
 
 
 def test_prompts_are_filled_wherever_they_stand(tmp_path: Path) -> None:
     source = jsonl(tmp_path, [{"a": 2, "answers": "4"}], template="What is {a}+{a}?")
-    columns = make(source, tmp_path, columns=("answers", "prompts")).next(0)
+    columns = first(source, tmp_path, ("answers", "prompts"))
     assert columns["prompts"].data == ["What is 2+2?"] * 8 and columns["answers"].data == ["4"] * 8
 
 
@@ -120,13 +128,13 @@ def test_a_template_without_a_text_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [2**62, 10**30, -7])
 def test_any_seed_shuffles(tmp_path: Path, seed: int) -> None:
     op = LoadOp(id="load", source=jsonl(tmp_path, rows(8)), columns=("prompts",), batch=8)
-    data = Loader(op, TYPES, rank=0, size=1, seed=seed, source_dir=tmp_path).next(0)["prompts"].data
+    data = Loader([op], TYPES, rank=0, size=1, seed=seed, source_dir=tmp_path).next(op, 0)["prompts"].data
     assert isinstance(data, list) and sorted(data) == [f"é {i}" for i in range(8)]
 
 
 def told(source: SourceSpec, folder: Path) -> Diagnostic:
     with pytest.raises(DiagnosticError) as caught:
-        make(source, folder).next(0)
+        first(source, folder)
     return caught.value.diagnostics[0]
 
 

@@ -1,0 +1,233 @@
+"""What the ops of a program work on: one rank's models, samplers, streams, collections and resident fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NoReturn
+
+from msgspec.structs import replace
+from transformers import PreTrainedTokenizerBase
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.data.batch import Column, Ragged
+from rldsl.backends.data.buffer import Buffer
+from rldsl.backends.data.collection import Collection
+from rldsl.backends.data.loader import Loader
+from rldsl.backends.engines.generate import Sampler
+from rldsl.backends.engines.model import Model
+from rldsl.backends.functions import Functions
+from rldsl.backends.metrics import StepMetrics
+from rldsl.backends.outputs import Outputs
+from rldsl.compiler.plan import (
+    AnyOp,
+    CollectOp,
+    ComputeOp,
+    ExtendOp,
+    FreeOp,
+    FunctionSpec,
+    GenerateOp,
+    InferOp,
+    LoadOp,
+    Plan,
+    SyncWeightsOp,
+    TrainOp,
+)
+from rldsl.diagnostics import fail
+from rldsl.types import FieldType
+
+
+class Runtime:
+    """One rank's state. Collective over the world when made."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        comm: Comm,
+        *,
+        steps: int,
+        source_dir: Path,
+        run_dir: Path,
+        metrics: StepMetrics,
+        ops: Sequence[AnyOp],
+    ) -> None:
+        self.plan, self.comm, self.steps, self.step = plan, comm, steps, 0
+        self.source_dir, self.run_dir, self.metrics = source_dir, run_dir, metrics
+        self.buffer, self.collections = Buffer(), dict[str, Collection]()
+        self.outputs = Outputs(run_dir, comm.rank)
+        self.types = {f.name: FieldType.parse(f.type) for f in plan.fields}
+        assert any(isinstance(op, LoadOp) for op in plan.ops()), (
+            "the plan loads no prompts: the compiler refuses such programs"
+        )
+        self.trained = changed_models(plan)
+        self._functions = Functions(source_dir)
+        # Cheap things first: a bad data file or function is told before weights are read.
+        self.loaders = self._open_streams([op for op in ops if isinstance(op, LoadOp)])
+        self.calls = {op.id: self._function(op) for op in ops if isinstance(op, (ComputeOp, TrainOp))}
+        self.models = self._load_models(ops)
+        check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()})
+        # A rank that does not generate still takes part in gathering the weights. Making one is collective: each
+        # once, and in one order on all ranks.
+        sampled = {(op.model, op.staleness) for op in ops if isinstance(op, (GenerateOp, ExtendOp, SyncWeightsOp))}
+        self.samplers = {
+            (name, age): Sampler(self.models[name], seed=plan.seed, staleness=age) for name, age in sorted(sampled)
+        }
+
+    def _open_streams(self, ops: Sequence[LoadOp]) -> dict[str, Loader]:
+        return {name: self._loader(list(each)) for name, each in groupby(sorted(ops, key=_stream), _stream)}
+
+    def _loader(self, ops: Sequence[LoadOp]) -> Loader:
+        group = self.group(ops[0].group)
+        return Loader(
+            ops,
+            self.types,
+            rank=group.rank,
+            size=group.world_size,
+            seed=self.plan.seed,
+            source_dir=self.source_dir,
+        )
+
+    def _function(self, op: ComputeOp | TrainOp) -> Callable[..., Any]:
+        return self._functions.find(self.spec_of(op))
+
+    def _load_models(self, ops: Sequence[AnyOp]) -> dict[str, Model]:
+        """Models of which this rank holds a part, trunks before the heads that share them.
+
+        A model that no op trains is loaded frozen: it needs neither masters nor an optimiser. What is loaded follows
+        from the whole plan, as all ranks that hold a part of a model must load it alike.
+        """
+        groups = self._groups_of_trunks(ops)
+        used = {op.model for op in self.plan.ops() if isinstance(op, _WITH_WEIGHTS)}
+        specs = [
+            replace(m, trainable=m.trainable and m.name in self.trained)
+            for m in self.plan.models
+            if m.name in groups or (m.name in used and m.shares in groups)
+        ]
+        made: dict[str, Model] = {}
+        for spec in sorted(specs, key=lambda m: m.shares is not None):
+            made[spec.name] = Model.load(
+                spec,
+                comm=self.group(groups[_trunk(spec.name, self.plan)]),
+                seed=self.plan.seed,
+                heads=[m for m in specs if m.shares == spec.name],
+                trunk=None if spec.shares is None else made[spec.shares],
+            )
+        return made
+
+    def _groups_of_trunks(self, ops: Sequence[AnyOp]) -> dict[str, str]:
+        """The group that holds each trunk: that of training and inference, else of transfers, else of rollouts."""
+        groups: dict[str, str] = {}
+        for kinds in ((GenerateOp, ExtendOp), (SyncWeightsOp,), (InferOp, TrainOp)):
+            groups |= {_trunk(op.model, self.plan): op.group for op in ops if isinstance(op, kinds)}
+        return groups
+
+    def spec_of(self, op: ComputeOp | TrainOp) -> FunctionSpec:
+        """The function that `op` calls."""
+        return self.plan.function(op.loss if isinstance(op, TrainOp) else op.function)
+
+    def file_of(self, spec: FunctionSpec) -> Path | None:
+        """The user's file, or None for a shipped function."""
+        return None if spec.file is None else self.source_dir / spec.file
+
+    def group(self, name: str) -> Comm:
+        """The ranks of a group of the plan, of which this rank is one."""
+        comm = self.comm.group_of(self.plan.group_size(name, self.comm.world_size))
+        assert comm is not None, f"rank {self.comm.rank} runs an op of group `{name}` but is not in it"
+        return comm
+
+    def begin(self, step: int) -> None:
+        """A new step: nothing is resident, nothing collected."""
+        self.step = step
+        self.buffer.clear()
+        self.collections.clear()
+
+    @property
+    def last_step(self) -> bool:
+        """Whether the run ends with this step."""
+        return self.step + 1 == self.steps
+
+    def due(self, op: AnyOp) -> bool:
+        """Whether `op` runs now: all ranks of its group decide alike. Frees always do, see `handlers.free`."""
+        if op.guard is None or isinstance(op, FreeOp):
+            return True
+        every, until = op.guard.every, op.guard.until
+        if every and self.step % every and not self.last_step:
+            return False
+        return until is None or until not in self.collections or not self.collections[until].full
+
+    def collection(self, op: CollectOp) -> Collection:
+        """The one that `op` adds to, new in each step."""
+        return self.collections.setdefault(op.into, Collection(batch=op.batch, step=self.step))
+
+    def schema(self, names: Sequence[str]) -> dict[str, tuple[FieldType, int]]:
+        """Type and samples per prompt of fields."""
+        return {n: (self.types[n], self.plan.field(n).per_prompt) for n in names}
+
+    def read(self, name: str, op: AnyOp) -> Column:
+        """A resident field."""
+        return self.buffer.get(name, op=op.id)
+
+    def ragged(self, column: Column) -> Ragged:
+        """The data of a field with a token axis."""
+        assert isinstance(column.data, Ragged), "the plan's types say that this field is ragged"
+        return column.data
+
+
+_WITH_WEIGHTS = (GenerateOp, ExtendOp, InferOp, TrainOp, SyncWeightsOp)
+
+
+def _stream(op: LoadOp) -> str:
+    return op.stream
+
+
+def _trunk(model: str, plan: Plan) -> str:
+    """The model that holds the layers which `model` runs through: itself, unless it shares another's."""
+    return plan.model(model).shares or model
+
+
+def changed_models(plan: Plan) -> frozenset[str]:
+    """Models whose weights some op of the plan changes: those trained, and all that share a trunk with one."""
+    trunks = {_trunk(op.model, plan) for op in plan.ops() if isinstance(op, TrainOp)}
+    return frozenset(m.name for m in plan.models if _trunk(m.name, plan) in trunks)
+
+
+def check_vocabularies(plan: Plan, tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
+    """RL0610 unless each model that reads tokens has the vocabulary of the model whose rollout wrote them."""
+    writers = _token_writers(plan)
+    reads = [
+        (op.model, writers[op.tokens])
+        for op in plan.ops()
+        if isinstance(op, (InferOp, TrainOp, ExtendOp)) and op.tokens in writers
+    ]
+    for reader, writer in dict.fromkeys(reads):
+        # Loaded by this rank: the ranks of another group check theirs.
+        if reader == writer or reader not in tokenizers or writer not in tokenizers:
+            continue
+        here, there = tokenizers[reader].get_vocab(), tokenizers[writer].get_vocab()
+        if here != there:
+            _other_vocabulary(reader, here, writer, there)
+
+
+def _token_writers(plan: Plan) -> dict[str, str]:
+    """The model that sampled each field of tokens, also of tokens that a collection hands on."""
+    writers: dict[str, str] = {}
+    for op in plan.ops():
+        if isinstance(op, (GenerateOp, ExtendOp)) and "tokens" in op.outputs:
+            writers[op.outputs["tokens"]] = op.model
+        if isinstance(op, CollectOp):
+            writers |= {op.fields[name]: writers[name] for name in op.fields if name in writers}
+    return writers
+
+
+def _other_vocabulary(reader: str, here: Mapping[str, int], writer: str, there: Mapping[str, int]) -> NoReturn:
+    token = min(dict(here.items() ^ there.items()), key=lambda t: (there.get(t, len(there)), t))
+    known = "is unknown" if token not in here else f"has id {here[token]}"
+    wanted = "no id" if token not in there else f"id {there[token]}"
+    fail(
+        "RL0610",
+        f"model `{reader}` reads the tokens that `{writer}` sampled, but has another vocabulary",
+        expected=f"the {len(there)} tokens of `{writer}`, where {token!r} has {wanted}",
+        found=f"{len(here)} tokens in `{reader}`, where {token!r} {known}",
+        fix=f"`copy {writer}`, or for both sources with the same tokenizer (`scratch`: the same `alphabet`)",
+    )
