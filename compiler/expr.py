@@ -32,10 +32,11 @@ _COMPARISON_STRENGTH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Literal:
-    """A constant, with the unit written after it, if any (`64 prompts`)."""
+    """A constant, with the unit written after it (`64 prompts`); `text` is the expression that it is the value of."""
 
     value: Scalar
     unit: str | None = None
+    text: str | None = field(default=None, compare=False)
     span: Span | None = field(default=None, compare=False)
 
 

@@ -142,10 +142,12 @@ class FieldArg:
     """A field handed to a call. `optional` (written `?`): absent when its producer is.
 
     `param` is the function's parameter it binds to, once names are resolved; `current` replaces the
-    field by the policy's own log-probs of the running step (see `elide_old_logp`).
+    field by the policy's own log-probs of the running step (see `elide_old_logp`). `written` is what the user calls
+    the field, where a block gave it another name.
     """
 
     name: str
+    written: str | None = field(default=None, compare=False)
     optional: bool = False
     param: str | None = None
     absent: bool = False
@@ -364,6 +366,7 @@ class FieldInfo:
 class Module:
     """What the passes hand on: the graph and all that has been learnt or decided about it so far.
 
+    `batches` says how many prompts each set of prompts has, at most, in a step.
     `origins` holds, for each model, the one whose source its weights come from: itself, or what it copies.
     """
 
@@ -372,6 +375,7 @@ class Module:
     origins: Mapping[str, Model] = field(default_factory=dict)
     values: Mapping[str, Scalar] = field(default_factory=dict)
     fields: Mapping[str, FieldInfo] = field(default_factory=dict)
+    batches: Mapping[str | None, int] = field(default_factory=dict)
     depths: Mapping[str, int] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     world_size: int | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from rldsl.compiler.frontend import load_graph, read_source
-from rldsl.compiler.ir import Deploy, Graph, Module
+from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module
 from rldsl.compiler.passes.base import Context, Pass
 from rldsl.compiler.passes.bind_arguments import BindArguments
 from rldsl.compiler.passes.bind_parameters import BindParameters
@@ -22,6 +22,7 @@ from rldsl.compiler.passes.compute_depth import ComputeDepth
 from rldsl.compiler.passes.elide_old_logp import ElideOldLogp
 from rldsl.compiler.passes.eliminate_dead import EliminateDead
 from rldsl.compiler.passes.emit_programs import EmitPrograms
+from rldsl.compiler.passes.flatten_blocks import FlattenBlocks
 from rldsl.compiler.passes.fold_conditions import FoldConditions
 from rldsl.compiler.passes.infer_edges import InferEdges
 from rldsl.compiler.passes.insert_frees import InsertFrees
@@ -31,12 +32,14 @@ from rldsl.compiler.passes.lower_weights import LowerWeights
 from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
 from rldsl.compiler.passes.resolve_names import ResolveNames
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
+from rldsl.compiler.passes.unroll_loops import UnrollLoops
 from rldsl.compiler.plan import FieldSpec, Plan, Source
 from rldsl.compiler.specs import function_spec, model_spec
 from rldsl.compiler.verify import verify_module, verify_plan
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, did_you_mean, fail
 
 CHECKS: tuple[Pass, ...] = (
+    FlattenBlocks(),  # first: what a name means depends on the block
     ResolveNames(),
     BindArguments(),  # needs the signatures that names resolved to
     InferEdges(),
@@ -48,6 +51,7 @@ CHECKS: tuple[Pass, ...] = (
 LOWERING: tuple[Pass, ...] = (
     FoldConditions(),
     CheckCounts(),  # counts only what is left
+    UnrollLoops(),  # one body has been checked; from here on each iteration is on its own
     ElideOldLogp(),  # before dead code: it leaves some behind
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
     EliminateDead(),
@@ -182,7 +186,7 @@ def _plan(module: Module) -> Plan:
     graph = module.graph
     deploy = graph.deploy
     seed = module.values.get("seed", 0)
-    used = sorted({n.call.function for n in graph.nodes if n.call.function})
+    used = sorted({n.call.function for n in graph.nodes if n.call.function and n.call.method not in BUILT_IN})
     return Plan(
         algorithm=graph.name,
         parameters=dict(module.values),

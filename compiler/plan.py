@@ -65,6 +65,7 @@ class SyncKind(StrEnum):
     """How trained weights reach the generation engine."""
 
     LOCAL = "local"
+    COPY = "copy"
     ALL_GATHER = "all_gather"
 
 
@@ -374,7 +375,7 @@ class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
     @property
     def collective(self) -> bool:
         """Unless the two phases share this rank's memory."""
-        return self.sync is not SyncKind.LOCAL
+        return self.sync is SyncKind.ALL_GATHER
 
 
 class CollectOp(Op, tag="collect", frozen=True, kw_only=True):

@@ -67,6 +67,11 @@ class Signature:
     sha256: str | None = None
     span: Span | None = field(default=None, compare=False)
 
+    @property
+    def grouped(self) -> bool:
+        """Whether it works on whole groups of samples, whose size it is told."""
+        return any(h.name == "group" for h in self.hypers)
+
 
 class _UnreadableError(Exception):
     """An annotation that we cannot make a type of."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Input, Model, Module, SourceCall
-from rldsl.compiler.methods import DATA_SOURCES, MODEL_SOURCES, SourceKind
+from rldsl.compiler.methods import DATA_SOURCES, LORA, MODEL_SOURCES, SourceKind
+from rldsl.compiler.passes.bind_parameters import keyword_value
 from rldsl.compiler.plan import FunctionSpec, ModelSpec, Scalar, SourceSpec
 from rldsl.compiler.signature import Signature
 
@@ -37,9 +40,27 @@ def model_spec(model: Model, module: Module) -> ModelSpec:
         source=source.kind if path is None else str(path),
         source_args=args,
         copy_of=model.copy_of,
+        shares=model.shares,
         trainable=not model.frozen,
         precision=precision,
+        **_adapters(model),
     )
+
+
+class _Adapters(TypedDict, total=False):
+    lora_rank: int
+    lora_alpha: float
+    lora_targets: str
+
+
+def _adapters(model: Model) -> _Adapters:
+    """The options of LoRA, alpha as usual twice the rank."""
+    if not model.options:
+        return {}
+    given = {s.name: keyword_value(model.options, s.name, s.default) for s in LORA}
+    rank, alpha = given["lora_rank"], given["lora_alpha"]
+    assert isinstance(rank, int) and isinstance(alpha, int | float | None), "bind_parameters has checked them"
+    return {"lora_rank": rank, "lora_alpha": float(alpha or 2 * rank), "lora_targets": str(given["lora_targets"])}
 
 
 def function_spec(signature: Signature) -> FunctionSpec:

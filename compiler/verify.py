@@ -10,15 +10,19 @@ import networkx as nx
 from rldsl.compiler.ir import EdgeKind, Module
 from rldsl.compiler.plan import (
     AnyOp,
+    CollectOp,
     ComputeOp,
+    ExtendOp,
     FreeOp,
     GenerateOp,
+    Guard,
     InferOp,
     Plan,
     Program,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
+    TakeOp,
     TrainOp,
 )
 from rldsl.diagnostics import Diagnostic
@@ -73,7 +77,7 @@ def verify_plan(plan: Plan) -> list[Diagnostic]:
     """
     problems = [*_names(plan), *_coverage(plan)]
     if not problems:
-        problems = [*_collectives(plan), *_unused(plan)]
+        problems = [*_collectives(plan), *_unused(plan), *_guards(plan), *_collections(plan)]
         for program in plan.programs:
             problems += _Residency(plan, program).problems()
     return [Diagnostic(code="RL0505", message=p, fix="compile it again from the source") for p in problems]
@@ -90,7 +94,7 @@ def _names(plan: Plan) -> Iterator[str]:
         for group in (op.group, *((op.source, op.target) if isinstance(op, ReshardOp) else ())):
             if group not in groups:
                 yield f"`{op.id}` names a group `{group}` that is not there"
-        model = op.model if isinstance(op, GenerateOp | InferOp | TrainOp | SyncWeightsOp | SaveOp) else None
+        model = op.model if isinstance(op, GenerateOp | ExtendOp | InferOp | TrainOp | SyncWeightsOp | SaveOp) else None
         if model is not None and model not in models:
             yield f"`{op.id}` names a model `{model}` that is not there"
         function = op.function if isinstance(op, ComputeOp) else op.loss if isinstance(op, TrainOp) else None
@@ -160,6 +164,44 @@ def _unused(plan: Plan) -> Iterator[str]:
                 yield f"`{op.id}` computes `{name}`, which nothing reads"
 
 
+def _guards(plan: Plan) -> Iterator[str]:
+    """What was written under a condition is read and dropped under the same one."""
+    written = {name: op.guard for op in plan.ops() if not isinstance(op, ReshardOp) for name in op.writes}
+    for op in plan.ops():
+        for name in (*op.reads, *(op.fields if isinstance(op, FreeOp) else ())):
+            guard = written.get(name)
+            if guard is not None and guard != op.guard:
+                yield f"`{op.id}` reads `{name}`, which is only there when {_shown(guard)}"
+
+
+def _shown(guard: Guard) -> str:
+    return f"the step divides by {guard.every}" if guard.every else f"`{guard.until}` is not full"
+
+
+def _collections(plan: Plan) -> Iterator[str]:
+    """Each collection is filled, then taken once; what waits for it to be full comes in between."""
+    filled: dict[str, CollectOp] = {}
+    taken: set[str] = set()
+    for op in plan.ops():
+        until = op.guard.until if op.guard is not None else None
+        if until is not None and until not in filled and not isinstance(op, FreeOp):
+            yield f"`{op.id}` waits for the collection `{until}`, which nothing has begun to fill"
+        if isinstance(op, CollectOp):
+            first = filled.setdefault(op.into, op)
+            if op.into in taken:
+                yield f"`{op.id}` adds to the collection `{op.into}` after it was taken"
+            if first.batch != op.batch or list(first.fields.values()) != list(op.fields.values()):
+                yield f"`{op.id}` adds other fields to `{op.into}` than `{first.id}` does"
+        if isinstance(op, TakeOp):
+            if op.collection not in filled or op.collection in taken:
+                yield f"`{op.id}` takes the collection `{op.collection}`, which is not there"
+            elif filled[op.collection].batch != op.batch or set(filled[op.collection].fields.values()) != {*op.outputs}:
+                yield f"`{op.id}` takes other fields or another number of prompts than `{op.collection}` holds"
+            taken.add(op.collection)
+    for name in filled.keys() - taken:
+        yield f"nothing takes the collection `{name}`"
+
+
 @dataclass
 class _Residency:
     """Walks one program with the fields that its ranks hold, and on which group each lies."""
@@ -167,7 +209,8 @@ class _Residency:
     plan: Plan
     program: Program
     held: dict[str, str] = field(default_factory=dict)
-    synced: set[str] = field(default_factory=set)
+    synced: set[tuple[str, int]] = field(default_factory=set)
+    sampled: list[GenerateOp | ExtendOp] = field(default_factory=list)
 
     def problems(self) -> list[str]:
         found = [p for op in self.program.ops for p in self.step(op)]
@@ -180,12 +223,7 @@ class _Residency:
             return
         for name in dict.fromkeys(op.reads):
             yield from self.check_read(op, name, op.group)
-        if isinstance(op, SyncWeightsOp):
-            self.synced.add(op.model)
-        if isinstance(op, TrainOp):
-            self.synced.discard(op.model)
-        if isinstance(op, GenerateOp) and op.model not in self.synced:
-            yield f"`{op.id}` generates with weights of `{op.model}` that no transfer brought up to date"
+        yield from self.weights(op)
         for name in op.fields if isinstance(op, FreeOp) else ():
             yield from self.check_read(op, name, op.group)
             self.held.pop(name, None)
@@ -193,6 +231,23 @@ class _Residency:
             if name in self.held:
                 yield f"`{op.id}` writes `{name}` while it is still held"
             self.held[name] = op.group
+
+    def weights(self, op: AnyOp) -> Iterator[str]:
+        """A rollout follows the transfer of the weights it wants: before it, or of a step before after it."""
+        if isinstance(op, SyncWeightsOp):
+            self.synced.add((op.model, op.staleness))
+        if isinstance(op, TrainOp):
+            trunks = {m.name: m.shares or m.name for m in self.plan.models}
+            stale = {(m, s) for m, s in self.synced if trunks[m] == trunks[op.model]}
+            self.synced -= stale
+            late = {r.id for r in self.sampled if trunks[r.model] == trunks[op.model] and (r.model, 1) not in stale}
+            for each in sorted(late):
+                yield f"`{each}` wants the weights of the step before, and no transfer follows it before `{op.id}`"
+        if isinstance(op, GenerateOp | ExtendOp):
+            if op.staleness:
+                self.sampled.append(op)
+            elif (op.model, 0) not in self.synced:
+                yield f"`{op.id}` generates with weights of `{op.model}` that no transfer brought up to date"
 
     def check_read(self, op: AnyOp, name: str, group: str) -> Iterator[str]:
         if name not in self.held:

@@ -6,11 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Call, FieldArg, Keyword, Method, Module, Node, SourceCall
-from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, Setting, SourceKind
+from rldsl.compiler.ir import BUILT_IN, Call, FieldArg, Keyword, Method, Module, Node, SourceCall
+from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting, SourceKind
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.signature import FieldParam, Signature
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
+
+_METRIC = ("field", "mask")
+
+
+_METRIC = ("field", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class BindArguments:
         for model in module.graph.models:
             if model.source:
                 binder.source(model.source, MODEL_SOURCES)
+            binder.keywords(model.options, {s.name for s in LORA}, f"model `{model.name}`")
         for item in module.graph.inputs:
             binder.source(item.source, DATA_SOURCES)
         return replace(module, graph=module.graph.with_nodes(nodes))
@@ -55,6 +61,8 @@ class _Binder:
     def node(self, node: Node) -> Node:
         call = node.call
         signature = self.module.signatures.get(call.function or "")
+        if call.method in BUILT_IN:
+            return self.built_in(node)
         if call.function is not None and signature is None:
             return node
         if not self.fits_its_place(node, signature):
@@ -73,13 +81,30 @@ class _Binder:
         self.outputs(node, signature)
         return replace(node, call=replace(call, args=args))
 
+    def built_in(self, node: Node) -> Node:
+        """A metric reads a field and perhaps a mask; an output and a collection read whatever they name."""
+        call = node.call
+        assert call.method is not None
+        spec = METHODS[call.method]
+        self.keywords(call.keywords, {k.name for k in spec.keywords}, f"`{call.function or call.method}`")
+        self.keywords(call.options, {o.name for o in spec.options}, f"`{call.method}`")
+        if call.method is not Method.METRIC:
+            return node
+        # By place, not by name: a metric of the field `mask` is no mask.
+        free = tuple(
+            replace(a, written=None, param=a.param or name) for a, name in zip(call.args, _METRIC, strict=False)
+        )
+        bound = replace(node, call=replace(call, args=(*free, *call.args[2:])))
+        return replace(node, call=replace(call, args=self.bind(bound, spec.inputs)))
+
     def bind(self, node: Node, params: tuple[FieldParam, ...]) -> tuple[FieldArg, ...]:
         names = [p.name for p in params]
-        taken = {a.param or a.name for a in node.call.args if (a.param or a.name) in names}
+        taken = {_wanted(a) for a in node.call.args if _wanted(a) in names}
         free = iter([n for n in names if n not in taken])
         bound: list[FieldArg] = []
         for arg in node.call.args:
-            wanted = arg.param or (arg.name if arg.name in names else next(free, None))
+            own = arg.written or arg.name
+            wanted = arg.param or (own if own in names else next(free, None))
             if wanted is None or wanted not in names or any(b.param == wanted for b in bound):
                 self.too_many(node, arg, names)
                 continue
@@ -92,7 +117,7 @@ class _Binder:
                     f"`{_called(node.call)}` needs `{param.name}`",
                     span=node.call.span,
                     expected=", ".join(names),
-                    found=", ".join(a.name for a in node.call.args) or "no fields",
+                    found=", ".join(a.written or a.name for a in node.call.args) or "no fields",
                     fix=f"add `{param.name}` to the arguments",
                 )
         return tuple(sorted(bound, key=lambda b: names.index(b.param or "")))
@@ -196,8 +221,13 @@ class _Binder:
             self.keywords(source.keywords, {s.name for s in (*kind.args, *kind.keywords)}, f"`{source.kind}`")
 
 
+def _wanted(arg: FieldArg) -> str:
+    """The parameter that an argument names, by hand or by being called like it."""
+    return arg.param or arg.written or arg.name
+
+
 def _called(call: Call) -> str:
-    return call.function or f"{call.model}.{call.method}"
+    return call.function or (f"{call.model}.{call.method}" if call.model else str(call.method))
 
 
 def _listed(settings: tuple[Setting, ...]) -> str:

@@ -7,9 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.expr import Expr, Literal, ParamRef, evaluate, format_scalar, references
-from rldsl.compiler.ir import Call, Deploy, Keyword, Method, Model, Module, Node, Param, ParamType, SourceCall
-from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, Setting
+from rldsl.compiler.expr import Expr, Literal, ParamRef, evaluate, format_expr, format_scalar, references
+from rldsl.compiler.ir import (
+    BUILT_IN,
+    Block,
+    BlockKind,
+    Call,
+    Deploy,
+    Keyword,
+    Method,
+    Model,
+    Module,
+    Node,
+    Param,
+    ParamType,
+    Range,
+    SourceCall,
+)
+from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Scalar
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
@@ -35,12 +50,16 @@ class BindParameters:
         binder = _Binder(module, values, units, context.found)
         _warn_unread(module, context.found)
         _check_seed(graph.params, values, context.found)
-        models = tuple(replace(m, source=binder.source(m.source) if m.source else None) for m in graph.models)
+        for param in graph.params:
+            if param.range is not None and param.name in values:
+                _check_within(param, param.range, values[param.name], context.found)
+        models = tuple(binder.model(m) for m in graph.models)
         bound = replace(
             graph,
             nodes=tuple(binder.node(n) for n in graph.nodes),
             inputs=tuple(replace(i, batch=binder.batch(i.batch), source=binder.source(i.source)) for i in graph.inputs),
             models=models,
+            blocks=tuple(binder.block(b) for b in graph.blocks),
         )
         if graph.deploy:
             bound = replace(bound, deploy=binder.deploy(graph.deploy))
@@ -49,6 +68,29 @@ class BindParameters:
             _check_scratch(model, context.found)
         origins = {m.name: origin for m in models if (origin := _origin(m, by_name))}
         return replace(module, values=values, graph=bound, origins=origins)
+
+
+def _check_within(param: Param, within: Range, value: Scalar, found: Diagnostics) -> None:
+    """RL0404 for a value outside the range that the parameter declares."""
+    if within.choices:
+        if value not in within.choices:
+            shown = format_scalar(value)
+            hint = did_you_mean(str(value), map(str, within.choices))
+            expected = ", ".join(map(format_scalar, within.choices))
+            found.error(
+                "RL0404", f"`{param.name}` cannot be {shown}", span=param.span, expected=expected, found=shown, fix=hint
+            )
+        return
+    setting = Setting(
+        name=param.name,
+        type=param.type,
+        least=None if within.low_open else within.low,
+        above=within.low if within.low_open else None,
+        most=None if within.high_open else within.high,
+        below=within.high if within.high_open else None,
+    )
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        _check_range(value, setting, param.span, found)
 
 
 def _check_scratch(model: Model, found: Diagnostics) -> None:
@@ -71,10 +113,11 @@ def _origin(model: Model, by_name: Mapping[str, Model]) -> Model | None:
     """The model whose source `model`'s weights come from; None when copies go round in a circle or nowhere."""
     seen: set[str] = set()
     while model.source is None:
-        if model.name in seen or model.copy_of is None or model.copy_of not in by_name:
+        original = model.copy_of or model.shares
+        if model.name in seen or original is None or original not in by_name:
             return None
         seen.add(model.name)
-        model = by_name[model.copy_of]
+        model = by_name[original]
     return model
 
 
@@ -165,10 +208,12 @@ def _warn_unread(module: Module, found: Diagnostics) -> None:
     sources = [i.source for i in graph.inputs] + [m.source for m in graph.models if m.source]
     exprs += [a for s in sources for a in s.args] + [k.value for s in sources for k in s.keywords]
     exprs += [k.value for n in graph.nodes for k in (*n.call.keywords, *n.call.options)]
+    exprs += [k.value for m in graph.models for k in m.options]
+    exprs += [e for b in graph.blocks for e in (b.bound, b.until) if e]
     exprs += [k.value for p in (graph.deploy.layouts if graph.deploy else ()) for k in p.axes]
     read = {r.name for e in exprs for r in references(e)}
     for param in graph.params:
-        if param.name not in read and param.name != SEED:
+        if param.name not in read and param.name != SEED and param.name not in graph.poisoned:
             found.warning("RL0452", f"nothing reads parameter `{param.name}`", span=param.span, fix="remove it")
 
 
@@ -185,7 +230,8 @@ class _Binder:
     def literal(self, expr: Expr) -> Literal | None:
         """The value, or None after an error (an unknown name has been reported already)."""
         try:
-            return Literal(value=evaluate(expr, self.values), unit=self.unit(expr), span=expr.span)
+            text = None if isinstance(expr, Literal) else format_expr(expr)
+            return Literal(value=evaluate(expr, self.values), unit=self.unit(expr), text=text, span=expr.span)
         except KeyError:
             return None
         except (TypeError, ArithmeticError, ValueError) as error:
@@ -197,8 +243,35 @@ class _Binder:
             return expr.unit
         return self.units.get(expr.name) if isinstance(expr, ParamRef) else None
 
+    def model(self, model: Model) -> Model:
+        settings = {s.name: s for s in LORA}
+        options = tuple(self.keyword(k, settings.get(k.name)) for k in model.options)
+        if options and (model.frozen or model.shares):
+            what = f"`{model.name}` has no weights of its own to train, so it takes no adapters"
+            self.found.error("RL0309", what, span=options[0].span)
+        elif options and not any(k.name == "lora_rank" for k in options):
+            self.found.error("RL0302", f"`{model.name}` needs `lora_rank = ...`", span=options[0].span)
+        return replace(model, source=self.source(model.source) if model.source else None, options=options)
+
+    def block(self, block: Block) -> Block:
+        loop = block.kind is BlockKind.LOOP
+        bound = Setting(name="max" if loop else "every", type="int", least=1 if block.where or not loop else 0)
+        until = Setting(name="until", type="int", least=1, unit="prompts")
+        return replace(
+            block,
+            bound=self.checked(block.bound, bound),
+            until=self.checked(block.until, until) if block.until else None,
+        )
+
+    def checked(self, expr: Expr, setting: Setting) -> Expr:
+        value = self.literal(expr)
+        if value is not None:
+            check_setting(value, setting, expr.span, self.found)
+        return value or expr
+
     def node(self, node: Node) -> Node:
-        signature = self.module.signatures.get(node.call.function or "")
+        built_in = node.call.method in BUILT_IN
+        signature = None if built_in else self.module.signatures.get(node.call.function or "")
         spec = METHODS[node.call.method] if node.call.method else None
         settings = {s.name: s for s in spec.keywords} if spec else {}
         if signature:
@@ -221,11 +294,7 @@ class _Binder:
         return replace(keyword, value=value)
 
     def batch(self, expr: Expr) -> Expr:
-        value = self.literal(expr)
-        if value is None:
-            return expr
-        check_setting(value, Setting(name="batch", type="int", least=1, unit="prompts"), expr.span, self.found)
-        return value
+        return self.checked(expr, Setting(name="batch", type="int", least=1, unit="prompts"))
 
     def deploy(self, deploy: Deploy) -> Deploy:
         settings = {"dp": Setting(name="dp", type="int", least=1)}

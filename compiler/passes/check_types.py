@@ -8,18 +8,20 @@ from typing import ClassVar
 import networkx as nx
 
 from rldsl.compiler.expr import Binary, Expr
-from rldsl.compiler.ir import FieldArg, FieldInfo, Graph, Method, Module, Node
+from rldsl.compiler.ir import BUILT_IN, SINKS, Block, FieldArg, FieldInfo, Graph, Method, Module, Node
 from rldsl.compiler.methods import METHODS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_arguments import field_params
 from rldsl.compiler.signature import FieldParam
 from rldsl.diagnostics import Diagnostics, Label
-from rldsl.types import PROMPT, SAMPLE, FieldType
+from rldsl.types import PROMPT, SAMPLE, DType, FieldType
+
+_FLAG = FieldType(DType.BOOL, (PROMPT,))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckTypes:
-    """Give every field its type and lineage, and check every argument against its parameter.
+    """Give every field its type, its set of prompts and its lineage, and check every argument against its parameter.
 
     A prompt field may be read where a sample field is expected: it is repeated for each sample.
     A field whose producer is in error gets no type, and nothing that reads it is reported again.
@@ -42,13 +44,16 @@ class CheckTypes:
                     found=str(item.type),
                 )
             for name in item.names:
-                checker.fields[name] = FieldInfo(type=item.type, producer="input")
+                checker.fields[name] = FieldInfo(type=item.type, producer="input", prompts=item.block)
         dag = graph.dag()
         if nx.is_directed_acyclic_graph(dag):
-            for node_id in nx.lexicographical_topological_sort(dag, key=lambda n: _position(graph, n)):
+            position = {n.id: i for i, n in enumerate(graph.nodes)}
+            for node_id in nx.lexicographical_topological_sort(dag, key=position.__getitem__):
                 checker.node(graph.node_of[node_id])
+            for block in graph.blocks:
+                checker.carried(block)
         _warn_unread(graph, context.found)
-        if not any(n.call.method is Method.TRAIN for n in graph.nodes):
+        if not graph.poisoned and not any(n.call.method is Method.TRAIN for n in graph.nodes):
             what = (
                 "no node trains a model: nothing would come of a run" if graph.nodes else "there is no algorithm here"
             )
@@ -59,19 +64,18 @@ class CheckTypes:
 
 def _warn_unread(graph: Graph, found: Diagnostics) -> None:
     """RL0451 for a node of which nothing is read, RL0453 for a model that nothing uses: legal, but surely unwanted."""
-    read = {name for n in graph.nodes for name in n.reads}
+    read = {name for n in graph.nodes for name in n.reads} | {c.name for b in graph.blocks for c in b.carry}
+    # What a loop carries is read by its next iteration.
+    read |= {c.param for b in graph.blocks for c in b.carry if c.param and c.name in read}
+    read |= graph.poisoned
     for node in graph.nodes:
         if node.outputs and not read.intersection(node.outputs):
             shown = ", ".join(f"`{o}`" for o in node.outputs)
             found.warning("RL0451", f"nothing reads {shown} of `{node.id}`, so it will not run", span=node.span)
-    used = {n.call.model for n in graph.nodes} | {m.copy_of for m in graph.models}
+    used = {n.call.model for n in graph.nodes} | {m.copy_of for m in graph.models} | {m.shares for m in graph.models}
     for model in graph.models:
-        if model.name not in used:
+        if model.name not in used and model.name not in graph.poisoned:
             found.warning("RL0453", f"no node uses model `{model.name}`", span=model.span, fix="remove it")
-
-
-def _position(graph: Graph, node_id: str) -> str:
-    return f"{graph.nodes.index(graph.node_of[node_id]):09d}"
 
 
 class _Checker:
@@ -80,19 +84,111 @@ class _Checker:
         self.fields: dict[str, FieldInfo] = {}
 
     def node(self, node: Node) -> None:
-        self.model_kind(node)
-        signature = self.signatures.get(node.call.function or "")
-        params = {p.name: p for p in field_params(node.call, signature)}
-        clean = all(self.argument(node, arg, params.get(arg.param or "")) for arg in node.call.args)
-        lineage = self.lineage(node)
-        if node.call.method is Method.GENERATE:
-            lineage = node.id
-        if not clean:
+        if node.call.method is Method.COLLECT:
+            self.collection(node)
             return
-        self.reduction(node, lineage)
+        self.stated_type(node)
+        self.model_kind(node)
+        clean = self.arguments(node)
+        rows = self.rows(node)
+        if not clean or node.call.method in SINKS:
+            return
+        self.prompt_rows(node, rows)
         self.lengths(node)
         for name, kind in zip(node.outputs, self.output_types(node), strict=False):
-            self.fields[name] = FieldInfo(type=kind, producer=node.id, lineage=lineage if kind.unit == SAMPLE else None)
+            lineage = rows.lineage if kind.unit == SAMPLE else None
+            self.fields[name] = FieldInfo(type=kind, producer=node.id, prompts=rows.prompts, lineage=lineage)
+
+    def arguments(self, node: Node) -> bool:
+        """Whether the types of all arguments are known; wrong ones are reported."""
+        if node.call.method is Method.OUTPUT:
+            return all(a.name in self.fields for a in node.call.args)
+        signature = self.signatures.get(node.call.function or "") if node.call.method not in BUILT_IN else None
+        params = {p.name: p for p in field_params(node.call, signature)}
+        known = [self.argument(node, arg, params.get(arg.param or "")) for arg in node.call.args]
+        return all(known)
+
+    def rows(self, node: Node) -> FieldInfo:
+        """Whose rows a node's results are: of one set of prompts and one rollout, or RL0310."""
+        read = [(a, info) for a in node.call.args if (info := self.fields.get(a.name))]
+        rollouts: dict[str | None, FieldArg] = {}
+        sets: dict[str | None, FieldArg] = {}
+        for arg, info in read:
+            sets.setdefault(info.prompts, arg)
+            if info.lineage is not None:
+                rollouts.setdefault(info.lineage, arg)
+        if len(sets) > 1:
+            shown = ", ".join(f"`{a.name}` of {_set_name(s)}" for s, a in sets.items())
+            self.found.error("RL0310", f"these are rows of different prompts: {shown}", span=node.call.span)
+        elif len(rollouts) > 1:
+            shown = ", ".join(f"`{a.name}` of `{rollout}`" for rollout, a in rollouts.items())
+            fix = "a function with `group` can write one row a prompt, which goes with the samples of any rollout"
+            self.found.error("RL0310", f"these are rows of different rollouts: {shown}", span=node.call.span, fix=fix)
+        lineage = next(iter(rollouts), None)
+        if node.call.method is Method.GENERATE and lineage is None:
+            lineage = node.id
+        first = read[0][1] if read else FieldInfo(type=_FLAG, producer="")
+        return replace(first, prompts=next(iter(sets), None), lineage=lineage)
+
+    def collection(self, node: Node) -> None:
+        """What a loop collects has the types that it has inside, but rows of a set of its own."""
+        block = self.graph.block_of[node.block or node.id]
+        if node.block is not None:
+            known = [(a, info) for a in node.call.args if (info := self.fields.get(a.name))]
+            for arg, info in known:
+                producer = self.graph.producer_of.get(arg.name)
+                if producer is not None and producer.when is not None:
+                    what = f"`{producer.id}` writes what `{block.id}` collects, so it cannot have a condition"
+                    self.found.error("RL0307", what, span=producer.span)
+                if info.prompts != block.id:
+                    what = f"`{block.id}` collects `{arg.written or arg.name}`, which is no field of its own prompts"
+                    self.found.error("RL0310", what, span=arg.span or node.span)
+            where = self.fields.get(node.call.args[0].name)
+            if where is not None and where.type != _FLAG:
+                self.found.error(
+                    "RL0301",
+                    f"`{node.call.args[0].written or node.call.args[0].name}` cannot say which prompts to keep",
+                    span=node.call.args[0].span,
+                    expected=str(_FLAG),
+                    found=str(where.type),
+                    fix="a function with `group` may write `rl.PromptFlag`, such as `has_spread(score; group)`",
+                )
+            return
+        for outer, arg in zip(node.outputs, block.collect, strict=True):
+            info = self.fields.get(arg.name)
+            if info is not None:
+                lineage = f"{block.id}.kept.{info.lineage}" if info.lineage else None
+                self.fields[outer] = replace(info, producer=node.id, prompts=f"{block.id}.kept", lineage=lineage)
+
+    def carried(self, block: Block) -> None:
+        """RL0312 when what a loop carries has another type, or other rows, after an iteration than before."""
+        for arg in block.carry:
+            before, after = self.fields.get(arg.name), self.fields.get(arg.param or "")
+            if before is None or after is None:
+                continue
+            producer = self.graph.producer_of.get(arg.param or "")
+            if producer is not None and producer.when is not None:
+                what = f"`{producer.id}` writes what `{block.id}` carries, so it cannot have a condition"
+                self.found.error("RL0307", what, span=producer.span)
+            if _kind(before) != _kind(after):
+                self.found.error(
+                    "RL0312",
+                    f"`{block.id}` carries `{arg.written or arg.name}`, which changes its type",
+                    span=arg.span or block.span,
+                    expected=f"{_described(before)}, as before the loop",
+                    found=f"{_described(after)}, as `{after.producer}` writes it",
+                )
+
+    def stated_type(self, node: Node) -> None:
+        if node.stated_type is not None and node.stated_type != node.type:
+            self.found.error(
+                "RL0314",
+                f"`{node.id}` is declared {node.stated_type}, but its call makes it {node.type}",
+                span=node.span,
+                expected=str(node.stated_type),
+                found=str(node.type),
+                fix=f"write `{node.type}`, or leave it out",
+            )
 
     def output_types(self, node: Node) -> tuple[FieldType, ...]:
         if node.call.method is not None:
@@ -112,15 +208,19 @@ class _Checker:
                 fix="let it read `response_mask` as well",
             )
 
-    def reduction(self, node: Node, lineage: str | None) -> None:
-        """RL0301 for a function that makes prompt rows of sample rows: it sees a rank's rows as they are."""
-        if node.call.method is None and lineage and any(k.unit == PROMPT for k in self.output_types(node)):
+    def prompt_rows(self, node: Node, rows: FieldInfo) -> None:
+        """RL0301 for a function that makes prompt rows of sample rows, unless it works on whole groups of them."""
+        signature = self.signatures.get(node.call.function or "")
+        if node.call.method is not None or signature is None or not rows.lineage:
+            return
+        if any(k.unit == PROMPT for k in signature.outputs) and not signature.grouped:
             self.found.error(
                 "RL0301",
                 f"`{node.call.function}` reads samples and cannot write prompt rows",
                 span=node.call.span,
-                expected="a type of samples, such as `f32[sample]`",
-                found=", ".join(map(str, self.output_types(node))),
+                expected="a type of samples, such as `f32[sample]`, or a keyword-only `group: int`",
+                found=", ".join(map(str, signature.outputs)),
+                fix="a function of whole groups has a setting `group` and writes one row a group",
             )
 
     def argument(self, node: Node, arg: FieldArg, param: FieldParam | None) -> bool:
@@ -138,7 +238,7 @@ class _Checker:
         )
         self.found.error(
             "RL0301",
-            f"`{arg.name}` has the wrong type for `{param.name}` of `{node.call.function or node.call.method}`",
+            f"`{arg.written or arg.name}` has the wrong type for `{param.name}` of `{_called(node)}`",
             span=arg.span or node.call.span,
             expected=wanted,
             found=str(info.type),
@@ -149,6 +249,8 @@ class _Checker:
     def conditional(self, node: Node, arg: FieldArg, param: FieldParam) -> None:
         """RL0307 when the field may be missing and the reader does not say that it can do without."""
         producer = self.graph.producer_of.get(arg.name)
+        if node.call.method in SINKS:
+            return  # it goes with its field
         if producer is None or producer.when is None or _implies(node.when, producer.when):
             return
         if not arg.optional:
@@ -161,18 +263,6 @@ class _Checker:
         elif not param.optional:
             name = node.call.function or node.call.method
             self.found.error("RL0307", f"`{name}` cannot do without `{param.name}`", span=arg.span or node.call.span)
-
-    def lineage(self, node: Node) -> str | None:
-        """The rollout whose samples the arguments are rows of; RL0310 when they are of several."""
-        seen: dict[str, FieldArg] = {}
-        for arg in node.call.args:
-            info = self.fields.get(arg.name)
-            if info is not None and info.lineage is not None:
-                seen.setdefault(info.lineage, arg)
-        if len(seen) > 1:
-            shown = ", ".join(f"`{a.name}` of `{rollout}`" for rollout, a in seen.items())
-            self.found.error("RL0310", f"these are rows of different rollouts: {shown}", span=node.call.span)
-        return next(iter(seen), None)
 
     def model_kind(self, node: Node) -> None:
         model = self.graph.model_of.get(node.call.model or "")
@@ -195,6 +285,22 @@ class _Checker:
                 span=node.call.span,
                 labels=labels,
             )
+
+
+def _set_name(prompts: str | None) -> str:
+    return "the step's prompts" if prompts is None else f"`{prompts}`"
+
+
+def _called(node: Node) -> str:
+    return node.call.function or str(node.call.method)
+
+
+def _kind(info: FieldInfo) -> tuple[object, ...]:
+    return info.type, info.prompts, info.lineage
+
+
+def _described(info: FieldInfo) -> str:
+    return f"{info.type} of `{info.lineage}`" if info.lineage else str(info.type)
 
 
 def _accepts(want: FieldType, have: FieldType, node: Node) -> bool:

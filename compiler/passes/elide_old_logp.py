@@ -9,6 +9,7 @@ from rldsl.compiler.ir import Call, FieldArg, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of, optimiser_steps, option_of
 from rldsl.compiler.passes.check_counts import batch_of
+from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.plan import Dropped
 
 
@@ -42,8 +43,10 @@ class ElideOldLogp:
 
 
 def _first_and_only_step(node: Node, module: Module) -> bool:
-    trainers = [n for n in module.graph.nodes if n.call.method is Method.TRAIN and n.call.model == node.call.model]
-    return trainers[0].id == node.id and optimiser_steps(node.call, batch_of(module)) == 1
+    trunk = trunk_of(node.call.model or "", module.graph)
+    trainers = (n for n in module.graph.nodes if n.call.method is Method.TRAIN)
+    first = next(n for n in trainers if trunk_of(n.call.model or "", module.graph) == trunk)
+    return first.id == node.id and optimiser_steps(node.call, batch_of(module, node)) == 1
 
 
 def _recomputed(arg: FieldArg, training: Call, module: Module) -> bool:
@@ -54,12 +57,18 @@ def _recomputed(arg: FieldArg, training: Call, module: Module) -> bool:
     return same_rows and temperature_of(producer.call, module) == temperature_of(training, module)
 
 
+def rollout_of(lineage: str | None) -> str:
+    """The node that sampled rows of this lineage. What a loop collects has that of its iterations, which are alike."""
+    block, kept, inner = (lineage or "").partition(".kept.")
+    return f"{block}.1.{inner.removeprefix(f'{block}.')}" if kept else block
+
+
 def temperature_of(call: Call, module: Module) -> float:
     """As stated, or that of the rollout whose tokens these are: log-probs of two temperatures do not compare."""
     if option_of(call, "temperature") is not None:
         return float(number_of(call, "temperature"))
     lineage = module.fields[call.args[0].name].lineage
-    rollout = module.graph.node_of.get(lineage or "")
+    rollout = module.graph.node_of.get(rollout_of(lineage))
     stated = float(number_of(rollout.call, "temperature")) if rollout else 1.0
     # Greedy decoding has no distribution of its own; its tokens are judged at temperature 1.
     return stated if stated > 0 else 1.0

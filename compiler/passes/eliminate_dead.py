@@ -1,4 +1,4 @@
-"""What no training step needs is not computed."""
+"""What no training step, metric or output needs is not computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import networkx as nx
 
-from rldsl.compiler.ir import Edge, EdgeKind, Method, Module
+from rldsl.compiler.ir import SINKS, Edge, EdgeKind, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import edges_of
 from rldsl.compiler.plan import Dropped
@@ -25,18 +25,20 @@ class EliminateDead:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The live graph, with edges inferred anew from what is still read."""
-        graph = replace(module.graph, edges=edges_of(module.graph))
+        graph = _without_unread_rows(module.graph)
+        graph = replace(graph, edges=edges_of(graph))
         needed = nx.DiGraph((e.source, e.target) for e in graph.edges if _carries_data(e))
-        roots = [n.id for n in graph.nodes if n.call.method is Method.TRAIN]
+        roots = [n.id for n in graph.nodes if n.call.method is Method.TRAIN or n.call.method in SINKS]
         live = {a for r in roots if r in needed for a in nx.ancestors(needed, r)} | set(roots)
         kept = tuple(n for n in graph.nodes if n.id in live)
         read = {f for n in kept for f in n.reads}
         models = {n.call.model for n in kept}
+        models |= {m.shares for m in graph.models if m.name in models}
         graph = graph.with_nodes(kept)
         used = tuple(m for m in graph.models if m.name in models)
         fields = {f: i for f, i in module.fields.items() if f in read}
         dropped = [
-            Dropped(what=n.id, by=self.name, why="no training step needs it")
+            Dropped(what=n.id, by=self.name, why="no training step, metric or output needs it")
             for n in module.graph.nodes
             if n.id not in live
         ]
@@ -56,4 +58,20 @@ class EliminateDead:
 
 def _carries_data(edge: Edge) -> bool:
     """Whether the target needs what the source computes; order and weight edges only say who comes first."""
-    return edge.kind is EdgeKind.FIELD
+    return edge.kind in (EdgeKind.FIELD, EdgeKind.ROWS)
+
+
+def _without_unread_rows(graph: Graph) -> Graph:
+    """The graph whose loops collect only what is read of the collection."""
+    read = {f for n in graph.nodes for f in n.reads}
+    unread = {b.id: [c.param not in read for c in b.collect] for b in graph.blocks if b.where}
+
+    def thin(node: Node) -> Node:
+        drop = unread.get(node.block or node.id)
+        if node.call.method is not Method.COLLECT or drop is None:
+            return node
+        outputs = tuple(o for o, gone in zip(node.outputs, drop, strict=False) if not gone)
+        args = tuple(a for a, gone in zip(node.call.args, [False, *drop], strict=False) if not gone)
+        return replace(node, outputs=outputs, call=replace(node.call, args=args))
+
+    return replace(graph, nodes=tuple(map(thin, graph.nodes)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.ir import FieldArg, Graph, Method, Module, Node
+from rldsl.compiler.ir import SINKS, FieldArg, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Dropped
 from rldsl.diagnostics import Diagnostics
@@ -27,8 +27,10 @@ class FoldConditions:
         graph = module.graph
         gone = [n for n in graph.nodes if isinstance(n.when, Literal) and not n.when.value]
         missing = {f for n in gone for f in n.outputs}
+        # A metric or an output of nothing goes with its fields.
+        gone += [n for n in graph.nodes if n.call.method in SINKS and n not in gone and missing.issuperset(n.reads)]
         ids = {n.id for n in gone}
-        kept = tuple(_without(replace(n, when=None), missing, ids) for n in graph.nodes if n not in gone)
+        kept = tuple(_without(replace(n, when=None), missing, ids) for n in graph.nodes if n.id not in ids)
         _check_still_useful(kept, graph, context.found)
         dropped = tuple(Dropped(what=n.id, by=self.name, why="its condition is false") for n in gone)
         return replace(module, graph=graph.with_nodes(kept), dropped=module.dropped + dropped)
@@ -47,5 +49,8 @@ def _without(node: Node, missing: set[str], gone: set[str]) -> Node:
     def mark(arg: FieldArg) -> FieldArg:
         return replace(arg, absent=True) if arg.name in missing else arg
 
+    if node.call.method in SINKS:
+        there = tuple(a for a in node.call.args if a.name not in missing)
+        return replace(node, call=replace(node.call, args=there))
     after = tuple(a for a in node.after if a not in gone)
     return replace(node, call=replace(node.call, args=tuple(mark(a) for a in node.call.args)), after=after)

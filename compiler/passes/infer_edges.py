@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import networkx as nx
 
-from rldsl.compiler.ir import Edge, EdgeKind, Graph, Method, Module
+from rldsl.compiler.ir import Edge, EdgeKind, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.diagnostics import Diagnostics, Label
 
@@ -15,6 +16,7 @@ _WORDS = {
     EdgeKind.FIELD: "reads `{}` of",
     EdgeKind.WEIGHTS: "changes the weights of `{}`, so it follows",
     EdgeKind.ORDER: "stands after",
+    EdgeKind.ROWS: "hands out what is collected by",
 }
 
 
@@ -36,24 +38,57 @@ class InferEdges:
 
 
 def edges_of(graph: Graph) -> tuple[Edge, ...]:
-    """Field, weight and order edges, by target in source order."""
+    """Field, collection, order and weight edges, by target in source order."""
+    users = _users_by_trunk(graph)
+    collecting: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.call.method is Method.COLLECT and node.block is not None:
+            collecting.setdefault(node.block, []).append(node.id)
     edges: dict[Edge, None] = {}
-    for position, node in enumerate(graph.nodes):
-        for name in node.reads:
-            producer = graph.producer_of.get(name)
-            if producer is not None:
-                edges[Edge(source=producer.id, target=node.id, kind=EdgeKind.FIELD, carries=name)] = None
-        for other in node.after:
-            if other in graph.node_of:
-                edges[Edge(source=other, target=node.id, kind=EdgeKind.ORDER)] = None
-        if node.call.method is Method.TRAIN:
-            for index, user in enumerate(graph.nodes):
-                earlier_training = user.call.method is Method.TRAIN and index < position
-                uses = user.call.model == node.call.model and user.id != node.id
-                if uses and (user.call.method is not Method.TRAIN or earlier_training):
-                    edge = Edge(source=user.id, target=node.id, kind=EdgeKind.WEIGHTS, carries=node.call.model or "")
-                    edges[edge] = None
+    for node in graph.nodes:
+        edges |= dict.fromkeys(_edges_into(node, graph, users, collecting))
     return tuple(edges)
+
+
+def _edges_into(
+    node: Node, graph: Graph, users: Mapping[str, list[Node]], collecting: Mapping[str, list[str]]
+) -> Iterator[Edge]:
+    for name in node.reads:
+        producer = graph.producer_of.get(name)
+        if producer is not None:
+            yield Edge(source=producer.id, target=node.id, kind=EdgeKind.FIELD, carries=name)
+    if node.call.method is Method.COLLECT and node.block is None:
+        for each in collecting.get(node.id, ()):
+            yield Edge(source=each, target=node.id, kind=EdgeKind.ROWS, carries=node.id)
+    for other in node.after:
+        if other in graph.node_of:
+            yield Edge(source=other, target=node.id, kind=EdgeKind.ORDER)
+    if node.call.method is Method.TRAIN:
+        yield from _weights_into(node, users[trunk_of(node.call.model or "", graph)])
+
+
+def _weights_into(node: Node, users: list[Node]) -> Iterator[Edge]:
+    """From every other user of the weights, and of those that train from the ones written before it."""
+    earlier = True
+    for user in users:
+        if user.id == node.id:
+            earlier = False
+        elif user.call.method is not Method.TRAIN or earlier:
+            yield Edge(source=user.id, target=node.id, kind=EdgeKind.WEIGHTS, carries=user.call.model or "")
+
+
+def trunk_of(model: str, graph: Graph) -> str:
+    """The model whose weights change when `model` is trained: what it shares, or itself."""
+    declared = graph.model_of.get(model)
+    return declared.shares if declared is not None and declared.shares else model
+
+
+def _users_by_trunk(graph: Graph) -> dict[str, list[Node]]:
+    users: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.call.model is not None:
+            users.setdefault(trunk_of(node.call.model, graph), []).append(node)
+    return users
 
 
 def _check_cycles(graph: Graph, found: Diagnostics) -> None:

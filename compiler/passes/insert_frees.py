@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import AnyOp, FreeOp
+from rldsl.compiler.plan import AnyOp, FreeOp, Guard, ReshardOp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,19 @@ class InsertFrees:
         last: dict[str, int] = {}
         for index, op in enumerate(module.ops):
             last.update(dict.fromkeys((*op.reads, *op.writes), index))
+        guards = {name: op.guard for op in module.ops if not isinstance(op, ReshardOp) for name in op.writes}
         ops: list[AnyOp] = []
         for index, op in enumerate(module.ops):
             ops.append(op)
-            done = tuple(dict.fromkeys(f for f in (*op.reads, *op.writes) if last[f] == index))
-            if done:
-                ops.append(FreeOp(id=f"free:{op.id}", group=op.group, fields=done))
+            done: dict[Guard | None, list[str]] = {}
+            for name in dict.fromkeys((*op.reads, *op.writes)):
+                if last[name] == index:
+                    done.setdefault(guards[name], []).append(name)
+            ops += [_free(op, tuple(names), guard, i) for i, (guard, names) in enumerate(done.items())]
         return replace(module, ops=tuple(ops))
+
+
+def _free(op: AnyOp, names: tuple[str, ...], guard: Guard | None, number: int) -> FreeOp:
+    """What was written under a guard is only there to be freed when that holds."""
+    suffix = f":{number + 1}" if number else ""
+    return FreeOp(id=f"free:{op.id}{suffix}", group=op.group, guard=guard, fields=names)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
-from rldsl.compiler.expr import Literal
-from rldsl.compiler.ir import Call, FieldArg, Input, Keyword, Method, Module, Node
+from rldsl.compiler.expr import Expr, Literal
+from rldsl.compiler.ir import BlockKind, Call, FieldArg, Graph, Input, Keyword, Method, Module, Node
 from rldsl.compiler.methods import METHODS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of, option_of
@@ -16,13 +17,20 @@ from rldsl.compiler.plan import (
     Aggregate,
     AnyOp,
     Arg,
+    CollectOp,
     ComputeOp,
+    ExtendOp,
     GenerateOp,
+    Guard,
     InferMethod,
     InferOp,
     LoadOp,
+    MetricOp,
+    OutputOp,
+    Reduction,
     Scalar,
     SourceSpec,
+    TakeOp,
     TrainOp,
 )
 from rldsl.compiler.signature import Signature
@@ -31,7 +39,7 @@ from rldsl.compiler.specs import data_source
 
 @dataclass(frozen=True, kw_only=True)
 class LowerNodes:
-    """One load for each data source, then one op for each node, in the order chosen.
+    """One op for each node, in the order chosen, and one load for each data source, before its first reader.
 
     Before: `reward = compute math_verify(completions, answers) -> score`
     After:  `compute reward: math_verify(completions, answers) -> score` on group `world`, 8 rows a prompt.
@@ -41,9 +49,13 @@ class LowerNodes:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The module with `ops`."""
-        loads = tuple(op for i, item in enumerate(module.graph.inputs) if (op := _load(item, i, module)))
-        nodes = tuple(_lower(module.graph.node_of[n], module) for n in module.order)
-        return replace(module, ops=(*loads, *nodes))
+        loads = {name: load for load in _loads(module) for name in load.columns}
+        ops: dict[str, AnyOp] = {}
+        for node_id in module.order:
+            node = module.graph.node_of[node_id]
+            ops |= {loads[f].id: loads[f] for f in node.reads if f in loads and loads[f].id not in ops}
+            ops[node.id] = _lower(node, module)
+        return replace(module, ops=tuple(ops.values()))
 
 
 def _scalar(keyword: Keyword) -> Scalar:
@@ -51,34 +63,78 @@ def _scalar(keyword: Keyword) -> Scalar:
     return keyword.value.value
 
 
-def _load(item: Input, index: int, module: Module) -> LoadOp | None:
-    columns = tuple(n for n in item.names if n in module.fields)
-    if not columns:
-        return None
+def _loads(module: Module) -> Iterator[LoadOp]:
+    streams: dict[tuple[str, ...], str] = {}
+    for item in module.graph.inputs:
+        # The copies that an unrolled loop made of one statement take turns at one stream.
+        statement = (item.block or "", *(n.rpartition(".")[2] for n in item.names))
+        stream = streams.setdefault(statement, "load" if not streams else f"load{len(streams) + 1}")
+        columns = tuple(n for n in item.names if n in module.fields)
+        if columns:
+            yield _load(item, columns, stream, module)
+
+
+def _load(item: Input, columns: tuple[str, ...], stream: str, module: Module) -> LoadOp:
+    block = module.graph.block_of.get(item.block or "")
+    plain = {n: n.rpartition(".")[2] for n in item.names}
     source = data_source(item)
-    templated = "prompts" if "prompts" in item.names else item.names[0]
+    templated = next((n for n in item.names if plain[n] == "prompts"), item.names[0])
     if templated not in columns:
         # Nothing reads what the template would make; another column must not get it.
         kept = {name: value for name, value in source.args.items() if name != "template"}
         source = SourceSpec(kind=source.kind, args=kept)
     return LoadOp(
-        id="load" if index == 0 else f"load{index + 1}",
+        id=f"{stream}.{item.round}" if item.round else stream,
+        guard=guard_of(item.block, item.round, module.graph),
         source=source,
         columns=columns,
-        batch=batch_of(module),
+        names=tuple(plain[n] for n in columns) if block else (),
+        batch=module.batches[item.block],
+        stream=stream,
+        round=max(item.round - 1, 0),
+        rounds=int(_literal(block.bound)) if block and item.round else 1,
+        first=block is not None and block.kind is BlockKind.VALIDATE,
     )
 
 
+def _literal(expr: Expr) -> int:
+    assert isinstance(expr, Literal) and isinstance(expr.value, int)
+    return expr.value
+
+
+def guard_of(block_id: str | None, number: int, graph: Graph) -> Guard | None:
+    """When what stands in a block runs: a validation now and then, what collects while there is not enough."""
+    block = graph.block_of.get(block_id or "")
+    if block is None:
+        return None
+    if block.kind is BlockKind.VALIDATE:
+        return Guard(every=_literal(block.bound))
+    return Guard(until=block.id) if block.where is not None and number > 1 else None
+
+
 def _lower(node: Node, module: Module) -> AnyOp:
-    match node.call.method:
-        case None:
-            return _compute(node, module)
-        case Method.GENERATE:
-            return _generate(node, module)
-        case Method.TRAIN:
-            return _train(node, module)
-        case _:
-            return _infer(node, module)
+    lower = _LOWER.get(node.call.method, _infer)
+    return lower(node, module)
+
+
+class _Common(TypedDict):
+    """What every op of a node has."""
+
+    id: str
+    node: str
+    group: str
+    guard: Guard | None
+    because: tuple[str, ...]
+
+
+def _common(node: Node, module: Module) -> _Common:
+    return _Common(
+        id=node.id,
+        node=node.id,
+        group=module.placement[node.id],
+        guard=guard_of(node.block, node.round, module.graph),
+        because=node.because,
+    )
 
 
 def _args(args: tuple[FieldArg, ...]) -> tuple[Arg, ...]:
@@ -104,10 +160,7 @@ def _compute(node: Node, module: Module) -> ComputeOp:
     signature = module.signatures[node.call.function]
     per_prompt = _per_prompt(node, module)
     return ComputeOp(
-        id=node.id,
-        node=node.id,
-        group=module.placement[node.id],
-        because=node.because,
+        **_common(node, module),
         function=signature.name,
         args=_args(node.call.args),
         params=_hypers(node.call, signature, per_prompt),
@@ -117,24 +170,88 @@ def _compute(node: Node, module: Module) -> ComputeOp:
     )
 
 
-def _generate(node: Node, module: Module) -> GenerateOp:
+class _Sampling(TypedDict):
+    """What every op that samples has."""
+
+    model: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    staleness: int
+    outputs: dict[str, str]
+
+
+def _sampling(node: Node, module: Module) -> _Sampling:
     call = node.call
-    assert call.model is not None
-    slots = [name for name, _ in METHODS[Method.GENERATE].outputs]
-    return GenerateOp(
-        id=node.id,
-        node=node.id,
-        group=module.placement[node.id],
-        because=node.because,
+    assert call.model is not None and call.method is not None
+    slots = [name for name, _ in METHODS[call.method].outputs]
+    return _Sampling(
         model=call.model,
-        prompts=call.args[0].name,
-        n=int(number_of(call, "n")),
         max_new_tokens=int(number_of(call, "max_new_tokens")),
         temperature=float(number_of(call, "temperature")),
         top_p=float(number_of(call, "top_p")),
         top_k=int(number_of(call, "top_k")),
+        staleness=int(number_of(call, "staleness")),
         outputs={s: o for s, o in zip(slots, node.outputs, strict=False) if o in module.fields},
     )
+
+
+def _generate(node: Node, module: Module) -> GenerateOp:
+    return GenerateOp(
+        **_common(node, module),
+        **_sampling(node, module),
+        prompts=node.call.args[0].name,
+        n=int(number_of(node.call, "n")),
+    )
+
+
+def _extend(node: Node, module: Module) -> ExtendOp:
+    bound = {a.param: a.name for a in node.call.args if not a.absent}
+    return ExtendOp(
+        **_common(node, module),
+        **_sampling(node, module),
+        tokens=bound["tokens"],
+        response_mask=bound["response_mask"],
+        rollout_logp=bound["rollout_logp"],
+        observation=bound["observation"],
+        done=bound.get("done"),
+    )
+
+
+def _collect(node: Node, module: Module) -> CollectOp | TakeOp:
+    block = module.graph.block_of[node.block or node.id]
+    outer = tuple(c.param or c.name for c in block.collect if c.param in module.fields)
+    batch = module.batches[f"{block.id}.kept"]
+    if node.block is None:
+        return TakeOp(**_common(node, module), collection=block.id, outputs=outer, batch=batch)
+    where, *collected = node.call.args
+    return CollectOp(
+        **_common(node, module),
+        into=block.id,
+        where=where.name,
+        fields={a.name: o for a, o in zip(collected, outer, strict=True)},
+        batch=batch,
+    )
+
+
+def _metric(node: Node, module: Module) -> MetricOp:
+    bound = {a.param: a.name for a in node.call.args if not a.absent}
+    return MetricOp(
+        **_common(node, module),
+        name=node.id,
+        reduction=Reduction(node.call.function or ""),
+        field=bound["field"],
+        mask=bound.get("mask"),
+    )
+
+
+def _output(node: Node, module: Module) -> OutputOp:
+    op = _common(node, module)
+    every = int(number_of(node.call, "every"))
+    # Inside a block, `every` could only make rarer what is rare already.
+    op["guard"] = op["guard"] or (Guard(every=every) if every > 1 else None)
+    return OutputOp(**op, name=node.id, fields=node.reads, per_prompt=_per_prompt(node, module))
 
 
 def _infer(node: Node, module: Module) -> InferOp:
@@ -142,10 +259,7 @@ def _infer(node: Node, module: Module) -> InferOp:
     assert call.model is not None and call.method is not None
     logprob = call.method is Method.LOGPROB
     return InferOp(
-        id=node.id,
-        node=node.id,
-        group=module.placement[node.id],
-        because=node.because,
+        **_common(node, module),
         model=call.model,
         method=InferMethod(call.method.value),
         tokens=call.args[0].name,
@@ -160,10 +274,7 @@ def _train(node: Node, module: Module) -> TrainOp:
     assert call.model is not None and call.function is not None
     option = {s.name: option_of(call, s.name) for s in METHODS[Method.TRAIN].options}
     return TrainOp(
-        id=node.id,
-        node=node.id,
-        group=module.placement[node.id],
-        because=node.because,
+        **_common(node, module),
         model=call.model,
         tokens=call.args[0].name,
         response_mask=call.args[1].name,
@@ -177,8 +288,20 @@ def _train(node: Node, module: Module) -> TrainOp:
         beta2=number_of(call, "beta2"),
         max_grad_norm=number_of(call, "max_grad_norm"),
         epochs=int(number_of(call, "epochs")),
-        minibatch=minibatch_of(node, batch_of(module)),
+        batch=batch_of(module, node),
+        minibatch=minibatch_of(node, batch_of(module, node)),
         micro_batch_tokens=int(number_of(call, "micro_batch_tokens")),
         temperature=temperature_of(call, module),
         skip_where_zero=node.skip_where_zero,
     )
+
+
+_LOWER: dict[Method | None, Callable[[Node, Module], AnyOp]] = {
+    None: _compute,
+    Method.GENERATE: _generate,
+    Method.EXTEND: _extend,
+    Method.TRAIN: _train,
+    Method.COLLECT: _collect,
+    Method.METRIC: _metric,
+    Method.OUTPUT: _output,
+}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import AnyOp, ReshardOp
+from rldsl.compiler.plan import AnyOp, Guard, ReshardOp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +23,18 @@ class LowerReshards:
     def apply(self, module: Module, context: Context) -> Module:
         """The ops with reshards between them."""
         sizes = {g.name: g.size for g in module.groups}
+        batches = {name: module.batches[info.prompts] for name, info in module.fields.items()}
+        # A move happens whenever there is something to move, whoever reads it.
+        guards = {name: op.guard for op in module.ops for name in op.writes}
         holds: dict[str, set[str]] = {}
         ops: list[AnyOp] = []
         for op in module.ops:
-            missing: dict[str, list[str]] = {}
+            missing: dict[tuple[str, int, Guard | None], list[str]] = {}
             for name in dict.fromkeys(op.reads):
                 if op.group not in holds[name]:
-                    missing.setdefault(min(holds[name]), []).append(name)
-            for source, fields in sorted(missing.items()):
-                ops.append(_reshard(tuple(fields), source, op.group, sizes, op.id))
+                    missing.setdefault((min(holds[name]), batches[name], guards[name]), []).append(name)
+            for number, ((source, batch, guard), fields) in enumerate(missing.items()):
+                ops.append(_reshard(tuple(fields), source, op, sizes, number, batch, guard))
                 for name in fields:
                     # A move takes the rows along: the old layout no longer has them.
                     holds[name] = {op.group}
@@ -40,16 +43,27 @@ class LowerReshards:
         return replace(module, ops=tuple(ops))
 
 
-def _reshard(fields: tuple[str, ...], source: str, target: str, sizes: dict[str, int | None], before: str) -> ReshardOp:
+def _reshard(
+    fields: tuple[str, ...],
+    source: str,
+    reader: AnyOp,
+    sizes: dict[str, int | None],
+    number: int,
+    batch: int,
+    guard: Guard | None,
+) -> ReshardOp:
     """Groups are the first ranks, so the larger contains the smaller: its ranks enter the all-to-all."""
+    target = reader.group
     size_a, size_b = sizes[source], sizes[target]
     larger = source if size_a is None or (size_b is not None and size_a >= size_b) else target
-    why = f"`{before}` runs on `{target}`, its rows lie on `{source}`"
+    why = f"`{reader.id}` runs on `{target}`, its rows lie on `{source}`"
     return ReshardOp(
-        id=f"reshard:{before}:{source}",
+        id=f"reshard:{reader.id}:{source}" + (f":{number + 1}" if number else ""),
         group=larger,
+        guard=guard,
         fields=fields,
         source=source,
         target=target,
+        batch=batch,
         because=(why,),
     )

@@ -8,8 +8,11 @@ from typing import ClassVar
 from rldsl.compiler.ir import Method, ModelKind, Module
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
+from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.passes.place_on_mesh import WORLD
-from rldsl.compiler.plan import AnyOp, GenerateOp, SaveOp, SyncKind, SyncWeightsOp, TrainOp
+from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, SaveOp, SyncKind, SyncWeightsOp, TrainOp
+
+Rollout = GenerateOp | ExtendOp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +28,33 @@ class LowerWeights:
     def apply(self, module: Module, context: Context) -> Module:
         """The ops with weight transfers and saves."""
         trained = [op.model for op in module.ops if isinstance(op, TrainOp)]
-        synced: set[str] = set()
+        changing = {trunk_of(m, module.graph) for m in trained}
+        rollouts = [op for op in module.ops if isinstance(op, Rollout)]
         ops: list[AnyOp] = []
         for op in module.ops:
-            if isinstance(op, GenerateOp) and op.model not in synced:
-                synced.add(op.model)
-                ops.append(_sync(op, module, trained=op.model in trained))
-            ops.append(op)
+            if not isinstance(op, Rollout):
+                ops.append(op)
+                continue
+            same = [r for r in rollouts if _engine(r) == _engine(op)]
+            sync = _sync(same, module, trained=op.model in changing)
+            before, after = op is same[0] and not op.staleness, op is same[-1] and op.staleness > 0
+            ops += [*([sync] if before else []), op, *([sync] if after else [])]
         policies = [m for m in dict.fromkeys(trained) if module.graph.model_of[m].kind is ModelKind.POLICY]
         ops += [_save(m, module, alone=len(policies) == 1) for m in policies]
         return replace(module, ops=tuple(ops))
 
 
-def _sync(op: GenerateOp, module: Module, *, trained: bool) -> SyncWeightsOp:
-    if module.world_size == 1:
+def _engine(op: Rollout) -> tuple[str, int]:
+    return op.model, op.staleness
+
+
+def _sync(rollouts: list[Rollout], module: Module, *, trained: bool) -> SyncWeightsOp:
+    """One transfer for all rollouts of an engine; skipped in steps in which all of them are."""
+    op = rollouts[0]
+    if op.staleness:
+        kind = SyncKind.COPY if module.world_size == 1 else SyncKind.ALL_GATHER
+        why = f"rollouts use weights {op.staleness} step old, so the transfer follows them"
+    elif module.world_size == 1:
         kind, why = SyncKind.LOCAL, "one rank: training and generation share its memory"
     else:
         kind, why = (
@@ -47,8 +63,16 @@ def _sync(op: GenerateOp, module: Module, *, trained: bool) -> SyncWeightsOp:
         )
     if not trained:
         why += "; the model is never trained, so this happens once"
+    guards = {r.guard for r in rollouts}
     return SyncWeightsOp(
-        id=f"sync_weights:{op.model}", node=op.node, group=WORLD, model=op.model, sync=kind, because=(why,)
+        id=f"sync_weights:{op.model}" + (f":{op.staleness}" if op.staleness else ""),
+        node=op.node,
+        group=WORLD,
+        guard=op.guard if len(guards) == 1 else None,
+        model=op.model,
+        sync=kind,
+        staleness=op.staleness,
+        because=(why,),
     )
 
 

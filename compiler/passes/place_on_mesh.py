@@ -9,7 +9,6 @@ from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Deploy, Method, Module, Node, PhaseLayout
 from rldsl.compiler.methods import CLUSTERS, ENGINES
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.passes.check_counts import batch_of
 from rldsl.compiler.plan import Group, Phase
 from rldsl.diagnostics import Diagnostics, did_you_mean
 
@@ -32,22 +31,22 @@ class PlaceOnMesh:
         sizes = {(p.model, p.phase): size for p in deploy.layouts if (size := _layout_size(p, context.found))}
         _check_cluster(deploy, context.found)
         world = _world_size(deploy, sizes, context)
-        batch = batch_of(module)
         if world is not None and module.divides % world:
-            _does_not_divide(module, world, batch, context.found)
+            _does_not_divide(module, world, context.found)
         groups, placement = {WORLD: Group(name=WORLD)}, {}
         for node in module.graph.nodes:
             group = _group_of(node, sizes, world)
             groups.setdefault(group.name, group)
             placement[node.id] = group.name
         for size in sizes.values():
-            if batch % size:
-                context.found.error(
-                    "RL0402",
-                    f"a batch of {batch} prompts does not divide over dp = {size}",
-                    expected=_divisors(batch),
-                    found=str(size),
-                )
+            for batch in dict.fromkeys(module.batches.values()):
+                if batch % size:
+                    context.found.error(
+                        "RL0402",
+                        f"a batch of {batch} prompts does not divide over dp = {size}",
+                        expected=_divisors(batch),
+                        found=str(size),
+                    )
         return replace(
             module,
             world_size=world,
@@ -137,12 +136,13 @@ def _world_size(deploy: Deploy, sizes: dict[tuple[str, str], int], context: Cont
     return world
 
 
-def _does_not_divide(module: Module, world: int, batch: int, found: Diagnostics) -> None:
+def _does_not_divide(module: Module, world: int, found: Diagnostics) -> None:
+    batches = " and ".join(str(n) for n in dict.fromkeys(module.batches.values()))
     found.error(
         "RL0402",
         f"the work of a step does not divide over {world} ranks",
         expected=f"{_divisors(module.divides)} ranks",
-        found=f"{world} ranks; a batch of {batch} prompts, minibatches in units of {module.divides}",
+        found=f"{world} ranks; a batch of {batches} prompts, minibatches in units of {module.divides}",
         fix=f"choose a number of ranks that divides {module.divides}, or change batch and minibatch",
     )
 
@@ -152,7 +152,7 @@ def _divisors(number: int) -> str:
 
 
 def _group_of(node: Node, sizes: dict[tuple[str, str], int], world: int | None) -> Group:
-    if node.call.method is not Method.GENERATE:
+    if node.call.method not in (Method.GENERATE, Method.EXTEND):
         return Group(name=WORLD)
     size = sizes.get((node.call.model or "", Phase.GENERATE.value))
     return Group(name=WORLD) if size is None or size == world else Group(name=f"dp{size}", size=size)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from rldsl.compiler.expr import Expr, references
-from rldsl.compiler.ir import Call, Graph, Keyword, Method, Model, ModelKind, Module, Node, SourceCall
+from rldsl.compiler.ir import BUILT_IN, Call, Graph, Keyword, Method, Model, ModelKind, Module, Node, SourceCall
 from rldsl.compiler.methods import DATA_SOURCES, MODEL_SOURCES, SourceKind
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.signature import (
@@ -79,7 +79,7 @@ def _check_unique(graph: Graph, found: Diagnostics) -> None:
 
 
 def _used_functions(graph: Graph) -> set[str]:
-    return {n.call.function for n in graph.nodes if n.call.function}
+    return {n.call.function for n in graph.nodes if n.call.function and n.call.method not in BUILT_IN}
 
 
 def _signatures(graph: Graph, context: Context, own: set[str]) -> dict[str, Signature]:
@@ -129,8 +129,8 @@ def _add_user_function(
 def _role(node: Node, graph: Graph, signatures: dict[str, Signature]) -> str:
     model = graph.model_of.get(node.call.model or "")
     if model is not None:
-        if model.kind is ModelKind.VALUE:
-            return Role.CRITIC
+        if model.kind is not ModelKind.POLICY:
+            return Role.CRITIC if model.kind is ModelKind.VALUE else Role.REWARD
         return Role.REFERENCE if model.frozen else Role.ACTOR
     signature = signatures.get(node.call.function or "")
     return _MODULE_ROLES.get(signature.module or "", DEFAULT_ROLE) if signature else DEFAULT_ROLE
@@ -150,6 +150,10 @@ class _Names:
         for item in self.graph.inputs:
             self.source(item.source, DATA_SOURCES, "data")
             self.expr(item.batch)
+        for block in self.graph.blocks:
+            self.expr(block.bound)
+            if block.until:
+                self.expr(block.until)
         for node in self.graph.nodes:
             self.node(node)
         if self.graph.deploy:
@@ -162,10 +166,10 @@ class _Names:
                 self.known("RL0202", "model", layout.model, self.graph.model_of, layout.span)
                 self.keywords(layout.axes)
 
-    def known(self, code: str, what: str, name: str, names: Iterable[str], span: Span | None) -> bool:
-        known = sorted(names)
-        if name in known:
+    def known(self, code: str, what: str, name: str, names: Collection[str], span: Span | None) -> bool:
+        if name in names or name in self.graph.poisoned:
             return True
+        known = sorted(names)
         listed = ", ".join(known) if known else f"there is no {what} yet"
         self.found.error(
             code,
@@ -193,8 +197,25 @@ class _Names:
         if model.copy_of is not None:
             self.known("RL0202", "model", model.copy_of, self.graph.model_of, model.span)
             self.check_copies_end(model)
+        if model.shares is not None and self.known("RL0202", "model", model.shares, self.graph.model_of, model.span):
+            self.trunk(model)
+        self.keywords(model.options)
         if model.source is not None:
             self.source(model.source, MODEL_SOURCES, "model")
+
+    def trunk(self, model: Model) -> None:
+        """RL0313 unless a head can sit on the model shared."""
+        trunk = self.graph.model_of.get(model.shares or "")
+        if trunk is None:
+            return
+        why = None
+        if model.kind is not ModelKind.VALUE:
+            why = f"`{model.name}` is a {model.kind} model, and only a value model's head sits on another's trunk"
+        elif trunk.kind is not ModelKind.POLICY or trunk.shares or trunk.frozen:
+            why = f"`{trunk.name}` is no policy of its own that is trained"
+        if why is not None:
+            fix = "share a policy with a source: `model critic : value = shared actor`"
+            self.found.error("RL0313", f"a trunk cannot be shared so: {why}", span=model.span, fix=fix)
 
     def check_copies_end(self, model: Model) -> None:
         chain = [model.name]
@@ -226,6 +247,9 @@ class _Names:
     def call(self, call: Call) -> None:
         if call.model is not None:
             self.known("RL0202", "model", call.model, self.graph.model_of, call.span)
+        if call.method in BUILT_IN:
+            self.arguments(call)
+            return
         if call.function is not None and call.function not in self.signatures and not self._named_but_unreadable(call):
             self.known("RL0204", "function", call.function, {*self.own, *library_names()}, call.span)
         if call.method is Method.TRAIN and call.function is None:
@@ -235,6 +259,9 @@ class _Names:
                 span=call.span,
                 fix="write `actor.train policy_loss(...)`",
             )
+        self.arguments(call)
+
+    def arguments(self, call: Call) -> None:
         for arg in call.args:
             self.known("RL0201", "field", arg.name, self.fields, arg.span or call.span)
         self.keywords(call.keywords)
