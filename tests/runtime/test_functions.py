@@ -178,3 +178,83 @@ def test_reduce_is_as_strict_on_one_rank() -> None:
     with pytest.raises(TypeError, match="takes a tensor"):
         _reduce(Comm.alone())(1.0)
     assert float(_reduce(Comm.alone())(torch.tensor(2.0))) == 2.0
+
+
+FLAG, PROMPT_FLAG, PER_PROMPT, COUNT = (
+    FieldType.parse(t) for t in ("bool[sample]", "bool[prompt]", "f32[prompt]", "i64[sample]")
+)
+
+
+def test_a_row_function_may_answer_yes_or_no() -> None:
+    got = call(lambda score: score > 1.5, "score", per_row=True, out=FLAG).data
+    assert isinstance(got, torch.Tensor) and got.dtype == torch.bool and got.tolist() == [False, True, True]
+    assert call(lambda score: score > 1.5, "score", out=FLAG).data.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("result", "out", "found"),
+    [
+        (0.5, FLAG, "float 0.5 for sample 40"),
+        (1, FLAG, "int 1 for sample 40"),
+        (0.5, COUNT, "float 0.5 for sample 40"),
+    ],
+)
+def test_numbers_do_not_change_silently(result: Any, out: FieldType, found: str) -> None:
+    problem = told(lambda score: result, "score", per_row=True, out=out)
+    assert problem.code == "RL0706" and problem.found == found
+
+
+def groups(function: Callable[..., Any], kind: FieldType, rows: int = 6, **more: Any) -> Column:
+    """One call on samples 4 to 9, three a prompt."""
+    columns = {"score": Column(torch.arange(6, 6 + rows), torch.arange(rows).float(), 3)}
+    made = Call(
+        spec=FunctionSpec(name="mine", module="x"), function=function, file=None, columns=columns, absent=(),
+        params={"group": 3}, outputs=[("out", kind)], per_prompt=3, reduce=None, status=Status(step=7), **more,
+    )  # fmt: skip
+    return made.run()["out"]
+
+
+def test_a_group_function_writes_a_row_for_each_prompt() -> None:
+    def useful(score: Any, *, group: int) -> Any:
+        return score.view(-1, group).sum(1) > 5
+
+    got = groups(useful, PROMPT_FLAG)
+    assert got.ids.tolist() == [2, 3] and got.per_prompt == 1 and got.data.tolist() == [False, True]
+    mean = groups(lambda score, group: score.view(-1, group).mean(1), PER_PROMPT)
+    assert mean.ids.tolist() == [2, 3] and mean.data.tolist() == [1.0, 4.0]
+
+
+def test_a_group_functions_rows_are_counted_and_named_as_prompts() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        groups(lambda score, group: score, PER_PROMPT)
+    found = caught.value.diagnostics[0]
+    assert found.expected == "out: f32[prompt], here [2] of torch.float32" and found.found == "[6] of torch.float32"
+    with pytest.raises(DiagnosticError) as caught:
+        groups(lambda score, group: torch.tensor([1.0, float("nan")]), PER_PROMPT)
+    assert str(caught.value.diagnostics[0].found).endswith("the first for prompt 3")
+
+
+@pytest.mark.parametrize("kind", [PROMPT_FLAG, PER_PROMPT, PER_SAMPLE, TEXT])
+def test_a_function_is_not_called_for_no_rows(kind: FieldType) -> None:
+    def never(score: Any, *, group: int) -> Any:
+        raise AssertionError
+
+    got = groups(never, kind, rows=0)
+    assert len(got.ids) == len(got.data) == 0 and got.per_prompt == (1 if kind.unit == "prompt" else 3)
+
+
+def test_a_function_that_sums_over_ranks_is_called_for_no_rows_too() -> None:
+    """The others wait for it."""
+    columns = {"score": Column(torch.empty(0, dtype=torch.int64), torch.empty(0), 3)}
+    called = []
+
+    def mine(score: Any, *, reduce: Any) -> Any:
+        called.append(float(reduce(score.sum())))
+        return score
+
+    made = Call(
+        spec=FunctionSpec(name="mine", module="x", reduces=True), function=mine, file=None, columns=columns,
+        absent=(), params={}, outputs=[("out", PER_SAMPLE)], per_prompt=3, reduce=_reduce(Comm.alone()),
+        status=Status(step=7),
+    )  # fmt: skip
+    assert len(made.run()["out"]) == 0 and called == [0.0]

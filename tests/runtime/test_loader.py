@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -183,3 +185,66 @@ def test_not_parquet(tmp_path: Path) -> None:
 def test_bad_gym_arguments(tmp_path: Path, args: dict[str, Scalar], words: str) -> None:
     found = told(SourceSpec(kind="reasoning_gym", args=args), tmp_path)
     assert found.code == "RL0606" and words in found.message
+
+
+def stream(source: SourceSpec, batch: int = 4, **more: Any) -> list[LoadOp]:
+    """Two rounds of a loop, which read fields of their own from one stream."""
+    return [
+        LoadOp(
+            id=f"load:{k}", source=source, columns=(f"loop.{k}.prompts", f"loop.{k}.level"), stream="s",
+            names=("prompts", "level"), batch=batch, round=k - 1, rounds=2, **more,
+        )
+        for k in (1, 2)
+    ]  # fmt: skip
+
+
+def opened(ops: list[LoadOp], folder: Path, *, rank: int = 0, size: int = 1) -> Loader:
+    kinds = {column: TYPES[column.rpartition(".")[2]] for op in ops for column in op.columns}
+    return Loader(ops, kinds, rank=rank, size=size, seed=3, source_dir=folder)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_ops_of_one_stream_take_turns(tmp_path: Path, size: int) -> None:
+    ops = stream(jsonl(tmp_path, rows(20), shuffle=False))
+    for rank in range(size):
+        loader = opened(ops, tmp_path, rank=rank, size=size)
+        # Step 0 ran both rounds, step 1 one: the next prompts of the stream follow whatever ran.
+        seen = [(loader.next(op, step), op) for step, op in ((0, ops[0]), (0, ops[1]), (1, ops[0]), (2, ops[0]))]
+        for number, (columns, op) in enumerate(seen):
+            assert tuple(columns) == op.columns
+            prompts, level = columns.values()
+            assert prompts.data == [f"é {i}" for i in range(4 * number + rank, 4 * number + 4, size)]
+            assert isinstance(level.data, torch.Tensor) and level.data.dtype == torch.float32
+        starts = [0, 4, 8, 16]  # (step * 2 + round) * 4
+        assert [c[op.columns[0]].ids.tolist() for c, op in seen] == [list(range(s + rank, s + 4, size)) for s in starts]
+
+
+def test_rounds_may_want_different_columns(tmp_path: Path) -> None:
+    source = jsonl(tmp_path, [{"a": i, "level": i} for i in range(8)], shuffle=False)
+    ops = stream(SourceSpec(kind="jsonl", args={**source.args, "template": "<{a}>"}))
+    # Nothing reads the prompts of the second round.
+    ops[1] = msgspec.structs.replace(ops[1], source=source, columns=ops[1].columns[1:], names=("level",))
+    loader = opened(ops, tmp_path)
+    assert loader.next(ops[0], 0)["loop.1.prompts"].data == ["<0>", "<1>", "<2>", "<3>"]
+    second = loader.next(ops[1], 0)
+    assert list(second) == ["loop.2.level"] and second["loop.2.level"].data.tolist() == [4.0, 5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_validation_reads_the_first_rows_each_time(tmp_path: Path, shuffle: bool, size: int) -> None:
+    ops = stream(jsonl(tmp_path, rows(10), shuffle=shuffle), first=True)
+    for rank in range(size):
+        loader = opened(ops, tmp_path, rank=rank, size=size)
+        for step in (0, 5):
+            columns = loader.next(ops[0], step)
+            assert columns["loop.1.prompts"].data == [f"é {i}" for i in range(rank, 4, size)]
+            assert columns["loop.1.prompts"].ids.tolist() == list(range(step * 8 + rank, step * 8 + 4, size))
+
+
+def test_a_validation_counts_no_row_twice(tmp_path: Path) -> None:
+    ops = stream(jsonl(tmp_path, rows(3)), first=True)
+    with pytest.raises(DiagnosticError) as caught:
+        opened(ops, tmp_path)
+    found = caught.value.diagnostics[0]
+    assert found.code == "RL0606" and found.found == "3 rows" and found.fix == "`batch = 3`, or fewer"
