@@ -18,6 +18,7 @@ from rldsl.compiler.passes.bind_arguments import BindArguments
 from rldsl.compiler.passes.bind_parameters import BindParameters
 from rldsl.compiler.passes.check_counts import CheckCounts
 from rldsl.compiler.passes.check_types import CheckTypes
+from rldsl.compiler.passes.check_unique import CheckUnique
 from rldsl.compiler.passes.compute_depth import ComputeDepth
 from rldsl.compiler.passes.elide_old_logp import ElideOldLogp
 from rldsl.compiler.passes.eliminate_dead import EliminateDead
@@ -39,7 +40,8 @@ from rldsl.compiler.verify import verify_module, verify_plan
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, did_you_mean, fail
 
 CHECKS: tuple[Pass, ...] = (
-    FlattenBlocks(),  # first: what a name means depends on the block
+    CheckUnique(),
+    FlattenBlocks(),  # before names: what one means depends on the block
     ResolveNames(),
     BindArguments(),  # needs the signatures that names resolved to
     InferEdges(),

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rldsl.compiler.ir import Block, BlockKind, Call, FieldArg, Graph, Input, Method, Module, Node
 from rldsl.compiler.passes.base import Context
-from rldsl.diagnostics import Diagnostics, Label, Span
+from rldsl.diagnostics import Diagnostics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class FlattenBlocks:
     name: ClassVar[str] = "flatten_blocks"
 
     def apply(self, module: Module, context: Context) -> Module:
-        """The graph with flat nodes. RL0205, RL0212 to RL0214 for what blocks may not do."""
+        """The graph with flat nodes. RL0212 to RL0215 for what blocks may not do."""
         graph = module.graph
         if not graph.blocks:
             return module
@@ -41,7 +41,6 @@ class _Flattener:
     private: dict[str, str] = field(default_factory=dict)
 
     def graph(self) -> Graph:
-        self.check_ids()
         inputs, nodes, blocks = list(self.source.inputs), list[Node](), []
         for block in self.source.blocks:
             made = self.loop(block) if block.kind is BlockKind.LOOP else self.validation(block)
@@ -51,18 +50,6 @@ class _Flattener:
         outer = [self.reading(n, self.outside) for n in self.source.nodes]
         # Not by place in the source: a `.rl` file and its Python twin must give one order.
         return replace(self.source, inputs=tuple(inputs), nodes=(*outer, *nodes), blocks=tuple(blocks))
-
-    def check_ids(self) -> None:
-        first: dict[str, Span | None] = {}
-        for name, span in [(n.id, n.span) for n in self.source.nodes] + [(b.id, b.span) for b in self.source.blocks]:
-            if name in first and any(b.id == name for b in self.source.blocks):
-                place = first[name]
-                labels = (Label(span=place, message="first defined here"),) if place else ()
-                fix = "give one of them another name"
-                self.found.error(
-                    "RL0205", f"block `{name}` has a name that is taken", span=span, labels=labels, fix=fix
-                )
-            first.setdefault(name, span)
 
     def loop(self, block: Block) -> tuple[Block, list[Input], list[Node]]:
         self.no_training(block)

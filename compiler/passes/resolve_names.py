@@ -1,4 +1,4 @@
-"""Every name is defined once and known where it is used."""
+"""Every name is known where it is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rldsl.compiler.signature import (
     parse_user_file,
     user_signature,
 )
-from rldsl.diagnostics import Diagnostics, Label, Span, did_you_mean
+from rldsl.diagnostics import Diagnostics, Span, did_you_mean
 from rldsl.types import Role
 
 _MODULE_ROLES = {
@@ -43,39 +43,11 @@ class ResolveNames:
     def apply(self, module: Module, context: Context) -> Module:
         """Signatures by function name, and roles where none is stated."""
         graph = module.graph
-        _check_unique(graph, context.found)
         own: set[str] = set()
         signatures = _signatures(graph, context, own)
         _Names(graph, signatures, own, context.found).check()
         nodes = tuple(n if n.role else replace(n, role=_role(n, graph, signatures)) for n in graph.nodes)
         return replace(module, graph=graph.with_nodes(nodes), signatures=signatures)
-
-
-def _check_unique(graph: Graph, found: Diagnostics) -> None:
-    groups: tuple[tuple[str, list[tuple[str, Span | None]]], ...] = (
-        ("parameter", [(p.name, p.span) for p in graph.params]),
-        ("model", [(m.name, m.span) for m in graph.models]),
-        ("node", [(n.id, n.span) for n in graph.nodes]),
-        (
-            "field",
-            [(f, i.span) for i in graph.inputs for f in i.names]
-            + [(f, n.span) for n in graph.nodes for f in n.outputs],
-        ),
-    )
-    for what, names in groups:
-        first: dict[str, Span | None] = {}
-        for name, span in names:
-            if name in first:
-                place = first[name]
-                labels = (Label(span=place, message="first defined here"),) if place else ()
-                found.error(
-                    "RL0205",
-                    f"{what} `{name}` is defined twice",
-                    span=span,
-                    labels=labels,
-                    fix="give one of them another name",
-                )
-            first.setdefault(name, span)
 
 
 def _used_functions(graph: Graph) -> set[str]:

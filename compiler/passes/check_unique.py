@@ -1,0 +1,85 @@
+"""Every name is defined once where it is defined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
+
+from rldsl.compiler.ir import Block, Input, Model, Module, Node, Param
+from rldsl.compiler.passes.base import Context
+from rldsl.diagnostics import Diagnostics, Label, Span
+
+_T = TypeVar("_T", Param, Model, Node, Block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckUnique:
+    """Report what is defined twice, and go on with the first.
+
+    What only the second would have written is poisoned: nobody who reads it is told that it is unknown.
+    Before: `node old = ... -> old_logp`, `node old = ... -> ref_logp`.
+    After:  RL0205, and the graph without the second.
+    """
+
+    name: ClassVar[str] = "check_unique"
+
+    def apply(self, module: Module, context: Context) -> Module:
+        """The graph with one definition of each parameter, model, block and, in each scope, node."""
+        graph, found = module.graph, context.found
+        check = _Once(found)
+        params = check.once("parameter", graph.params)
+        models = check.once("model", graph.models)
+        blocks = check.once("block", graph.blocks, [(n.id, n.span) for n in graph.nodes])
+        nodes = check.once("node", graph.nodes)
+        _check_fields(graph.inputs, nodes, found)
+        blocks = tuple(replace(b, nodes=check.once("node", b.nodes)) for b in blocks)
+        for block in blocks:
+            _check_fields(block.inputs, block.nodes, found)
+        poisoned = graph.poisoned | check.lost
+        return replace(
+            module,
+            graph=replace(graph, params=params, models=models, nodes=nodes, blocks=blocks, poisoned=poisoned),
+        )
+
+
+class _Once:
+    """Keeps the first of each name; `lost` are the fields that only others would have written."""
+
+    def __init__(self, found: Diagnostics) -> None:
+        self.found = found
+        self.lost: frozenset[str] = frozenset()
+
+    def once(self, what: str, items: tuple[_T, ...], taken: Iterable[tuple[str, Span | None]] = ()) -> tuple[_T, ...]:
+        first: dict[str, Span | None] = dict(taken)
+        kept: list[_T] = []
+        for item in items:
+            name = item.id if isinstance(item, Node | Block) else item.name
+            if name in first:
+                _twice(what, name, item.span, first[name], self.found)
+                self.lost |= _written(item)
+                continue
+            first[name] = item.span
+            kept.append(item)
+        return tuple(kept)
+
+
+def _written(item: Param | Model | Node | Block) -> frozenset[str]:
+    if isinstance(item, Node):
+        return frozenset(item.outputs)
+    return frozenset(f for n in item.nodes for f in n.outputs) if isinstance(item, Block) else frozenset()
+
+
+def _check_fields(inputs: Iterable[Input], nodes: Iterable[Node], found: Diagnostics) -> None:
+    first: dict[str, Span | None] = {}
+    written = [(f, i.span) for i in inputs for f in i.names] + [(f, n.span) for n in nodes for f in n.outputs]
+    for name, span in written:
+        if name in first:
+            _twice("field", name, span, first[name], found)
+        first.setdefault(name, span)
+
+
+def _twice(what: str, name: str, span: Span | None, first: Span | None, found: Diagnostics) -> None:
+    labels = (Label(span=first, message="first defined here"),) if first else ()
+    fix = "give one of them another name"
+    found.error("RL0205", f"{what} `{name}` is defined twice", span=span, labels=labels, fix=fix)
