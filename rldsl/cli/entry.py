@@ -27,6 +27,7 @@ VERBS = {
     "run": "train",
     "explain": "say what an error code means, with a wrong and a right example",
     "ls": "list the shipped functions, engines and data sources",
+    "lsp": "serve an editor: diagnostics, hover, completion, definitions (started by the editor)",
 }
 
 
