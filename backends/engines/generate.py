@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines import sources
 from rldsl.backends.engines.cache import DecodeCache, PromptCache
+from rldsl.backends.engines.draw import SamplingOp, draw, uniforms
 from rldsl.backends.engines.model import Model, whole_module
 from rldsl.backends.engines.module import Scorer
 from rldsl.backends.engines.packing import PACK_TOKENS, Ints, Layout, group, pack
 from rldsl.backends.engines.score import budget
-from rldsl.compiler.plan import GenerateOp
+from rldsl.compiler.plan import ExtendOp, GenerateOp
 from rldsl.diagnostics import fail
 
 # Keys and values of the rows that are decoded together take at most this much; more rows wait.
@@ -27,18 +26,37 @@ KV_BYTES = 4 << 30
 COMPACT_BELOW = 0.75
 
 
-_BLOCK = 256
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """`n` rows a prompt, prompt after prompt: whole sequences, prompt first. `ids` i64: prompt id * n + k."""
+    """Sampled rows: whole sequences, the responses' mask and log-probs (0 elsewhere), the last responses' texts.
+
+    `ids` i64 of `generate`: prompt id * n + k, prompt after prompt; of `extend`: those given.
+    """
 
     tokens: Ragged
     response_mask: Ragged
     rollout_logp: Ragged
     completions: list[str]
     ids: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """A row or a piece of one: `tokens` i64, `mask` bool, `logp` f32, all [length]."""
+
+    tokens: Tensor
+    mask: Tensor
+    logp: Tensor
+
+    @classmethod
+    def prompt(cls, tokens: Tensor) -> _Sequence:
+        """Tokens that were not sampled."""
+        return cls(tokens, torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.float32))
+
+    def then(self, other: _Sequence) -> _Sequence:
+        """This, and `other` after it."""
+        pairs = ((self.tokens, other.tokens), (self.mask, other.mask), (self.logp, other.logp))
+        return _Sequence(*(torch.cat(p) for p in pairs))
 
 
 @dataclass(slots=True)
@@ -67,84 +85,38 @@ class _Rows:
         self.logp[rows, column] = logp
         self.lengths[rows] = column + 1
 
-
-def uniforms(seed: int, rollout: str, step: int, ids: Tensor, count: int) -> Tensor:
-    """f64[rows, count] in [0, 1): each row's draws depend on (seed, rollout, step, its id) alone.
-
-    So on no number of ranks, and on no other row of the batch; and two rollouts of a step, each with a name of its
-    own, draw independently. Any `seed` will do.
-    """
-    rows = []
-    for each in ids.tolist():
-        digest = hashlib.sha256(f"{seed}/{rollout}/{step}/{each}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-        rows.append(torch.rand(count, dtype=torch.float64, generator=generator))
-    return torch.stack(rows)
-
-
-def draw(logits: Tensor, uniform: Tensor, op: GenerateOp) -> tuple[Tensor, Tensor]:
-    """Token ids i64[rows] and their log-probs f32[rows]: `logits` [rows, V], drawn by the inverse of the CDF.
-
-    Temperature 0 takes the likeliest token. Log-probs are of the distribution at `op.temperature` (1 if 0) before
-    `top_k` and `top_p` cut it, as a later `logprob` computes them.
-    """
-    logits = logits.float() / (op.temperature or 1.0)
-    logprobs = logits.log_softmax(-1)
-    greedy = op.temperature == 0.0
-    token = logits.argmax(-1) if greedy else _inverse(_cut(logprobs.exp(), op), uniform)
-    return token, logprobs.gather(-1, token[:, None])[:, 0]
-
-
-def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
-    """i64[rows]: the first place where the running sum of `weights` [rows, V] passes `uniform` f64[rows] of the whole.
-
-    First among blocks, then within one: a running sum over a large vocabulary is slow. In float64, or the rare
-    tokens at its end would be lost.
-    """
-    rows, vocabulary = weights.shape
-    blocks = pad(weights, (0, -vocabulary % _BLOCK)).view(rows, -1, _BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64)
-    below = sums.cumsum(-1)
-    target = uniform[:, None] * below[:, -1:]
-    block = torch.searchsorted(below, target, right=True).clamp_(max=below.shape[1] - 1)
-    within = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
-    place = torch.searchsorted(within, target - (below - sums).gather(1, block), right=True)
-    # Two sums of the same weights may differ in their last bit; the place after them is then no token.
-    return (block * _BLOCK + place.clamp_(max=_BLOCK - 1)).clamp_(max=vocabulary - 1)[:, 0]
-
-
-def _cut(weights: Tensor, op: GenerateOp) -> Tensor:
-    """0 for tokens outside the `top_k` likeliest, and outside the fewest likeliest that together have `top_p`."""
-    if op.top_k > 0 and op.top_k < weights.shape[-1]:
-        least = weights.topk(op.top_k, -1).values[:, -1:]
-        weights = weights.where(weights >= least, 0.0)
-    if op.top_p < 1.0:
-        ordered, index = weights.sort(-1, descending=True)
-        before = ordered.cumsum(-1) - ordered
-        total = ordered.sum(-1, keepdim=True)
-        weights = torch.zeros_like(weights).scatter(-1, index, ordered.where(before < op.top_p * total, 0.0))
-    return weights
+    def responses(self) -> list[_Sequence]:
+        """Row by row, without what lies after the end."""
+        rows = zip(self.tokens, self.logp, self.lengths.tolist(), strict=True)
+        return [_Sequence(t[:n], torch.ones_like(t[:n], dtype=torch.bool), p[:n]) for t, p, n in rows]
 
 
 class Sampler:
     """The generation engine of one policy model."""
 
-    def __init__(self, model: Model, *, seed: int) -> None:
+    def __init__(self, model: Model, *, seed: int, staleness: int = 0) -> None:
         self.seed, self.name, self.tokenizer = seed, model.spec.name, model.tokenizer
+        # Older weights than the model has must be held apart from it.
+        self.own_copy = model.sharded or staleness > 0
         self.device = model.comm.device
         self.literal = model.spec.source == sources.SCRATCH
         self.stops = _stops(model)
         self.scorer = model.scorer
-        if model.sharded:
+        if self.own_copy:
             self.sync(model)
 
     def sync(self, model: Model) -> None:
-        """Take the weights as trained so far: all-gathered when the model is sharded, else its storage is shared."""
-        if not model.sharded:
+        """Take the weights as trained so far. Collective when the model is sharded.
+
+        Sharded ones are gathered; a sampler of staleness 1 copies them, and any other shares the model's own.
+        """
+        if not self.own_copy:
             self.scorer = model.scorer
             return
         with torch.no_grad():
-            weights = {name: w.to(model.dtype) for name, w in model.weights().items()}
+            weights = model.weights(dtype=model.dtype)
+            if not model.sharded:
+                weights = {name: w.clone() for name, w in weights.items()}
         module = whole_module(model.scorer.model, weights).requires_grad_(False)
         self.scorer = Scorer(module, kind=model.spec.kind, name=self.name)
 
@@ -152,43 +124,85 @@ class Sampler:
     def generate(self, prompts: list[str], prompt_ids: Tensor, op: GenerateOp, *, step: int) -> Samples:
         """Sample `op.n` responses to each prompt; a response ends with an end token, or after `op.max_new_tokens`.
 
-        Draws depend on the seed, the node of `op`, `step` and sample ids alone. RL0605 for a prompt with characters
-        that a scratch model's alphabet lacks, RL0608 for one that leaves no room.
+        Prompts of sample rows keep their ids, as `op.n` is 1. Draws depend on the seed, the node of `op`, `step` and
+        sample ids alone. RL0605 for a prompt with characters that a scratch model's alphabet lacks, RL0608 for one
+        that leaves no room.
         """
-        encoded = [self._encode(p) for p in prompts]
         ids = (prompt_ids.cpu()[:, None] * op.n + torch.arange(op.n)).flatten()
-        count = op.max_new_tokens
-        draws = uniforms(self.seed, op.node or op.id, step, ids, count) if prompts else torch.empty(0, count)
-        longest = max((len(e) for e in encoded), default=0)
-        self.scorer.check_length(longest + op.max_new_tokens)
-        waves = [
-            (encoded[a:b], self._wave(encoded[a:b], draws[a * op.n : b * op.n].to(self.device), op))
-            for a, b in self._waves(len(encoded), longest + op.max_new_tokens, op.n)
-        ]
-        return self._samples(waves, ids, op.n)
+        encoded = [self._encode(p) for p in prompts]
+        before = [_Sequence.prompt(torch.from_numpy(e).to(self.device)) for e in encoded for _ in range(op.n)]
+        return self._samples(before, self._sample(encoded, ids, op.n, op, step), ids)
+
+    @torch.inference_mode()
+    def extend(
+        self,
+        tokens: Ragged,
+        response_mask: Ragged,
+        rollout_logp: Ragged,
+        observations: list[str],
+        done: Tensor | None,
+        ids: Tensor,
+        op: ExtendOp,
+        *,
+        step: int,
+    ) -> Samples:
+        """Append each observation's tokens to its sequence and sample a further response.
+
+        Tokens that are there stay, whatever the tokenizer would make of their text. Rows where `done` bool[rows]
+        stay as they are, and their completion is "". Draws depend on the seed, the node of `op`, `step` and `ids`
+        i64[rows] alone. Errors as `generate` has them.
+        """
+        ids = ids.cpu()
+        going = torch.ones(len(ids), dtype=torch.bool) if done is None else ~done.cpu()
+        chosen = going.nonzero()[:, 0].tolist()
+        columns = (c.to(self.device).rows() for c in (tokens, response_mask, rollout_logp))
+        before = [_Sequence(*row) for row in zip(*columns, strict=True)]
+        for i in chosen:
+            added = self._tokenize(observations[i], "an observation")
+            before[i] = before[i].then(_Sequence.prompt(torch.from_numpy(added).to(self.device)))
+        prefixes = [before[i].tokens.cpu().numpy() for i in chosen]
+        sampled = dict(zip(chosen, self._sample(prefixes, ids[going], 1, op, step), strict=True))
+        nothing = _Sequence.prompt(torch.empty(0, dtype=torch.int64, device=self.device))
+        return self._samples(before, [sampled.get(i, nothing) for i in range(len(ids))], ids)
 
     def _encode(self, prompt: str) -> Ints:
         tokenizer = self.tokenizer
         if tokenizer.chat_template is not None:
             message = [{"role": "user", "content": prompt}]
             text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-            found = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert isinstance(text, str)
+            found = self._tokenize(text, "a prompt")
         else:
             begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-            found = begin + tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if not found:
+            found = np.concatenate((np.array(begin, np.int64), self._tokenize(prompt, "a prompt")))
+        if not len(found):
             fail(
                 "RL0605", f"model `{self.name}`: a prompt has no tokens", found=repr(prompt), fix="leave such rows out"
             )
-        if self.literal and tokenizer.unk_token_id in found:
-            unknown = next(c for c in prompt if c not in tokenizer.get_vocab())
+        return found
+
+    def _tokenize(self, text: str, what: str) -> Ints:
+        """The tokens of `text` as it stands."""
+        found = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self.literal and self.tokenizer.unk_token_id in found:
+            unknown = next(c for c in text if c not in self.tokenizer.get_vocab())
             fail(
                 "RL0605",
-                f"model `{self.name}`: its alphabet has no `{unknown}`, which a prompt has",
-                found=repr(prompt),
-                fix="list every character of prompts and answers in the `alphabet` of `scratch`",
+                f"model `{self.name}`: its alphabet has no `{unknown}`, which {what} has",
+                found=repr(text),
+                fix="list every character of prompts, answers and observations in the `alphabet` of `scratch`",
             )
         return np.array(found, np.int64)
+
+    def _sample(self, prompts: list[Ints], ids: Tensor, n: int, op: SamplingOp, step: int) -> list[_Sequence]:
+        """The responses to each prompt, `n` a prompt; `ids` are the samples'."""
+        draws = uniforms(self.seed, op.node or op.id, step, ids, op.max_new_tokens).to(self.device)
+        columns = max((len(p) for p in prompts), default=0) + op.max_new_tokens
+        self.scorer.check_length(columns)
+        made: list[_Sequence] = []
+        for a, b in self._waves(len(prompts), columns, n):
+            made += self._wave(prompts[a:b], draws[a * n : b * n], n, op).responses()
+        return made
 
     def _waves(self, prompts: int, columns: int, n: int) -> Iterator[tuple[int, int]]:
         config = self.scorer.model.config.get_text_config()
@@ -224,12 +238,12 @@ class Sampler:
         padding = torch.arange(columns, device=device)[None] < (width - lengths)[:, None]
         return made, self.scorer.logits(torch.cat(hidden)[last]), lengths, padding
 
-    def _wave(self, prompts: list[Ints], draws: Tensor, op: GenerateOp) -> _Rows:
+    def _wave(self, prompts: list[Ints], draws: Tensor, n: int, op: SamplingOp) -> _Rows:
         """Decode the samples of some prompts together."""
         width = max(len(p) for p in prompts)
         # The last token that is sampled is never fed back.
-        cache, logits, lengths, padding = self._prefill(prompts, width + op.max_new_tokens - 1, op.n)
-        logits = logits.repeat_interleave(op.n, 0)
+        cache, logits, lengths, padding = self._prefill(prompts, width + op.max_new_tokens - 1, n)
+        logits = logits.repeat_interleave(n, 0)
         mask = torch.zeros(padding.shape, dtype=logits.dtype, device=self.device).masked_fill_(padding, -torch.inf)
         rows = _Rows.empty(draws)
         # Rows of the wave that are in the batch; `live` marks those not yet finished.
@@ -252,23 +266,21 @@ class Sampler:
             cache.advance()
         return rows
 
-    def _samples(self, waves: list[tuple[list[Ints], _Rows]], ids: Tensor, n: int) -> Samples:
-        tokens, masks, logps, texts = [], [], [], []
-        for prompts, rows in waves:
-            for i, length in enumerate(rows.lengths.tolist()):
-                prompt = torch.from_numpy(prompts[i // n]).to(self.device)
-                response = rows.tokens[i, :length]
-                tokens.append(torch.cat((prompt, response)))
-                masks.append(torch.arange(len(prompt) + length, device=self.device) >= len(prompt))
-                logps.append(torch.cat((torch.zeros(len(prompt), device=self.device), rows.logp[i, :length])))
-                texts.append(response.tolist())
+    def _samples(self, before: Sequence[_Sequence], responses: Sequence[_Sequence], ids: Tensor) -> Samples:
+        rows = [a.then(b) for a, b in zip(before, responses, strict=True)]
         return Samples(
-            tokens=_ragged(tokens, torch.int64, self.device),
-            response_mask=_ragged(masks, torch.bool, self.device),
-            rollout_logp=_ragged(logps, torch.float32, self.device),
-            completions=self.tokenizer.batch_decode(texts, skip_special_tokens=True),
+            tokens=_ragged([r.tokens for r in rows], torch.int64, self.device),
+            response_mask=_ragged([r.mask for r in rows], torch.bool, self.device),
+            rollout_logp=_ragged([r.logp for r in rows], torch.float32, self.device),
+            completions=[self._text(r) for r in responses],
             ids=ids,
         )
+
+    def _text(self, response: _Sequence) -> str:
+        # Row by row: of no rows at all transformers makes one text.
+        made = self.tokenizer.decode(response.tokens.tolist(), skip_special_tokens=True)
+        assert isinstance(made, str)
+        return made
 
 
 def _ragged(rows: list[Tensor], dtype: torch.dtype, device: torch.device) -> Ragged:

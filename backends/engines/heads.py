@@ -38,9 +38,8 @@ class _TokenLogprob(torch.autograd.Function):
         hidden, weight, state, token, normaliser, *kept = ctx.saved_tensors
         chunks = _chunks(hidden, weight, state)
         grad_hidden = torch.empty_like(hidden)
-        # Many chunks must not be summed in bfloat16.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if len(chunks) > 1 else None
-        single = weight
+        # None for a weight that stays as it is, beside adapters.
+        grad_weight: Tensor | None = None
         for start, end, pairs in chunks:
             logits = kept[0] if kept else (hidden[start:end] @ weight.t()).float().div_(ctx.temperature)
             at, g = state[pairs] - start, grad[pairs] / ctx.temperature
@@ -49,10 +48,12 @@ class _TokenLogprob(torch.autograd.Function):
             d = logits.sub_(normaliser[start:end, None]).exp_().mul_(-total[:, None])
             d = d.index_put_((at, token[pairs]), g, accumulate=True).to(hidden.dtype)
             grad_hidden[start:end] = d @ weight
-            single = d.t() @ hidden[start:end]
-            if grad_weight is not None:
-                grad_weight += single
-        return grad_hidden, single if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+            if not ctx.needs_input_grad[1]:
+                continue
+            part = d.t() @ hidden[start:end]
+            # Many chunks must not be summed in bfloat16.
+            grad_weight = part if len(chunks) == 1 else part.float() if grad_weight is None else grad_weight.add_(part)
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 
 def _chunks(hidden: Tensor, weight: Tensor, state: Tensor) -> list[tuple[int, int, Tensor]]:

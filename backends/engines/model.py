@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,21 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
-from rldsl.backends.engines import score, sources, train
+from rldsl.backends.engines import lora, score, sources, train
 from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.module import Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.compiler.plan import ModelSpec, TrainOp
+from rldsl.diagnostics import fail
 from rldsl.types import TokenLoss
 
 BF16 = "bf16"
@@ -29,32 +35,47 @@ BF16 = "bf16"
 class Model:
     """One ModelSpec on this rank, sharded by FSDP2 over `comm` when it has more than one rank.
 
-    `precision` bf16 computes in bfloat16 over float32 masters; a frozen model has no masters.
+    `precision` bf16 computes in bfloat16 over float32 masters; frozen weights have no masters. Models that share a
+    trunk share scorer and optimiser: `trunk` is the spec it was loaded by, `head` the number of this model's head
+    there, None for its own.
     """
 
-    def __init__(self, spec: ModelSpec, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, comm: Comm) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        scorer: Scorer,
+        tokenizer: PreTrainedTokenizerBase,
+        comm: Comm,
+        optimizer: Optimizer | None,
+        *,
+        trunk: ModelSpec,
+        head: int | None = None,
+    ) -> None:
         self.spec, self.scorer, self.tokenizer, self.comm = spec, scorer, tokenizer, comm
-        self.optimizer = Optimizer(scorer, comm) if spec.trainable else None
+        self.optimizer, self.trunk, self.head = optimizer, trunk, head
 
     @classmethod
-    def load(cls, spec: ModelSpec, *, comm: Comm, seed: int) -> Model:
-        """Load or build the weights. Every rank of `comm` must call it; errors as `sources.load` has them."""
+    def load(
+        cls, spec: ModelSpec, *, comm: Comm, seed: int, heads: Sequence[ModelSpec] = (), trunk: Model | None = None
+    ) -> Model:
+        """Load or build the weights. Every rank of `comm` must call it.
+
+        For value models that share a trunk: load the trunk's model with all their specs as `heads`, then each of them
+        with that model as `trunk`, which loads nothing more. The trunk trains if any of these specs is trainable, and
+        a step with any head moves it: the trunk's model then has new weights too. With `lora_rank`, only adapters and
+        heads of values train; a frozen model needs no adapters. Errors as `sources.load`, `lora.add_adapters` and
+        `Scorer` have them, and RL0607 for a trunk that could not be saved with another head.
+        """
+        if trunk is not None:
+            assert spec.kind == sources.VALUE, f"`{spec.name}` is no value model: only these share trunks"
+            head = trunk.scorer.head_names.index(spec.name)
+            return cls(spec, trunk.scorer, trunk.tokenizer, trunk.comm, trunk.optimizer, trunk=trunk.trunk, head=head)
         if comm.device.type == "cpu":
             keep_freed_memory()
         loaded = sources.load(spec, seed=seed)
-        scorer = Scorer(loaded.module, kind=spec.kind, name=spec.name).to(comm.device)
-        scorer.requires_grad_(spec.trainable)
-        if comm.world_size > 1:
-            _shard(scorer, comm, spec.precision)
-            return cls(spec, scorer, loaded.tokenizer, comm)
-        if spec.precision != BF16:
-            return cls(spec, scorer, loaded.tokenizer, comm)
-        exact = {n: p.detach() for n, p in scorer.named_parameters()} if spec.trainable else {}
-        _to_bf16(scorer)
-        model = cls(spec, scorer, loaded.tokenizer, comm)
-        if model.optimizer is not None:
-            model.optimizer.load_masters(exact)
-        return model
+        scorer = _scorer(loaded.module, spec, heads, seed=seed).to(comm.device)
+        optimizer = _placed(scorer, comm, _dtype(spec))
+        return cls(spec, scorer, loaded.tokenizer, comm, optimizer, trunk=spec)
 
     @property
     def sharded(self) -> bool:
@@ -64,29 +85,48 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
-        return torch.bfloat16 if self.spec.precision == BF16 else torch.float32
+        return _dtype(self.trunk)
 
     def logprob(self, tokens: Ragged, response_mask: Ragged, *, temperature: float) -> Ragged:
         """f32[sample, token]: log-probs of the response tokens at `temperature` (0 counts as 1), 0 elsewhere."""
-        return self._score(tokens, response_mask, temperature or 1.0)
+        return self._per_token(tokens, response_mask, temperature or 1.0)
 
     def value(self, tokens: Ragged, response_mask: Ragged) -> Ragged:
         """f32[sample, token]: the value before each response token, 0 elsewhere."""
-        return self._score(tokens, response_mask, 1.0)
+        return self._per_token(tokens, response_mask, 1.0)
 
-    def _score(self, tokens: Ragged, response_mask: Ragged, temperature: float) -> Ragged:
-        return score.score(self.scorer, self.comm, tokens, response_mask, temperature=temperature)
+    def score(self, tokens: Ragged, response_mask: Ragged) -> Tensor:
+        """f32[sample]: a reward model's number at the last token of each row, as transformers' classifiers have it.
+
+        The end token counts, also where it is the padding token as well. A row without a response has a score too.
+        """
+        assert self.spec.kind == sources.REWARD, f"`{self.spec.name}` is no reward model"
+        assert len(tokens) == len(response_mask)
+        return score.per_row(self.scorer, self.comm, tokens)
+
+    def _per_token(self, tokens: Ragged, response_mask: Ragged, temperature: float) -> Ragged:
+        return score.per_token(self.scorer, self.comm, tokens, response_mask, temperature=temperature, head=self.head)
 
     def train(self, op: TrainOp, batch: train.TrainBatch, loss: Callable[..., TokenLoss]) -> dict[str, float]:
         """Run `op` on this rank's rows; see `train.train`."""
         assert self.optimizer is not None, f"model `{self.spec.name}` is frozen"
-        return train.train(self.scorer, self.optimizer, self.comm, op, batch, loss)
+        return train.train(self.scorer, self.optimizer, self.comm, op, batch, loss, head=self.head)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Every parameter whole, by its Hugging Face name; float32 if trainable. Collective when sharded."""
-        held = dict(self.scorer.named_parameters()) if self.optimizer is None else self.optimizer.masters
-        whole = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in held.items()}
-        return {name.removeprefix("model."): p.detach() for name, p in whole.items()}
+    def weights(self, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Every parameter whole, adapters merged, by its Hugging Face name; collective when sharded.
+
+        In `dtype`; by default float32 if trainable, else as held. Unsharded weights without adapters that have this
+        dtype already are not copied.
+        """
+        masters = {} if self.optimizer is None else self.optimizer.masters
+        others = self.scorer.beside(self.head)
+        held = {n: masters.get(n, p) for n, p in self.scorer.named_parameters() if n not in others}
+        if dtype is None and masters:
+            dtype = torch.float32
+        return {
+            _published(name): weight.detach().to(dtype or weight.dtype)
+            for name, weight in lora.plain(held, self.trunk, _whole)
+        }
 
     def save(self, path: Path) -> None:
         """Write weights and tokenizer to the directory `path`, in place of what is there; rank 0 writes.
@@ -96,12 +136,68 @@ class Model:
         """
         weights = self.weights()
         if self.comm.rank == 0:
-            _write(whole_module(self.scorer.model, weights), self.tokenizer, path)
+            made = whole_module(self.scorer.model, weights, as_value=self.head is not None)
+            _write(made, self.tokenizer, path)
 
 
-def _shard(scorer: Scorer, comm: Comm, precision: str) -> None:
+def _dtype(spec: ModelSpec) -> torch.dtype:
+    return torch.bfloat16 if spec.precision == BF16 else torch.float32
+
+
+def _published(name: str) -> str:
+    """The Hugging Face name of a parameter of a scorer: there the one further head is `score`."""
+    return f"score.{name.rpartition('.')[2]}" if name.startswith("heads.") else name.removeprefix("model.")
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def _scorer(module: PreTrainedModel, spec: ModelSpec, heads: Sequence[ModelSpec], *, seed: int) -> Scorer:
+    """With adapters and heads, and with a gradient required where something is to be trained."""
+    trainable = spec.trainable or any(h.trainable for h in heads)
+    adapted = trainable and spec.lora_rank > 0
+    if adapted:
+        lora.add_adapters(module, spec, seed=seed)
+    scorer = Scorer(module, kind=spec.kind, name=spec.name, heads=[h.name for h in heads])
+    if heads:
+        _check_other_heads(scorer)
+    for name, parameter in scorer.named_parameters():
+        trained = not adapted or lora.is_adapter(name) or scorer.is_number_head(name)
+        parameter.requires_grad_(trainable and trained)
+    return scorer
+
+
+def _check_other_heads(scorer: Scorer) -> None:
+    config = scorer.model.config
+    if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        fail(
+            "RL0607",
+            f"model `{scorer.name}`: transformers has no `{config.model_type}` model with a value head",
+            expected="a trunk that others can share, such as Llama, Qwen or Mistral",
+            fix="let the value model have a trunk of its own, from another model",
+        )
+
+
+def _placed(scorer: Scorer, comm: Comm, dtype: torch.dtype) -> Optimizer | None:
+    """Shard or cast the weights; the optimiser of those that require a gradient, if any."""
+    sharded = comm.world_size > 1
+    trainable = {n: p for n, p in scorer.named_parameters() if p.requires_grad}
+    exact = {} if sharded else {n: p.detach() for n, p in trainable.items()}
+    # Sharded weights that train stay float32: FSDP casts as it gathers.
+    _to(dtype, (p for p in scorer.parameters() if not (sharded and p.requires_grad)))
+    if sharded:
+        _shard(scorer, comm, dtype)
+    if not trainable:
+        return None
+    optimizer = Optimizer(scorer, comm)
+    optimizer.load_masters(exact)
+    return optimizer
+
+
+def _shard(scorer: Scorer, comm: Comm, dtype: torch.dtype) -> None:
     """FSDP2: one group a layer, one for the rest. Gradients are summed: the loss is divided by global counts."""
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if precision == BF16 else None, reduce_dtype=torch.float32)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     layers = scorer.model._no_split_modules or ()
     parts = [m for m in scorer.model.modules() if type(m).__name__ in layers]
     for part in (*parts, scorer):
@@ -113,23 +209,28 @@ def _shard(scorer: Scorer, comm: Comm, precision: str) -> None:
         part.set_force_sum_reduction_for_comms(True)
 
 
-def _to_bf16(scorer: Scorer) -> None:
+def _to(dtype: torch.dtype, parameters: Iterable[Tensor]) -> None:
     """Parameters only: buffers such as rotary frequencies lose their meaning in 8 bits."""
-    for parameter in scorer.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
+    for parameter in parameters:
+        parameter.data = parameter.data.to(dtype)
 
 
-def whole_module(like: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:
-    """An unsharded model of the same architecture around `weights`, which it shares, and the buffers of `like`."""
-    config: Any = type(like.config).from_dict(like.config.to_dict())
+def whole_module(like: PreTrainedModel, weights: Mapping[str, Tensor], *, as_value: bool = False) -> PreTrainedModel:
+    """An unsharded model around `weights`, which it shares, and the buffers of `like`.
+
+    Of the same architecture, or with a value head in place of its own.
+    """
+    settings = like.config.to_dict() | (sources.ONE_LABEL if as_value else {})
+    config: Any = type(like.config).from_dict(settings)
+    build: Any = AutoModelForTokenClassification.from_config if as_value else type(like)
     with torch.device("meta"):
-        made: PreTrainedModel = type(like)(config)
+        made: PreTrainedModel = build(config)
     made.load_state_dict(dict(weights), strict=False, assign=True)
     made.tie_weights()
     for name, buffer in like.named_buffers():
         owner, _, leaf = name.rpartition(".")
         setattr(made.get_submodule(owner), leaf, buffer)
-    if like.can_generate():
+    if made.can_generate():
         made.generation_config = like.generation_config
     left = [n for n, p in made.named_parameters() if p.is_meta]
     assert not left, f"no weights for {left}"

@@ -1,7 +1,8 @@
-"""A Hugging Face model as the engine calls it: packs of rows in, log-probs or values of response tokens out."""
+"""A Hugging Face model as the engine calls it: packs of rows in, log-probs, values or scores out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rldsl.backends.engines.heads import token_logprob
 from rldsl.backends.engines.packing import Layout, MicroBatch
-from rldsl.backends.engines.sources import VALUE
+from rldsl.backends.engines.sources import POLICY
 from rldsl.diagnostics import fail
 
 ATTENTION = "rldsl_grouped"
@@ -42,48 +43,60 @@ def _attention(
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
 
 
-def _head(model: Any) -> Any:
-    """The output embedding, None in a value model."""
-    return model.get_output_embeddings()
-
-
-def _unsupported(config: dict[str, Any], model: PreTrainedModel) -> str | None:
-    """Why this architecture's logits would be wrong here, if they would."""
+def _unsupported(config: dict[str, Any], model: Any, kind: str) -> str | None:
+    """Why this architecture's results would be wrong here, if they would."""
+    if kind != POLICY:
+        # Encoders, which packs of causal rows would get wrong, name their heads otherwise.
+        return None if isinstance(getattr(model, "score", None), nn.Linear) else "it has no linear head `score`"
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if config.get(name) not in (None, 1, 1.0):
             return f"its logits go through `{name}`"
-    head = _head(model)
-    if head is not None and (not isinstance(head, nn.Linear) or head.bias is not None):
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None:
         return "its output layer is not a plain matrix"
     return None
 
 
 class Scorer(nn.Module):
-    """Log-probs (policy) or values (value model) of response tokens.
+    """Log-probs (policy), values (value model) or scores (reward model) at chosen tokens.
 
+    `heads` names further models on the same trunk: each has a linear head of one number, 0 at first as a new critic's.
     Never in training mode: dropout would make noise of ratios.
     """
 
     model: Any  # a PreTrainedModel, whose architecture's attributes no type checker knows
 
-    def __init__(self, model: PreTrainedModel, *, kind: str, name: str) -> None:
+    def __init__(self, model: PreTrainedModel, *, kind: str, name: str, heads: Sequence[str] = ()) -> None:
         super().__init__()
         config = model.config.get_text_config().to_dict()
-        why = _unsupported(config, model)
+        why = _unsupported(config, model, kind)
         if why is not None:
             fail(
                 "RL0607",
                 f"model `{name}`: the engine cannot run `{type(model).__name__}`: {why}",
                 expected="a decoder with a linear output layer, such as Llama, Qwen or Mistral",
             )
-        heads = config["num_attention_heads"]
-        self.queries_per_key = heads // (config.get("num_key_value_heads") or heads)
+        queries = config["num_attention_heads"]
+        self.queries_per_key = queries // (config.get("num_key_value_heads") or queries)
         self.max_positions: int = config.get("max_position_embeddings") or 1 << 30
         self.window = _window(config)
         self.name, self.kind = name, kind
         model.config._attn_implementation = ATTENTION
         self.model = model
+        # A list, since modules may not have any name that a model may have.
+        self.head_names = tuple(heads)
+        self.heads = nn.ModuleList(_zero_head(config["hidden_size"]) for _ in heads)
         self.eval()
+
+    def is_number_head(self, name: str) -> bool:
+        """Whether the parameter `name` is of a head of one number, the model's own or a further one."""
+        return name.startswith(("heads.", "model.score."))
+
+    def beside(self, head: int | None) -> set[str]:
+        """Names of the parameters in which `head` (None: the model's own) has no part: those of the other heads."""
+        trunk = {id(p) for p in self.model.base_model.parameters()}
+        own = {id(p) for p in (self.model if head is None else self.heads[head]).parameters()}
+        return {name for name, p in self.named_parameters() if id(p) not in trunk | own}
 
     def check_length(self, longest: int) -> None:
         """RL0608 when rows of `longest` tokens do not fit the model's positions or its attention window."""
@@ -117,16 +130,23 @@ class Scorer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., V] in the dtype of the computation."""
-        return nn.functional.linear(hidden, _head(self.model).weight)
+        return nn.functional.linear(hidden, self.model.get_output_embeddings().weight)
 
-    def forward(self, micro: MicroBatch, temperature: float) -> Tensor:
-        """f32[pairs]: the log-prob of each pair's token at `temperature`, or the value of its state."""
+    def forward(self, micro: MicroBatch, temperature: float, head: int | None = None) -> Tensor:
+        """f32[pairs]: the log-prob of each pair's token at `temperature`, or the number that a head gives its state."""
         states = self.hidden(micro.layout).flatten(0, 1)[micro.states]
-        if self.kind == VALUE:
-            values: Tensor = self.model.score(states)
-            return values.float()[micro.pair_state, 0]
-        weight = _head(self.model).weight
+        if self.kind != POLICY or head is not None:
+            numbers: Tensor = (self.model.score if head is None else self.heads[head])(states)
+            return numbers.float()[micro.pair_state, 0]
+        weight = self.model.get_output_embeddings().weight
         return token_logprob(states, weight, micro.pair_state, micro.pair_token, temperature)
+
+
+def _zero_head(hidden: int) -> nn.Linear:
+    made = nn.Linear(hidden, 1)
+    for parameter in made.parameters():
+        nn.init.zeros_(parameter)
+    return made
 
 
 def _window(config: dict[str, Any]) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from rldsl.compiler.plan import TrainOp
@@ -14,6 +14,7 @@ from rldsl.diagnostics import fail
 
 if TYPE_CHECKING:
     from rldsl.backends.comm import Comm
+    from rldsl.backends.engines.module import Scorer
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -22,15 +23,15 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """Steps the trainable parameters of `module`.
+    """Steps those parameters of `scorer` that require a gradient, trunk and all heads.
 
     Parameters in bfloat16 are copies: their float32 masters live here, get each gradient as soon as it is
     complete, and are copied back after a step. Float32 parameters (all of them under FSDP) are their own masters.
     """
 
-    def __init__(self, module: nn.Module, comm: Comm) -> None:
-        self.comm = comm
-        self.parameters = dict(module.named_parameters())
+    def __init__(self, scorer: Scorer, comm: Comm) -> None:
+        self.scorer, self.comm = scorer, comm
+        self.parameters = {n: p for n, p in scorer.named_parameters() if p.requires_grad}
         self.masters = {name: self._master(p) for name, p in self.parameters.items()}
         self._adam: torch.optim.AdamW | None = None
 
@@ -59,10 +60,15 @@ class Optimizer:
             if master is not self.parameters[name]:
                 master.copy_(state[name])
 
-    def _gradients(self) -> Iterator[Tensor]:
-        for master in self.masters.values():
+    def _gradients(self, head: int | None) -> Iterable[Tensor]:
+        others = self.scorer.beside(head)
+        for name, master in self.masters.items():
+            if name in others:
+                # A step with one head leaves the others where they are, momentum or not: Adam skips them.
+                assert master.grad is None, f"a gradient for `{name}`, in which head {head} has no part"
+                continue
             if master.grad is None:
-                # Adam skips parameters without gradient, but a zero gradient still moves them by their momentum.
+                # But a zero gradient moves parameters by their momentum, as it does when its rows are not skipped.
                 master.grad = torch.zeros_like(master)
             yield local(master.grad)
 
@@ -71,12 +77,12 @@ class Optimizer:
         total = self.comm.all_reduce(norms.square().sum()) if self.comm.world_size > 1 else norms.square().sum()
         return float(total.sqrt())
 
-    def step(self, op: TrainOp) -> float:
-        """One AdamW step with the settings of `op`; returns the gradient's norm before clipping.
+    def step(self, op: TrainOp, head: int | None = None) -> float:
+        """One AdamW step of the trunk and `head` with the settings of `op`; returns the norm before clipping.
 
         RL0709 if that is not finite.
         """
-        gradients = list(self._gradients())
+        gradients = list(self._gradients(head))
         norm = self._norm(gradients)
         if not norm < float("inf"):
             fail(

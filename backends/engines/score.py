@@ -1,10 +1,11 @@
-"""Log-probs and values without gradients."""
+"""Log-probs, values and scores without gradients."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from rldsl.backends.data.batch import Ragged
@@ -26,18 +27,41 @@ def fill(micros: list[MicroBatch], comm: Comm, device: torch.device) -> list[Mic
     return [*micros, *[None] * (most - len(micros))]
 
 
+def per_token(
+    scorer: Scorer, comm: Comm, tokens: Ragged, response_mask: Ragged, *, temperature: float, head: int | None = None
+) -> Ragged:
+    """f32[sample, token], 0 outside the response: what `head` of the scorer says of each response token."""
+    scorer.check_length(longest(tokens))
+    return _run(scorer, comm, tokens, response_mask, temperature, head)
+
+
+def per_row(scorer: Scorer, comm: Comm, tokens: Ragged) -> Tensor:
+    """f32[sample]: the number that the scorer's head gives the last token of each row."""
+    scorer.check_length(longest(tokens))
+    # What is said of a token comes from the state before it, so one more token, never looked at, asks for the last.
+    ends = tokens.lengths.cumsum(0) + torch.arange(len(tokens), device=tokens.lengths.device)
+    last = torch.zeros(len(tokens.values) + len(tokens), dtype=torch.bool, device=tokens.values.device)
+    last[ends] = True
+    longer = tokens.values.new_zeros(len(last))
+    longer[~last] = tokens.values
+    lengths = tokens.lengths + 1
+    return _run(scorer, comm, Ragged(longer, lengths), Ragged(last, lengths), 1.0, None).values[last.to(comm.device)]
+
+
+def longest(tokens: Ragged) -> int:
+    """Tokens of the longest row, 0 without rows."""
+    return int(tokens.lengths.max()) if len(tokens) else 0
+
+
 @torch.no_grad()
-def score(scorer: Scorer, comm: Comm, tokens: Ragged, response_mask: Ragged, *, temperature: float) -> Ragged:
-    """f32[sample, token], 0 outside the response: what the scorer says of each response token."""
+def _run(scorer: Scorer, comm: Comm, tokens: Ragged, mask: Ragged, temperature: float, head: int | None) -> Ragged:
     device = comm.device
-    tokens, response_mask = tokens.to(device), response_mask.to(device)
-    longest = int(tokens.lengths.max()) if len(tokens) else 0
-    scorer.check_length(longest)
+    tokens, mask = tokens.to(device), mask.to(device)
     # Without a backward pass nothing is kept: four times the tokens cost the memory of one training micro-batch.
-    micros = micro_batches(tokens, response_mask, torch.arange(len(tokens)), budget=4 * budget(device, 0))
-    out = torch.zeros(len(tokens), longest, device=device)
+    micros = micro_batches(tokens, mask, torch.arange(len(tokens)), budget=4 * budget(device, 0))
+    out = torch.zeros(len(tokens), longest(tokens), device=device)
     for micro in fill(micros, comm, device):
-        found = scorer(micro or idle(device), temperature)
+        found = scorer(micro or idle(device), temperature, head)
         if micro is not None:
             out[micro.rows, : micro.mask.shape[1]] = micro.dense(found)
     if isinstance(scorer, FSDPModule):

@@ -20,6 +20,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
     LlamaConfig,
@@ -36,8 +37,8 @@ from rldsl.diagnostics import did_you_mean, fail
 
 SCRATCH = "scratch"
 PACKAGE = "package:"
-VALUE = "value"
-_ONE_LABEL: dict[str, Any] = {"id2label": {0: "value"}, "label2id": {"value": 0}}
+POLICY, VALUE, REWARD = "policy", "value", "reward"
+ONE_LABEL: dict[str, Any] = {"id2label": {0: "value"}, "label2id": {"value": 0}}
 _SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 _SCRATCH_DEFAULTS: dict[str, Scalar] = {
     "alphabet": "0123456789=+ ",
@@ -50,7 +51,10 @@ _SCRATCH_DEFAULTS: dict[str, Scalar] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model in float32 on the CPU and its tokenizer. A value model is a token classifier with one label."""
+    """A model in float32 on the CPU and its tokenizer.
+
+    A value model is a token classifier with one label, a reward model a sequence classifier with one.
+    """
 
     module: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -118,17 +122,44 @@ def _pretrained(where: str, spec: ModelSpec) -> Loaded:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(where)
-            if spec.kind == VALUE:
-                module, report = AutoModelForTokenClassification.from_pretrained(
-                    where, **_ONE_LABEL, output_loading_info=True, **arguments
-                )
-                if any(key.startswith("score.") for key in report["missing_keys"]):
-                    _zero_head(module)
-            else:
-                module = AutoModelForCausalLM.from_pretrained(where, **arguments)
+            module = _LOADERS[spec.kind](where, spec, arguments)
     except (OSError, ValueError) as error:
         _cannot_load(where, spec, error)
     return Loaded(module=module, tokenizer=tokenizer)
+
+
+def _policy(where: str, _: ModelSpec, arguments: dict[str, Any]) -> Any:
+    return AutoModelForCausalLM.from_pretrained(where, **arguments)
+
+
+def _value(where: str, _: ModelSpec, arguments: dict[str, Any]) -> Any:
+    module, report = AutoModelForTokenClassification.from_pretrained(
+        where, **ONE_LABEL, output_loading_info=True, **arguments
+    )
+    if any(key.startswith("score.") for key in report["missing_keys"]):
+        _zero_head(module)
+    return module
+
+
+def _reward(where: str, spec: ModelSpec, arguments: dict[str, Any]) -> Any:
+    """RL0602 unless there is a head with one label: the scores of a new one would mean nothing."""
+    load_classifier: Any = AutoModelForSequenceClassification.from_pretrained
+    module, report = load_classifier(where, output_loading_info=True, **arguments)
+    # A token classifier's head is like ours but for a bias.
+    strange = [k for k in (*report["missing_keys"], *report["unexpected_keys"]) if k.startswith("score.")]
+    labels = module.config.num_labels
+    if strange or labels != 1:
+        fail(
+            "RL0602",
+            f"model `{spec.name}`: `{spec.source}` is no reward model",
+            expected="a sequence classifier with one label, which transformers loads as "
+            "AutoModelForSequenceClassification",
+            found="another kind of model, without such a head" if strange else f"a classifier with {labels} labels",
+        )
+    return module
+
+
+_LOADERS = {POLICY: _policy, VALUE: _value, REWARD: _reward}
 
 
 def _hub_answers(name: str, spec: ModelSpec) -> bool:
@@ -239,8 +270,10 @@ def _scratch(spec: ModelSpec, *, seed: int) -> Loaded:
             expected="positive numbers, `hidden` a multiple of 2 * `heads`",
         )
     chosen = _scratch_argument(spec, "seed")
-    module = _random_llama(tokenizer, hidden, layers, heads, seed if chosen is None else int(chosen))
-    return Loaded(module=_as_value(module) if spec.kind == VALUE else module, tokenizer=tokenizer)
+    chosen = seed if chosen is None else int(chosen)
+    policy = _random_llama(tokenizer, hidden, layers, heads, chosen)
+    module = policy if spec.kind == POLICY else _classifier(policy, spec.kind, chosen)
+    return Loaded(module=module, tokenizer=tokenizer)
 
 
 def _random_llama(
@@ -260,20 +293,29 @@ def _random_llama(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        # A generator takes seeds of 64 bits; ours may be any integer.
-        torch.manual_seed(seed % 2**63)
+    with seeded(seed):
         made: LlamaForCausalLM = build(config)
         return made
 
 
-def _as_value(policy: LlamaForCausalLM) -> PreTrainedModel:
-    """A critic on the policy's body."""
-    config = LlamaConfig.from_dict({**policy.config.to_dict(), **_ONE_LABEL})
-    build: Any = AutoModelForTokenClassification
-    module: PreTrainedModel = build.from_config(config)
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers by `seed`, any integer, and later ones as if none had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        # A generator takes seeds of 64 bits.
+        torch.manual_seed(seed % 2**63)
+        yield
+
+
+def _classifier(policy: LlamaForCausalLM, kind: str, seed: int) -> PreTrainedModel:
+    """A critic, 0 everywhere, or a reward model with a random head, on the policy's body."""
+    config = LlamaConfig.from_dict({**policy.config.to_dict(), **ONE_LABEL})
+    build: Any = AutoModelForTokenClassification if kind == VALUE else AutoModelForSequenceClassification
+    with seeded(seed):
+        module: PreTrainedModel = build.from_config(config)
     module.base_model.load_state_dict(policy.base_model.state_dict())
-    _zero_head(module)
+    if kind == VALUE:
+        _zero_head(module)
     return module
 
 

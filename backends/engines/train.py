@@ -14,7 +14,7 @@ from rldsl.backends.data.batch import Data, Ragged
 from rldsl.backends.engines.module import Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import MicroBatch, idle, micro_batches
-from rldsl.backends.engines.score import budget, fill
+from rldsl.backends.engines.score import budget, fill, longest
 from rldsl.compiler.plan import Aggregate, TrainOp
 from rldsl.diagnostics import fail
 from rldsl.types import TokenLoss
@@ -63,40 +63,63 @@ class _Sums:
             self.metrics[name] = self.metrics[name] + found if name in self.metrics else found
 
 
-def train(
-    scorer: Scorer, optimizer: Optimizer, comm: Comm, op: TrainOp, batch: TrainBatch, loss: Loss
-) -> dict[str, float]:
-    """Run `op`; returns global metrics, the same on every rank.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the micro-batches of a train op have in common."""
 
-    `loss` and `grad_norm` are means over optimiser steps; `tokens` counts prompt and response tokens of the batch on
-    all ranks; the loss function's metrics are averaged as the loss is, over rows that were not skipped.
+    scorer: Scorer
+    head: int | None
+    op: TrainOp
+    batch: TrainBatch
+    loss: Loss
+
+
+def train(
+    scorer: Scorer,
+    optimizer: Optimizer,
+    comm: Comm,
+    op: TrainOp,
+    batch: TrainBatch,
+    loss: Loss,
+    *,
+    head: int | None = None,
+) -> dict[str, float]:
+    """Run `op` with `head` of the scorer; returns global metrics, the same on every rank.
+
+    `loss` and `grad_norm` are means over optimiser steps, 0 if there was none: minibatches without a row on any rank
+    take no step. `tokens` counts prompt and response tokens of the batch on all ranks; the loss function's metrics
+    are averaged as the loss is, over rows that were not skipped.
     """
     began = time.perf_counter()
-    scorer.check_length(int(batch.tokens.lengths.max()) if len(batch.tokens) else 0)
+    scorer.check_length(longest(batch.tokens))
     totals = comm.all_reduce(torch.tensor([len(batch.tokens.values)]))
-    minibatches = [_minibatch(comm, op, batch, k) for k in range(batch.num_prompts // op.minibatch)]
+    found = (_minibatch(comm, op, batch, k) for k in range(-(-batch.num_prompts // op.minibatch)))
+    minibatches = [each for each in found if each is not None]
     sums = _Sums(torch.zeros((), dtype=torch.float64, device=comm.device))
     norms = []
+    work = _Work(scorer=scorer, head=head, op=op, batch=batch, loss=loss)
     for _ in range(op.epochs):
         for each in minibatches:
             for micro in each.micros:
-                _backward(scorer, op, batch, loss, micro, each.count, sums)
-            norms.append(optimizer.step(op))
+                _backward(work, micro, each.count, sums)
+            norms.append(optimizer.step(op, head))
     return {
         **_combined(comm, sums, len(norms)),
-        "grad_norm": sum(norms) / len(norms),
+        "grad_norm": sum(norms) / max(1, len(norms)),
         "lr": op.lr,
         "tokens": float(totals[0]),
         "seconds": time.perf_counter() - began,
     }
 
 
-def _minibatch(comm: Comm, op: TrainOp, batch: TrainBatch, k: int) -> _Minibatch:
+def _minibatch(comm: Comm, op: TrainOp, batch: TrainBatch, k: int) -> _Minibatch | None:
+    """None where no rank has a row."""
     mine = batch.prompt_index.cpu() // op.minibatch == k
     rows = mine.nonzero()[:, 0]
-    mask = batch.response_mask.select(rows)
-    count = mask.values.sum() if op.aggregate is Aggregate.TOKEN_MEAN else torch.tensor(len(rows))
-    counts = comm.all_reduce(count.double().cpu().reshape(1))
+    tokens = float(batch.response_mask.select(rows).values.sum())
+    counts = comm.all_reduce(torch.tensor([len(rows), tokens], dtype=torch.float64))
+    if not counts[0]:
+        return None
     device = comm.device
     micros = micro_batches(
         batch.tokens.to(device),
@@ -104,7 +127,8 @@ def _minibatch(comm: Comm, op: TrainOp, batch: TrainBatch, k: int) -> _Minibatch
         _kept(op, batch, rows),
         budget=budget(device, op.micro_batch_tokens),
     )
-    return _Minibatch(micros=fill(micros, comm, device), count=float(counts[0]))
+    count = counts[1] if op.aggregate is Aggregate.TOKEN_MEAN else counts[0]
+    return _Minibatch(micros=fill(micros, comm, device), count=float(count))
 
 
 def _kept(op: TrainOp, batch: TrainBatch, rows: Tensor) -> Tensor:
@@ -117,16 +141,14 @@ def _kept(op: TrainOp, batch: TrainBatch, rows: Tensor) -> Tensor:
     return rows[values.cpu()[rows] != 0]
 
 
-def _backward(
-    scorer: Scorer, op: TrainOp, batch: TrainBatch, loss: Loss, micro: MicroBatch | None, count: float, sums: _Sums
-) -> None:
-    device = sums.loss.device
-    found = scorer(micro or idle(device), op.temperature)
+def _backward(work: _Work, micro: MicroBatch | None, count: float, sums: _Sums) -> None:
+    op, device = work.op, sums.loss.device
+    found = work.scorer(micro or idle(device), op.temperature, work.head)
     if micro is None:
         torch.autograd.backward(found.sum() * 0.0)
         return
     current = micro.dense(found)
-    made = loss(current, micro.mask, **_arguments(op, batch, micro, current), **op.params)
+    made = work.loss(current, micro.mask, **_arguments(op, work.batch, micro, current), **op.params)
     _check(made, micro.mask, op)
     _check_gradient(made, op)
     weight = _weight(micro.mask, op.aggregate) / count
@@ -138,7 +160,7 @@ def _backward(
 def _weight(mask: Tensor, aggregate: Aggregate) -> Tensor:
     """f32[rows, tokens]: each token's part in the sum that `count` divides."""
     ones = mask.float()
-    return ones if aggregate is Aggregate.TOKEN_MEAN else ones / ones.sum(1, keepdim=True)
+    return ones / ones.sum(1, keepdim=True) if aggregate is Aggregate.SEQUENCE_MEAN else ones
 
 
 def _arguments(op: TrainOp, batch: TrainBatch, micro: MicroBatch, current: Tensor) -> dict[str, object]:
@@ -200,4 +222,4 @@ def _combined(comm: Comm, sums: _Sums, steps: int) -> dict[str, float]:
     total = sum(w for _, w, _ in everyone)
     names = sorted({name for _, _, metrics in everyone for name in metrics})
     averages = {n: sum(m.get(n, 0.0) for _, _, m in everyone) / total for n in names}
-    return {"loss": sum(part for part, _, _ in everyone) / steps, **averages}
+    return {"loss": sum(part for part, _, _ in everyone) / max(1, steps), **averages}
