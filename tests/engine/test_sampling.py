@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rldsl.backends.engines import draw as drawing
 from rldsl.backends.engines import generate, sources
-from rldsl.backends.engines.generate import Sampler, Samples, draw
+from rldsl.backends.engines.draw import draw
+from rldsl.backends.engines.generate import Sampler, Samples
 from rldsl.compiler.plan import GenerateOp, ModelSpec
 from rldsl.diagnostics import DiagnosticError
 from tests.engine.tiny import load, perturb
@@ -32,6 +34,10 @@ def sample(prompts: list[str] = PROMPTS, ids: list[int] | None = None, *, step: 
     sampler = Sampler(perturb(load()), seed=11)
     numbers = torch.tensor(range(len(prompts)) if ids is None else ids)
     return sampler.generate(prompts, numbers, op(**changes), step=step)
+
+
+def sample_of(sampler: Sampler) -> list[list[int]]:
+    return responses(sampler.generate(PROMPTS, torch.arange(len(PROMPTS)), op(), step=0))
 
 
 def responses(made: Samples) -> list[list[int]]:
@@ -88,9 +94,35 @@ def test_two_rollouts_of_a_step_draw_independently():
     assert responses(sample(id="rollout", node="other")) != first
 
 
+def test_prompts_of_sample_rows_keep_their_ids():
+    ids = [40, 3, 2**40, 7, 8]
+    made = sample(ids=ids, n=1)
+    assert made.ids.tolist() == ids
+    alone = sample([PROMPTS[2]], [2**40], n=1)
+    assert responses(made)[2] == responses(alone)[0]
+
+
+def test_a_sampler_of_staleness_1_has_the_weights_of_its_last_sync():
+    model, then = perturb(load()), perturb(load())
+    stale, fresh = Sampler(model, seed=11, staleness=1), Sampler(model, seed=11)
+    perturb(model, seed=6)
+    now, before = sample_of(Sampler(model, seed=11)), sample_of(Sampler(then, seed=11))
+    assert now != before
+    assert sample_of(stale) == before
+    assert sample_of(fresh) == now
+    stale.sync(model)
+    perturb(model, seed=7)
+    assert sample_of(stale) == now
+
+
+def test_no_prompts_at_all():
+    made = sample([])
+    assert len(made.tokens) == len(made.ids) == 0 and made.completions == []
+
+
 @pytest.mark.parametrize("seed", [2**63, 10**30, -5])
 def test_any_seed_will_do(seed: int):
-    draws = generate.uniforms(seed, "rollout", 0, torch.tensor([0, 1]), 4)
+    draws = drawing.uniforms(seed, "rollout", 0, torch.tensor([0, 1]), 4)
     assert draws.shape == (2, 4)
     made = sources.load(SCRATCH_SEEDLESS, seed=seed).module.state_dict()
     again = sources.load(SCRATCH_SEEDLESS, seed=seed).module.state_dict()
@@ -168,6 +200,6 @@ def test_the_inverse_in_blocks_is_the_inverse():
         uniform[0], uniform[1] = 0.0, 1.0 - 2**-53
         below = weights.double().cumsum(-1)
         want = (below <= uniform[:, None] * below[:, -1:]).sum(-1)
-        found = generate._inverse(weights, uniform)
+        found = drawing._inverse(weights, uniform)
         assert torch.equal(found, want)
         assert weights[torch.arange(200), found].min() > 0

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
 
 from rldsl.algos.losses import policy_loss
 from rldsl.backends.comm import Comm
@@ -15,12 +14,11 @@ from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
-from rldsl.backends.rendezvous import Address, serve
-from rldsl.backends.status import Status
 from rldsl.compiler.plan import GenerateOp, ModelSpec
+from tests.engine.ranks import WORLD, on_ranks
 from tests.engine.tiny import CRITIC, Rows, load, perturb, train_op, weights
 
-WORLD, PROMPTS = 2, 4
+PROMPTS = 4
 GENERATE = GenerateOp(id="g", model="actor", prompts="prompts", n=2, max_new_tokens=8, temperature=1.0, outputs={})
 TRAIN = train_op(minibatch=2, epochs=2, micro_batch_tokens=24, skip_where_zero="advantages")
 
@@ -60,27 +58,20 @@ def trained(model: Model, rank: int, world: int) -> dict[str, object]:
     }
 
 
-def work(rank: int, address: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    status = Status(rank=rank, world_size=WORLD)
-    store = Address.parse(address).connect(60)
-    comm = Comm.connect(store, status, device=torch.device("cpu"), timeout_s=60)
-    start = ModelSpec(name="actor", kind="policy", source=f"{folder}/start")
+def work(comm: Comm, folder: Path) -> dict[str, object]:
+    start = ModelSpec(name="actor", kind="policy", source=str(folder / "start"))
     model = Model.load(start, comm=comm, seed=0)
-    made = trained(model, rank, WORLD)
-    model.save(Path(folder) / "end")
+    made = trained(model, comm.rank, WORLD)
+    model.save(folder / "end")
     critic = Model.load(CRITIC, comm=comm, seed=0)
     made["critic"] = critic.value(Rows.make().tokens, Rows.make().response_mask).values
-    torch.save(made, f"{folder}/{rank}.pt")
-    comm.close()
+    return made
 
 
 def test_two_ranks_equal_one(tmp_path: Path):
     perturb(load()).save(tmp_path / "start")
-    _store, address = serve("127.0.0.1", 60)
-    torch.multiprocessing.spawn(work, (str(address), str(tmp_path)), nprocs=WORLD)
+    found = on_ranks(work, tmp_path)
     want = trained(load(source=str(tmp_path / "start"), source_args={}), 0, 1)
-    found = [torch.load(tmp_path / f"{r}.pt", weights_only=False) for r in range(WORLD)]
     assert isinstance(want["scored"], Ragged)
     assert isinstance(want["metrics"], dict) and isinstance(want["again"], dict)
     assert isinstance(want["weights"], dict)

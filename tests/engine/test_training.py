@@ -13,6 +13,7 @@ from torch import Tensor
 from rldsl.algos.losses import policy_loss, value_loss
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.model import Model
+from rldsl.backends.engines.train import TrainBatch
 from rldsl.compiler.plan import Aggregate, Arg
 from rldsl.diagnostics import DiagnosticError
 from rldsl.types import TokenLoss
@@ -33,8 +34,10 @@ def by_hand(
         parts.append(-torch.minimum(ratio * advantages[i], ratio.clamp(0.8, 1.2) * advantages[i]))
     if aggregate is Aggregate.TOKEN_MEAN:
         loss = torch.cat(parts).sum() / rows.response_mask.values.sum()
-    else:
+    elif aggregate is Aggregate.SEQUENCE_MEAN:
         loss = torch.stack([p.mean() for p in parts]).mean()
+    else:
+        loss = torch.stack([p.sum() for p in parts]).mean()
     loss.backward()
     grads = {n.removeprefix("model."): p.grad.clone() for n, p in model.scorer.named_parameters()}
     model.scorer.zero_grad()
@@ -210,9 +213,56 @@ def test_a_row_without_a_response_adds_nothing(rows: Rows, aggregate: Aggregate)
     op = train_op(aggregate=aggregate, max_grad_norm=0.0)
     found, want = model.train(op, with_silent, policy_loss), twin.train(op, without, policy_loss)
     # A mean over sequences counts the silent ones too, as sequences of loss 0.
-    share = len(spoken) / len(rows) if aggregate is Aggregate.SEQUENCE_MEAN else 1.0
+    share = 1.0 if aggregate is Aggregate.TOKEN_MEAN else len(spoken) / len(rows)
     for name in ("loss", "grad_norm"):
         assert found[name] == pytest.approx(share * want[name], rel=1e-5), name
+
+
+def batch_of(rows: Rows, prompts: list[int], num_prompts: int = 4) -> TrainBatch:
+    """The rows of these prompts alone, in a batch that has room for more."""
+    kept = torch.isin(rows.prompt_index, torch.tensor(prompts)).nonzero()[:, 0]
+    advantages = torch.randn(len(rows), generator=torch.Generator().manual_seed(2))
+    return TrainBatch(
+        tokens=rows.tokens.select(kept),
+        response_mask=rows.response_mask.select(kept),
+        args={"old_logp": rows.per_token().select(kept), "advantages": advantages[kept]},
+        prompt_index=rows.prompt_index[kept],
+        num_prompts=num_prompts,
+    )
+
+
+@pytest.mark.parametrize("num_prompts", [4, 3])
+def test_minibatches_without_rows_take_no_step(rows: Rows, num_prompts: int):
+    model, twin = perturb(load()), perturb(load())
+    # Of three minibatches of one prompt the second is empty: momentum must not move a weight.
+    op = train_op(minibatch=1, epochs=2)
+    found = model.train(op, batch_of(rows, [0, 2], num_prompts), policy_loss)
+    closed = batch_of(rows, [0, 2])
+    closed = replace(closed, prompt_index=torch.tensor([0, 0, 0, 1, 1, 1]), num_prompts=2)
+    want = twin.train(op, closed, policy_loss)
+    assert {k: v for k, v in found.items() if k != "seconds"} == {k: v for k, v in want.items() if k != "seconds"}
+    after = weights(twin)
+    assert all(torch.equal(after[n], w) for n, w in model.weights().items())
+
+
+def test_training_without_any_row_is_nothing(rows: Rows):
+    model = perturb(load())
+    before = weights(model)
+    for op in (train_op(minibatch=2), train_op(minibatch=2, skip_where_zero="advantages")):
+        made = model.train(op, batch_of(rows, []), policy_loss)
+        assert made["loss"] == made["grad_norm"] == made["tokens"] == 0.0
+        assert made["lr"] == op.lr
+    assert all(torch.equal(before[n], w) for n, w in model.weights().items())
+
+
+def test_a_last_minibatch_may_be_smaller(rows: Rows):
+    moved = []
+    for minibatch in (3, 4):
+        model = perturb(load())
+        before = weights(model)
+        model.train(train_op(minibatch=minibatch), batch_of(rows, [3]), policy_loss)
+        moved.append(max(float((before[n] - w).abs().max()) for n, w in model.weights().items()))
+    assert moved[0] == moved[1] > 0
 
 
 @pytest.mark.parametrize("aggregate", list(Aggregate))

@@ -23,9 +23,12 @@ SCRATCH = ModelSpec(
 CRITIC = ModelSpec(name="critic", kind="value", source="scratch", source_args=SCRATCH.source_args, copy_of="actor")
 
 
+def changed(spec: ModelSpec, **changes: object) -> ModelSpec:
+    return ModelSpec(**{f: getattr(spec, f) for f in spec.__struct_fields__} | changes)
+
+
 def load(spec: ModelSpec = SCRATCH, **changes: object) -> Model:
-    fields = {f: getattr(spec, f) for f in spec.__struct_fields__} | changes
-    return Model.load(ModelSpec(**fields), comm=Comm.alone(), seed=0)
+    return Model.load(changed(spec, **changes), comm=Comm.alone(), seed=0)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def train_op(**changes: object) -> TrainOp:
         "args": (Arg(param="old_logp", field="old_logp"), Arg(param="advantages", field="advantages")),
         "params": {"clip": 0.2},
         "lr": 1e-3,
+        "batch": 4,
         "minibatch": 4,
     }
     return TrainOp(**{**fields, **changes})
