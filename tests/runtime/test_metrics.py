@@ -1,0 +1,115 @@
+"""Numbers of the log over all rows of all ranks, against plain Python."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+import torch.multiprocessing
+from torch import Tensor
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.metrics import StepMetrics
+from rldsl.backends.rendezvous import Address, serve
+from rldsl.backends.status import Status
+from rldsl.compiler.plan import AnyOp, Guard, MetricOp, Program, Reduction
+from tests.runtime.plans import only_compute, user_function
+
+WORLD = 3
+# What each metric sees on each rank: none, few and many rows; a spread that is tiny beside the mean; yes and no.
+ROWS = {
+    "even": (0, 1, 6),
+    "far": (40, 50, 60),
+    "flag": (3, 0, 5),
+    "count": (2, 2, 2),
+    "nothing": (0, 0, 0),
+}
+
+
+def numbers(name: str) -> list[Tensor]:
+    """One tensor a rank."""
+    draws = random.Random(name)
+    lists = [[draws.random() for _ in range(rows)] for rows in ROWS[name]]
+    if name == "far":
+        return [torch.tensor([1e6 + x for x in each], dtype=torch.float64) for each in lists]
+    if name == "flag":
+        return [torch.tensor([x > 0.5 for x in each], dtype=torch.bool) for each in lists]
+    if name == "count":
+        return [torch.tensor([int(100 * x) - 50 for x in each], dtype=torch.int64) for each in lists]
+    return [torch.tensor(each) for each in lists]
+
+
+def wanted(name: str, reduction: Reduction) -> float | None:
+    values = [float(x) for each in numbers(name) for x in each.tolist()]
+    of = {
+        Reduction.MEAN: statistics.fmean,
+        Reduction.STD: statistics.pstdev,
+        Reduction.MIN: min,
+        Reduction.MAX: max,
+        Reduction.SUM: math.fsum,
+    }
+    return float(of[reduction](values)) if values else None
+
+
+def ops() -> list[MetricOp]:
+    return [MetricOp(id=f"{name}.{r}", name=f"{name}.{r}", reduction=r, field=name) for name in ROWS for r in Reduction]
+
+
+def closed(comm: Comm, shares: int, folder: Path) -> dict[str, float | None]:
+    """One step's line; each of the `shares` parts of a metric that fall to this rank is added on its own."""
+    plan = only_compute(folder, user_function(folder, "def user(prompts):\n    return [1.0] * len(prompts)\n"))
+    programs = (Program(ops=(*plan.ops(), *ops())),)
+    metrics = StepMetrics(msgspec.structs.replace(plan, programs=programs), comm)
+    for _ in range(2):  # a step begins with nothing
+        metrics.begin()
+        for op in ops():
+            for part in numbers(op.field)[comm.rank :: shares]:
+                metrics.add_metric(op, part)
+        line = metrics.close(0)
+    return line
+
+
+def check(line: dict[str, float | None]) -> None:
+    for name in ROWS:
+        for reduction in Reduction:
+            want, got = wanted(name, reduction), line[f"{name}.{reduction}"]
+            assert got == (None if want is None else pytest.approx(want, rel=1e-9, abs=1e-12)), (name, reduction)
+
+
+def work(rank: int, address: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = Address.parse(address).connect(60)
+    comm = Comm.connect(store, Status(rank=rank, world_size=WORLD), device=torch.device("cpu"), timeout_s=60)
+    own = Path(folder) / f"{rank}"
+    own.mkdir()
+    check(closed(comm, WORLD, own))
+    (own / "ok").touch()
+    comm.close()
+
+
+def test_over_ranks(tmp_path: Path) -> None:
+    _store, address = serve("127.0.0.1", 60)
+    torch.multiprocessing.spawn(work, (str(address), str(tmp_path)), nprocs=WORLD)
+    assert len(list(tmp_path.glob("*/ok"))) == WORLD
+
+
+def test_alone_from_several_ops(tmp_path: Path) -> None:
+    check(closed(Comm.alone(), 1, tmp_path))
+
+
+def test_the_logs_own_keys_stay(tmp_path: Path) -> None:
+    plan = only_compute(tmp_path, user_function(tmp_path, "def user(prompts):\n    return [1.0] * len(prompts)\n"))
+    made: list[AnyOp] = [
+        MetricOp(id="m", name="step", reduction=Reduction.SUM, field="score"),
+        MetricOp(id="n", name="score", reduction=Reduction.SUM, field="score", guard=Guard(every=3)),
+    ]
+    metrics = StepMetrics(msgspec.structs.replace(plan, programs=(Program(ops=(*plan.ops(), *made)),)), Comm.alone())
+    metrics.add_metric(made[0], torch.tensor([2.0, 3.0]))  # type: ignore[arg-type]
+    line = metrics.close(7)
+    assert (line["step"], line["metric/step"]) == (7, 5.0)
+    assert line["score"] is None, "what the user calls a metric is that metric, though a field has the same name"
