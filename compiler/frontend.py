@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rldsl.compiler.imports import with_imports
 from rldsl.compiler.ir import Graph
 from rldsl.compiler.parse import parse
 from rldsl.compiler.trace import trace_file
-from rldsl.diagnostics import did_you_mean, fail
+from rldsl.diagnostics import Diagnostics, did_you_mean, fail
 
 
 def read_source(path: Path) -> str:
@@ -28,6 +29,6 @@ def read_source(path: Path) -> str:
         fail("RL0101", f"cannot read `{path}`: it is not UTF-8 text ({error.reason} at byte {error.start})")
 
 
-def load_graph(path: Path, text: str) -> Graph:
-    """The graph in `text`, read from `path`."""
-    return parse(text, str(path)) if path.suffix == ".rl" else trace_file(path, text)
+def load_graph(path: Path, text: str, found: Diagnostics | None = None) -> Graph:
+    """The graph in `text`, read from `path`. Errors in .rl text go to `found` if there is one; others are raised."""
+    return with_imports(parse(text, str(path), found), path, found) if path.suffix == ".rl" else trace_file(path, text)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
-from functools import cache
-from importlib.resources import files
 from typing import TypeVar
 
-from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark import Token, Tree
 
 from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate
 from rldsl.compiler.ir import (
@@ -36,157 +34,94 @@ from rldsl.compiler.ir import (
     Use,
 )
 from rldsl.compiler.plan import Reduction, Scalar
-from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Span, did_you_mean, fail
+from rldsl.compiler.syntax_errors import parse_tree
+from rldsl.diagnostics import DiagnosticError, Diagnostics, Span, did_you_mean, fail
 from rldsl.types import PROMPT, DType, FieldType, NodeType
 
 _DEEPEST = 200
-_STATEMENTS = ("param", "model", "input", "node", "metric", "output", "loop", "validate")
 _OF_MODELS = tuple(m.value for m in Method if m not in BUILT_IN)
-_TERMINALS = {
-    "LBRACE": "`{`",
-    "RBRACE": "`}`",
-    "LPAR": "`(`",
-    "RPAR": "`)`",
-    "EQUAL": "`=`",
-    "COMMA": "`,`",
-    "COLON": "`:`",
-    "SEMICOLON": "`;`",
-    "NAME": "a name",
-    "STRING": "a string",
-    "INT": "a number",
-    "FLOAT": "a number",
-    "COMPARE": "a comparison",
-    "ADD": "`+`",
-    "MULTIPLY": "`*`",
-    "MINUS": "`-`",
-    "OPTIONAL": "`?`",
-    "DOT": "`.`",
-    "LSQB": "`[`",
-    "RSQB": "`]`",
-    "__ANON_0": "`->`",
-    "$END": "the end of the file",
-}
 _E = TypeVar("_E", bound=StrEnum)
+_T = TypeVar("_T")
 _Tree = Tree[Token]
 
 
-@cache
-def _parser() -> Lark:
-    grammar = files("rldsl.grammar").joinpath("rl.lark").read_text()
-    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=False)
-
-
-def parse(text: str, file: str) -> Graph:
+def parse(text: str, file: str, found: Diagnostics | None = None) -> Graph:
     """The graph that `text` describes; `file` is the name that spans carry.
 
-    Raises DiagnosticError: RL0102 for the first syntax error, RL0210 for every unknown type or kind.
+    With `found` every error is added to it, and the graph is of the statements without errors; those names that the
+    others mention are poisoned. Without, DiagnosticError is raised: RL0102 for syntax errors, RL0210 and others.
     """
-    try:
-        tree = _parser().parse(text)
-    except UnexpectedInput as error:
-        raise _syntax_error(error, text, file) from error
-    found = Diagnostics()
-    graph = _Builder(file, found).graph(tree)
-    found.raise_if_errors()
+    noted = found if found is not None else Diagnostics()
+    tree, poisoned = parse_tree(text, file, noted)
+    graph = _Builder(file, noted, set(poisoned)).whole(tree)
+    if found is None:
+        noted.raise_if_errors()
     return graph
 
 
-def _syntax_error(error: UnexpectedInput, text: str, file: str) -> DiagnosticError:
-    line, column = max(error.line, 1), max(error.column, 1)
-    expected, found, width, unclosed, at_end = _TERMINALS["NAME"], "something else", 1, False, False
-    if isinstance(error, UnexpectedToken):
-        token = error.token
-        width = max(len(token), 1)
-        at_end = token.type == "$END"
-        found = "the end of the file" if at_end else f"`{token}`"
-        if at_end:
-            line, column = text.count("\n") + 1, len(text.rsplit("\n", 1)[-1]) + 1
-        names = set(error.accepts or error.expected)
-    elif isinstance(error, UnexpectedCharacters):
-        found = f"`{text[error.pos_in_stream or 0]}`"
-        unclosed = text[error.pos_in_stream or 0] == '"'
-        names = set(error.allowed or ())
-    else:
-        names = set()
-    expected = _describe(names) or expected
-    word = found.strip("`")
-    keywords = [n.lower() for n in names if n.isalpha() and n not in _TERMINALS]
-    hint = did_you_mean(word, [*keywords, *_STATEMENTS]) if word.isidentifier() else None
-    message = f"this is not a statement of the language: found {found}"
-    if unclosed:
-        message, hint = "this string is not closed", 'end it with `"` on the same line'
-    elif at_end and "RBRACE" in names:
-        message, expected, hint = (
-            "a block is not closed",
-            "`}`",
-            f"close it with `}}`; it began at line {_open_block(text)}",
-        )
-    diagnostic = Diagnostic(
-        code="RL0102",
-        message=message,
-        span=Span(file, line, column, line, column + width),
-        expected=expected,
-        found=found,
-        fix=hint or _advice(names, word),
-    )
-    return DiagnosticError([diagnostic])
-
-
-def _open_block(text: str) -> int:
-    """The line of the last `{`: blocks do not nest."""
-    return text.count("\n", 0, text.rfind("{")) + 1
-
-
-def _describe(names: set[str]) -> str:
-    shown = sorted({_TERMINALS.get(n, f"`{n.lower()}`") for n in names if n not in ("__IGNORE_0", "COMMENT")})
-    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " or " + shown[-1] if shown else ""
-
-
-def _advice(names: set[str], word: str) -> str | None:
-    if "__ANON_0" in names and "RBRACE" in names and word not in ("}",):
-        return "a node is `node ID = CALL -> OUTPUTS when CONDITION after NODES`, each part on what came before"
-    if "RBRACE" in names:
-        return "close the block with `}`"
-    return None
-
-
 class _Builder:
-    """Walks the syntax tree; collects what it cannot make sense of."""
+    """Walks the syntax tree; collects what it cannot make sense of, and the names that are then unknown."""
 
-    def __init__(self, file: str, found: Diagnostics) -> None:
-        self.file, self.found = file, found
+    def __init__(self, file: str, found: Diagnostics, poisoned: set[str]) -> None:
+        self.file, self.found, self.poisoned = file, found, poisoned
+
+    def whole(self, tree: _Tree) -> Graph:
+        """The graph, with the names of all statements that are not in it."""
+        return replace(self.graph(tree), poisoned=frozenset(self.poisoned))
+
+    def made(self, build: Callable[[_Tree], _T | None], tree: _Tree) -> Iterator[_T]:
+        """What `build` makes of a statement; where it fails, that is noted and the statement's names are poisoned."""
+        try:
+            item = build(tree)
+        except DiagnosticError as error:
+            item = None
+            for diagnostic in error.diagnostics:
+                self.found.add(diagnostic)
+        if item is not None:
+            yield item
+        else:
+            self.poisoned |= {str(t) for t in tree.scan_values(lambda t: isinstance(t, Token) and t.type == "NAME")}
 
     def graph(self, tree: _Tree) -> Graph:
         algorithms = list(_subtrees(tree, "algorithm"))
-        uses = tuple(Use(path=self.string(_tokens(t)[0]), span=self.span(t)) for t in _subtrees(tree, "use"))
-        imports = tuple(Import(path=self.string(_tokens(t)[0]), span=self.span(t)) for t in _subtrees(tree, "import"))
+        uses = self.all(self.use, tree, "use")
+        imports = self.all(self.imported, tree, "import")
         deploys = list(_subtrees(tree, "deploy"))
         for extra in [*algorithms[1:], *deploys[1:]]:
             self.found.error("RL0205", f"a file holds one `{extra.data}` block; this is another", span=self.span(extra))
-        deploy = self.deploy(deploys[0]) if deploys else None
+        deploy = next((d for t in deploys[:1] for d in self.made(self.deploy, t)), None)
         if not algorithms:
             return Graph(name="", uses=uses, imports=imports, deploy=deploy)
         body = algorithms[0]
         return Graph(
             name=str(_tokens(body)[0]),
-            params=tuple(p for t in _subtrees(body, "param") if (p := self.param(t))),
-            models=tuple(m for t in _subtrees(body, "model") if (m := self.model(t))),
+            params=self.all(self.param, body, "param"),
+            models=self.all(self.model, body, "model"),
             inputs=self.inputs(body),
             nodes=self.nodes(body),
-            blocks=tuple(self.block(t) for t in _subtrees(body, "loop", "validate")),
+            blocks=self.all(self.block, body, "loop", "validate"),
             uses=uses,
             imports=imports,
             deploy=deploy,
             span=self.token_span(_tokens(body)[0]),
         )
 
+    def all(self, build: Callable[[_Tree], _T | None], tree: _Tree, *kinds: str) -> tuple[_T, ...]:
+        return tuple(item for t in _subtrees(tree, *kinds) for item in self.made(build, t))
+
+    def use(self, tree: _Tree) -> Use:
+        return Use(path=self.string(_tokens(tree)[0]), span=self.span(tree))
+
+    def imported(self, tree: _Tree) -> Import:
+        return Import(path=self.string(_tokens(tree)[0]), span=self.span(tree))
+
     def inputs(self, tree: _Tree) -> tuple[Input, ...]:
-        return tuple(i for t in _subtrees(tree, "input") if (i := self.input(t)))
+        return self.all(self.input, tree, "input")
 
     def nodes(self, tree: _Tree) -> tuple[Node, ...]:
         """Nodes, metrics and outputs, in source order."""
         kinds = {"node": self.node, "metric": self.metric, "output": self.output}
-        return tuple(n for t in _subtrees(tree, *kinds) if (n := kinds[t.data](t)))
+        return self.all(lambda t: kinds[t.data](t), tree, *kinds)
 
     def block(self, tree: _Tree) -> Block:
         name = _tokens(tree)[0]

@@ -99,8 +99,9 @@ def compile_file(path: Path, options: Options | None = None) -> Compiled:
     """Compile `path` (.rl or .py). Raises DiagnosticError with everything that is wrong."""
     options = options or Options()
     source = read_source(path)
-    graph = load_graph(path, source)
-    compiled = compile_graph(graph, options, source_dir=path.parent)
+    found = Diagnostics()
+    graph = load_graph(path, source, found)
+    compiled = compile_graph(graph, options, source_dir=path.parent, found=found)
     origin = Source(
         path=_relative(path, options.plan_dir or Path()),
         sha256=hashlib.sha256(source.encode()).hexdigest(),
@@ -117,9 +118,9 @@ def check_file(path: Path, options: Options | None = None) -> tuple[Diagnostic, 
         return error.diagnostics
 
 
-def compile_graph(graph: Graph, options: Options, *, source_dir: Path) -> Compiled:
-    """Run the passes on a graph that a front end made."""
-    context = _context(options, source_dir)
+def compile_graph(graph: Graph, options: Options, *, source_dir: Path, found: Diagnostics | None = None) -> Compiled:
+    """Run the passes on a graph that a front end made; `found` holds what that has found wrong already."""
+    context = _context(options, source_dir, found or Diagnostics())
     graph = replace(graph, deploy=_deploy(options.deploy) or graph.deploy)
     module = run_passes(Module(graph=graph), CHECKS, context, options)
     context.found.raise_if_errors()
@@ -146,7 +147,7 @@ def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, optio
     return module
 
 
-def _context(options: Options, source_dir: Path) -> Context:
+def _context(options: Options, source_dir: Path, found: Diagnostics) -> Context:
     for name in sorted(options.disable - OPTIONAL_PASSES):
         what = "cannot be left out" if name in PASS_NAMES else "is no pass"
         fix = did_you_mean(name, OPTIONAL_PASSES)
@@ -158,7 +159,7 @@ def _context(options: Options, source_dir: Path) -> Context:
             fix=fix,
         )
     return Context(
-        found=Diagnostics(),
+        found=found,
         source_dir=source_dir,
         settings=_settings(options.settings),
         world_size=options.world_size,

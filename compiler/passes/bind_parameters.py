@@ -26,6 +26,7 @@ from rldsl.compiler.ir import (
 )
 from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.check_types import imported
 from rldsl.compiler.plan import Scalar
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
 
@@ -213,7 +214,8 @@ def _warn_unread(module: Module, found: Diagnostics) -> None:
     exprs += [k.value for p in (graph.deploy.layouts if graph.deploy else ()) for k in p.axes]
     read = {r.name for e in exprs for r in references(e)}
     for param in graph.params:
-        if param.name not in read and param.name != SEED and param.name not in graph.poisoned:
+        known = param.name in read or param.name == SEED or param.name in graph.poisoned
+        if not known and not imported(param.span, graph):
             found.warning("RL0452", f"nothing reads parameter `{param.name}`", span=param.span, fix="remove it")
 
 

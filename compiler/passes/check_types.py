@@ -13,7 +13,7 @@ from rldsl.compiler.methods import METHODS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_arguments import field_params
 from rldsl.compiler.signature import FieldParam
-from rldsl.diagnostics import Diagnostics, Label
+from rldsl.diagnostics import Diagnostics, Label, Span
 from rldsl.types import PROMPT, SAMPLE, DType, FieldType
 
 _FLAG = FieldType(DType.BOOL, (PROMPT,))
@@ -69,13 +69,18 @@ def _warn_unread(graph: Graph, found: Diagnostics) -> None:
     read |= {c.param for b in graph.blocks for c in b.carry if c.param and c.name in read}
     read |= graph.poisoned
     for node in graph.nodes:
-        if node.outputs and not read.intersection(node.outputs):
+        if node.outputs and not read.intersection(node.outputs) and not imported(node.span, graph):
             shown = ", ".join(f"`{o}`" for o in node.outputs)
             found.warning("RL0451", f"nothing reads {shown} of `{node.id}`, so it will not run", span=node.span)
     used = {n.call.model for n in graph.nodes} | {m.copy_of for m in graph.models} | {m.shares for m in graph.models}
     for model in graph.models:
-        if model.name not in used and model.name not in graph.poisoned:
+        if model.name not in used and model.name not in graph.poisoned and not imported(model.span, graph):
             found.warning("RL0453", f"no node uses model `{model.name}`", span=model.span, fix="remove it")
+
+
+def imported(span: Span | None, graph: Graph) -> bool:
+    """Whether something stands in another file, which others may import for more than this one does."""
+    return span is not None and graph.span is not None and span.file != graph.span.file
 
 
 class _Checker:

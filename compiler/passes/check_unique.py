@@ -15,7 +15,7 @@ _T = TypeVar("_T", Param, Model, Node, Block)
 
 @dataclass(frozen=True, kw_only=True)
 class CheckUnique:
-    """Report what is defined twice, and go on with the first.
+    """Report what is defined twice in a file, and go on with the first; what is imported may be defined anew.
 
     What only the second would have written is poisoned: nobody who reads it is told that it is unknown.
     Before: `node old = ... -> old_logp`, `node old = ... -> ref_logp`.
@@ -32,14 +32,17 @@ class CheckUnique:
         models = check.once("model", graph.models)
         blocks = check.once("block", graph.blocks, [(n.id, n.span) for n in graph.nodes])
         nodes = check.once("node", graph.nodes)
-        _check_fields(graph.inputs, nodes, found)
+        inputs = _replaced(graph.inputs)
+        _check_fields(inputs, nodes, found)
         blocks = tuple(replace(b, nodes=check.once("node", b.nodes)) for b in blocks)
         for block in blocks:
             _check_fields(block.inputs, block.nodes, found)
         poisoned = graph.poisoned | check.lost
         return replace(
             module,
-            graph=replace(graph, params=params, models=models, nodes=nodes, blocks=blocks, poisoned=poisoned),
+            graph=replace(
+                graph, params=params, models=models, inputs=inputs, nodes=nodes, blocks=blocks, poisoned=poisoned
+            ),
         )
 
 
@@ -52,22 +55,39 @@ class _Once:
 
     def once(self, what: str, items: tuple[_T, ...], taken: Iterable[tuple[str, Span | None]] = ()) -> tuple[_T, ...]:
         first: dict[str, Span | None] = dict(taken)
-        kept: list[_T] = []
+        kept: dict[str, _T] = {}
         for item in items:
             name = item.id if isinstance(item, Node | Block) else item.name
-            if name in first:
+            if name not in first:
+                first[name] = item.span
+                kept[name] = item
+            elif name in kept and _elsewhere(item.span, first[name]):
+                kept[name] = item
+            else:
                 _twice(what, name, item.span, first[name], self.found)
                 self.lost |= _written(item)
-                continue
-            first[name] = item.span
-            kept.append(item)
-        return tuple(kept)
+        return tuple(kept.values())
+
+
+def _elsewhere(one: Span | None, other: Span | None) -> bool:
+    """Whether two definitions are of two files: then the later one replaces what was imported, where that stood."""
+    return one is not None and other is not None and one.file != other.file
 
 
 def _written(item: Param | Model | Node | Block) -> frozenset[str]:
     if isinstance(item, Node):
         return frozenset(item.outputs)
     return frozenset(f for n in item.nodes for f in n.outputs) if isinstance(item, Block) else frozenset()
+
+
+def _replaced(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Without imported inputs of which a later file declares a field anew."""
+
+    def later(index: int) -> bool:
+        mine = inputs[index]
+        return any(_elsewhere(i.span, mine.span) and {*i.names} & {*mine.names} for i in inputs[index + 1 :])
+
+    return tuple(item for index, item in enumerate(inputs) if not later(index))
 
 
 def _check_fields(inputs: Iterable[Input], nodes: Iterable[Node], found: Diagnostics) -> None:
