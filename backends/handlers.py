@@ -216,12 +216,12 @@ def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
 def collect(rt: Runtime, op: CollectOp) -> None:
     """Keep the prompts that pass the filter."""
     columns = {field: rt.read(name, op) for name, field in op.fields.items()}
-    rt.collection(op).add(rt.read(op.where, op), columns, rt.group(op.group))
+    rt.collection(op.into, op.batch).add(rt.read(op.where, op), columns, rt.group(op.group))
 
 
 def take(rt: Runtime, op: TakeOp) -> None:
     """The prompts kept become rows like those of a rollout."""
-    collection = rt.collections[op.collection]
+    collection = rt.collection(op.collection, op.batch)
     for name, column in collection.take(rt.schema(op.outputs), rt.group(op.group)).items():
         rt.buffer.put(name, column)
         if isinstance(column.data, Tensor):

@@ -156,9 +156,9 @@ class Runtime:
             return False
         return until is None or until not in self.collections or not self.collections[until].full
 
-    def collection(self, op: CollectOp) -> Collection:
-        """The one that `op` adds to, new in each step."""
-        return self.collections.setdefault(op.into, Collection(batch=op.batch, step=self.step))
+    def collection(self, name: str, batch: int) -> Collection:
+        """What a loop of this step has kept so far."""
+        return self.collections.setdefault(name, Collection(batch=batch, step=self.step))
 
     def schema(self, names: Sequence[str]) -> dict[str, tuple[FieldType, int]]:
         """Type and samples per prompt of fields."""

@@ -12,13 +12,14 @@ from rldsl.backends.data.batch import Column, concat
 from rldsl.backends.data.reshard import reshard
 from rldsl.types import FieldType
 
+NEVER = torch.iinfo(torch.int64).max  # greater than any id
+
 
 class Collection:
     """This rank's part of the kept rows of one step, and what every rank knows: rounds, and prompts kept by all.
 
-    A round reads `batch` prompts, numbered from a multiple of `batch`, so that a prompt's id modulo `batch` is its
-    place in the round. The first `batch` prompts kept, in the order of rounds and then of ids, are numbered anew
-    from `step * batch`, whatever rank they lie on.
+    The first `batch` prompts kept, in the order of rounds and then of ids, are numbered anew from `step * batch`,
+    whatever rank they lie on.
     """
 
     def __init__(self, *, batch: int, step: int) -> None:
@@ -33,23 +34,23 @@ class Collection:
         return self._taken or self.kept >= self._batch
 
     def add(self, where: Column, columns: Mapping[str, Column], comm: Comm) -> None:
-        """Keep the rows of the prompts for which `where` bool[prompt] holds. Collective over `comm`."""
+        """Keep the rows of the prompts for which `where` bool[prompt] holds. Collective over `comm`.
+
+        What travels is one flag for each prompt of the round, numbered by their ids from the least one.
+        """
         assert isinstance(where.data, Tensor), "a filter has one flag a prompt"
-        mine = torch.zeros(self._batch, dtype=torch.int64)
-        mine[where.ids[where.data.cpu()] % self._batch] = 1
+        least, prompts = _span(where.ids, comm)
+        mine = torch.zeros(prompts, dtype=torch.int64)
+        mine[where.ids[where.data.cpu()] - least] = 1
         everyone = comm.all_reduce(mine.clone())
         number = self.kept + everyone.cumsum(0) - 1
         chosen = mine.bool() & (number < self._batch)
         for name, column in columns.items():
-            self._parts.setdefault(name, []).append(self._renumbered(column, chosen, number))
+            picked = column.select(chosen[column.prompt_ids - least].nonzero()[:, 0])
+            ids = (self._first + number[picked.prompt_ids - least]) * column.per_prompt + picked.ids % column.per_prompt
+            self._parts.setdefault(name, []).append(Column(ids, picked.data, column.per_prompt))
         self.kept += int(everyone.sum())
         self.rounds += 1
-
-    def _renumbered(self, column: Column, chosen: Tensor, number: Tensor) -> Column:
-        picked = column.select(chosen[column.prompt_ids % self._batch].nonzero()[:, 0])
-        prompts = self._first + number[picked.prompt_ids % self._batch]
-        ids = prompts * column.per_prompt + picked.ids % column.per_prompt
-        return Column(ids, picked.data, column.per_prompt)
 
     def take(self, schema: Mapping[str, tuple[FieldType, int]], comm: Comm) -> dict[str, Column]:
         """The rows of the prompts chosen, laid out over `comm` as freshly loaded ones are.
@@ -60,3 +61,10 @@ class Collection:
         mine = {name: concat(self._parts[name]) for name in schema if name in self._parts}
         self._parts, self._taken = {}, True
         return reshard(mine, schema, comm, target=comm.world_size, batch=self._batch)
+
+
+def _span(ids: Tensor, comm: Comm) -> tuple[int, int]:
+    """The least id of all ranks, and how many there are from it to the greatest; a round's ids follow each other."""
+    ends = [-int(ids.min()), int(ids.max())] if len(ids) else [-NEVER, -NEVER]
+    negative, greatest = comm.all_reduce_max(torch.tensor(ends)).tolist()
+    return (-negative, greatest + negative + 1) if greatest >= 0 else (0, 0)

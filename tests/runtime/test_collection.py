@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from rldsl.types import FieldType
 from tests.runtime.test_reshard import same
 
 BATCH, GROUP, STEP, ROUNDS, WORLD = 12, 3, 7, 3, 4
+# A round may read more prompts than are wanted, or fewer.
+READS = (12, 24, 4)
 SCHEMA = {
     "prompts": (FieldType.parse("text[prompt]"), 1),
     "level": (FieldType.parse("f32[prompt]"), 1),
@@ -31,10 +34,10 @@ SCHEMA = {
 LIKELY = (0.0, 0.3, 0.6, 0.8, 1.0)
 
 
-def kept(likely: float) -> list[list[bool]]:
+def kept(likely: float, read: int) -> list[list[bool]]:
     """Which prompts of each round pass; the last round has none on the first of several ranks."""
     draws = random.Random(f"{likely}")
-    flags = [[draws.random() < likely for _ in range(BATCH)] for _ in range(ROUNDS)]
+    flags = [[draws.random() < likely for _ in range(read)] for _ in range(ROUNDS)]
     flags[-1] = [f and i % 4 != 0 for i, f in enumerate(flags[-1])]
     return flags
 
@@ -57,19 +60,19 @@ def columns(prompts: torch.Tensor, told: torch.Tensor) -> dict[str, Column]:
     }
 
 
-def loaded(number: int) -> int:
+def loaded(number: int, read: int) -> int:
     """The id of the first prompt of round `number`."""
-    return (STEP * ROUNDS + number) * BATCH
+    return (STEP * ROUNDS + number) * read
 
 
-def expected(likely: float, rank: int, size: int) -> tuple[dict[str, Column], int, int]:
+def expected(likely: float, read: int, rank: int, size: int) -> tuple[dict[str, Column], int, int]:
     """What a plain loop over all prompts keeps, of it what lies on `rank`, how many there were, and the rounds."""
     found: list[int] = []
     rounds = 0
-    for number, flags in enumerate(kept(likely)):
+    for number, flags in enumerate(kept(likely, read)):
         if len(found) >= BATCH:
             break
-        found += [loaded(number) + i for i, flag in enumerate(flags) if flag]
+        found += [loaded(number, read) + i for i, flag in enumerate(flags) if flag]
         rounds += 1
     mine = list(enumerate(found[:BATCH]))[rank::size]
     prompts = torch.tensor([STEP * BATCH + i for i, _ in mine], dtype=torch.int64)
@@ -77,24 +80,24 @@ def expected(likely: float, rank: int, size: int) -> tuple[dict[str, Column], in
     return columns(prompts, told), len(found), rounds
 
 
-def check(likely: float, comm: Comm) -> None:
+def check(likely: float, read: int, comm: Comm) -> None:
     collection = Collection(batch=BATCH, step=STEP)
-    for number, flags in enumerate(kept(likely)):
+    for number, flags in enumerate(kept(likely, read)):
         if collection.full:
             break
-        index = torch.arange(comm.rank, BATCH, comm.world_size)
+        index = torch.arange(comm.rank, read, comm.world_size)
         # Rows need not be in order of their ids.
         order = index.flip(0)
-        where = Column(loaded(number) + order, torch.tensor(flags)[order])
-        made = columns(loaded(number) + index, loaded(number) + index)
+        where = Column(loaded(number, read) + order, torch.tensor(flags)[order])
+        made = columns(loaded(number, read) + index, loaded(number, read) + index)
         collection.add(where, made, comm)
-    want, count, rounds = expected(likely, comm.rank, comm.world_size)
+    want, count, rounds = expected(likely, read, comm.rank, comm.world_size)
     assert (collection.kept, collection.rounds) == (count, rounds)
     got = collection.take(SCHEMA, comm)
     assert collection.full, "whatever waits for it to be full need not run any more"
     assert list(got) == list(SCHEMA)
     for name in SCHEMA:
-        assert same(got[name], want[name]), (likely, comm.rank, comm.world_size, name)
+        assert same(got[name], want[name]), (likely, read, comm.rank, comm.world_size, name)
 
 
 def work(rank: int, address: str, folder: str) -> None:
@@ -105,8 +108,8 @@ def work(rank: int, address: str, folder: str) -> None:
     world.make_groups([2, 3])
     for size in (2, 3, 4):
         comm = world.group_of(size)
-        for likely in LIKELY if comm is not None else ():
-            check(likely, comm)
+        for likely, read in product(LIKELY, READS) if comm is not None else ():
+            check(likely, read, comm)
     world.close()
     (Path(folder) / f"ok{rank}").touch()
 
@@ -117,11 +120,11 @@ def test_several_ranks_keep_the_same(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == WORLD
 
 
-@pytest.mark.parametrize("likely", LIKELY)
-def test_one_rank_keeps_what_a_plain_loop_keeps(likely: float) -> None:
-    check(likely, Comm.alone())
+@pytest.mark.parametrize(("likely", "read"), list(product(LIKELY, READS)))
+def test_one_rank_keeps_what_a_plain_loop_keeps(likely: float, read: int) -> None:
+    check(likely, read, Comm.alone())
 
 
 def test_the_cases_are_all_there() -> None:
-    counts = [expected(likely, 0, 1)[1] for likely in LIKELY]
+    counts = [expected(likely, BATCH, 0, 1)[1] for likely in LIKELY]
     assert counts == [0, 6, BATCH, 17, BATCH]
