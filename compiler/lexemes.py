@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -67,7 +68,7 @@ _END = frozenset([")", "]", "}", "?"])
 
 
 class Lexeme(NamedTuple):
-    """`first`: nothing but blanks and comments stands before it on its line."""
+    """`first`: nothing but blanks stands before it on its line."""
 
     kind: str
     text: str
@@ -81,6 +82,16 @@ class Lexeme(NamedTuple):
 
 
 NOTHING = Lexeme("end", "", 0, True)
+
+
+def scan(text: str) -> Iterator[Lexeme]:
+    """Everything in `text` but blanks, in order; comments too, without what blanks they end in."""
+    last = -1
+    for match in _LEXEME.finditer(text):
+        first = last < 0 or text.find("\n", last, match.start()) >= 0
+        kind, said = match.lastgroup or "", match.group()
+        yield Lexeme(kind, said.rstrip() if kind == "comment" else said, match.start(), first)
+        last = match.end()
 
 
 @dataclass(frozen=True)
@@ -97,16 +108,7 @@ class Source:
     @cached_property
     def words(self) -> list[Lexeme]:
         """Everything but blanks and comments, in order."""
-        found: list[Lexeme] = []
-        line_end = -1
-        for match in _LEXEME.finditer(self.text):
-            kind = match.lastgroup or ""
-            if kind != "comment":
-                start = match.start()
-                first = not found or self.text.find("\n", line_end, start) >= 0
-                found.append(Lexeme(kind, match.group(), start, first))
-            line_end = match.end()
-        return found
+        return [word for word in scan(self.text) if word.kind != "comment"]
 
     @cached_property
     def _starts(self) -> list[int]:
