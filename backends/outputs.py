@@ -38,12 +38,13 @@ class Outputs:
             self._folder.mkdir(parents=True, exist_ok=True)
             # Half a surrogate pair, which UTF-8 has no bytes for, comes out as the escape that JSON has for it.
             with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(step, columns))
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines_of(step, columns))
         except OSError as error:
             fail("RL0101", f"cannot write `{path}`: {error.strerror}", fix="is there room on the disk?")
 
 
-def _lines(step: int, columns: Mapping[str, Column]) -> list[dict[str, Any]]:
+def lines_of(step: int, columns: Mapping[str, Column]) -> list[dict[str, Any]]:
+    """What a line of the file says of each row of `columns`, which are over the same rows."""
     ids = next(iter(columns.values())).ids.tolist()
     names = _user_names(columns)
     values = [_values(column.data) for column in columns.values()]

@@ -52,13 +52,17 @@ class Collection:
         self.kept += int(everyone.sum())
         self.rounds += 1
 
+    def rows(self) -> dict[str, Column]:
+        """What this rank keeps of the prompts chosen, by field, in the order of rounds."""
+        return {name: concat(parts) for name, parts in self._parts.items()}
+
     def take(self, schema: Mapping[str, tuple[FieldType, int]], comm: Comm) -> dict[str, Column]:
         """The rows of the prompts chosen, laid out over `comm` as freshly loaded ones are.
 
         Forgets them, and is full from now on. `schema` names the fields wanted, each with its type and samples per
         prompt. Collective over `comm`.
         """
-        mine = {name: concat(self._parts[name]) for name in schema if name in self._parts}
+        mine = {name: column for name, column in self.rows().items() if name in schema}
         self._parts, self._taken = {}, True
         return reshard(mine, schema, comm, target=comm.world_size, batch=self._batch)
 
