@@ -13,6 +13,7 @@ import msgspec
 
 from rldsl.compiler.frontend import load_graph, read_source
 from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module
+from rldsl.compiler.parse import parse
 from rldsl.compiler.passes.base import Context, Pass
 from rldsl.compiler.passes.bind_arguments import BindArguments
 from rldsl.compiler.passes.bind_parameters import BindParameters
@@ -75,10 +76,15 @@ OPTIONAL_PASSES = frozenset({ElideOldLogp.name, SkipZeroRows.name})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says about a compilation. The plan names its source relative to `plan_dir`."""
+    """What the command line says about a compilation. The plan names its source relative to `plan_dir`.
+
+    `cluster` and `layouts` are lines of a `deploy` block, such as `4 x cpu` and `actor.generate : hf(dp = 2)`.
+    """
 
     settings: tuple[str, ...] = ()
     deploy: Path | None = None
+    cluster: str | None = None
+    layouts: tuple[str, ...] = ()
     world_size: int | None = None
     disable: frozenset[str] = frozenset()
     plan_dir: Path | None = None
@@ -121,7 +127,7 @@ def check_file(path: Path, options: Options | None = None) -> tuple[Diagnostic, 
 def compile_graph(graph: Graph, options: Options, *, source_dir: Path, found: Diagnostics | None = None) -> Compiled:
     """Run the passes on a graph that a front end made; `found` holds what that has found wrong already."""
     context = _context(options, source_dir, found or Diagnostics())
-    graph = replace(graph, deploy=_deploy(options.deploy) or graph.deploy)
+    graph = replace(graph, deploy=_deploy(options, graph.deploy))
     module = run_passes(Module(graph=graph), CHECKS, context, options)
     context.found.raise_if_errors()
     for one in LOWERING:
@@ -176,13 +182,37 @@ def _settings(raw: tuple[str, ...]) -> dict[str, str]:
     return settings
 
 
-def _deploy(path: Path | None) -> Deploy | None:
-    if path is None:
-        return None
+def _deploy(options: Options, own: Deploy | None) -> Deploy | None:
+    """The deployment of the file asked for, else the algorithm's own; then what the command line replaces in it."""
+    deploy = own if options.deploy is None else _deploy_file(options.deploy)
+    if options.cluster is not None:
+        stated = _deploy_line("--cluster", f"cluster {options.cluster}")
+        deploy = replace(deploy or Deploy(), count=stated.count, cluster=stated.cluster)
+    for text in options.layouts:
+        stated = _deploy_line("--layout", text)
+        named = {(p.model, p.phase) for p in stated.layouts}
+        kept = [p for p in (deploy or Deploy()).layouts if (p.model, p.phase) not in named]
+        deploy = replace(deploy or Deploy(), layouts=(*kept, *stated.layouts))
+    return deploy
+
+
+def _deploy_file(path: Path) -> Deploy:
     graph = load_graph(path, read_source(path))
     if graph.deploy is None:
         fail("RL0506", f"`{path}` has no `deploy` block", fix="write `deploy { cluster 8 x h100 }`")
     return graph.deploy
+
+
+def _deploy_line(option: str, line: str) -> Deploy:
+    """One line of a `deploy` block, given as an option."""
+    found = Diagnostics()
+    deploy = parse(f"deploy {{ {line} }}", option, found).deploy
+    if deploy is None or found.has_errors:
+        example = '--cluster "4 x cpu"' if option == "--cluster" else '--layout "actor.generate : hf(dp = 2)"'
+        text = line.removeprefix("cluster ")
+        fail("RL0102", f"{option}: `{text}` is no line of a `deploy` block", found=text, fix=f"such as {example}")
+    # The text is no file that could be shown.
+    return replace(deploy, span=None, layouts=tuple(replace(p, span=None) for p in deploy.layouts))
 
 
 def _plan(module: Module) -> Plan:

@@ -19,6 +19,8 @@ def options_of(
     return Options(
         settings=tuple(args.settings),
         deploy=args.deploy,
+        cluster=args.cluster,
+        layouts=tuple(args.layouts),
         world_size=args.world_size,
         disable=frozenset(args.disable_pass),
         plan_dir=plan_dir,

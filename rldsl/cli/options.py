@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_compile_options(parser: argparse.ArgumentParser) -> None:
-    """--set, --deploy, --world-size, --disable-pass."""
+    """--set, --deploy, --cluster, --layout, --world-size, --disable-pass."""
     parser.add_argument(
         "--set",
         action="append",
@@ -17,6 +17,15 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
         help="give a parameter of the algorithm another value; may be repeated",
     )
     parser.add_argument("--deploy", type=Path, metavar="FILE", help="take the deployment from this .rl file")
+    parser.add_argument("--cluster", metavar="'N x KIND'", help="compile for this cluster, such as '4 x cpu'")
+    parser.add_argument(
+        "--layout",
+        action="append",
+        default=[],
+        dest="layouts",
+        metavar="LINE",
+        help="give a phase of a model another layout, such as 'actor.generate : hf(dp = 2)'; may be repeated",
+    )
     parser.add_argument("--world-size", type=positive, metavar="N", help="compile for exactly N ranks")
     parser.add_argument(
         "--disable-pass",
@@ -53,6 +62,8 @@ def given(args: argparse.Namespace) -> list[str]:
     names = {
         "settings": "--set",
         "deploy": "--deploy",
+        "cluster": "--cluster",
+        "layouts": "--layout",
         "world_size": "--world-size",
         "disable_pass": "--disable-pass",
     }
