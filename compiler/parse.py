@@ -80,7 +80,8 @@ class _Builder:
         if item is not None:
             yield item
         else:
-            self.poisoned |= {str(t) for t in tree.scan_values(lambda t: isinstance(t, Token) and t.type == "NAME")}
+            # Not `scan_values`, which recurses: the statement may be what is nested too deeply.
+            self.poisoned |= {str(t) for part in tree.iter_subtrees() for t in _tokens(part) if t.type == "NAME"}
 
     def graph(self, tree: _Tree) -> Graph:
         algorithms = list(_subtrees(tree, "algorithm"))

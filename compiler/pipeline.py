@@ -18,6 +18,7 @@ from rldsl.compiler.passes.base import Context, Pass
 from rldsl.compiler.passes.bind_arguments import BindArguments
 from rldsl.compiler.passes.bind_parameters import BindParameters
 from rldsl.compiler.passes.check_counts import CheckCounts
+from rldsl.compiler.passes.check_deploy import CheckDeploy
 from rldsl.compiler.passes.check_types import CheckTypes
 from rldsl.compiler.passes.check_unique import CheckUnique
 from rldsl.compiler.passes.compute_depth import ComputeDepth
@@ -48,6 +49,7 @@ CHECKS: tuple[Pass, ...] = (
     InferEdges(),
     CheckTypes(),  # walks along the edges
     BindParameters(),
+    CheckDeploy(),
 )
 """Run one after the other whatever they find: a user sees every mistake at once."""
 

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Deploy, Method, Module, Node, PhaseLayout
-from rldsl.compiler.methods import CLUSTERS, ENGINES
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Group, Phase
-from rldsl.diagnostics import Diagnostics, did_you_mean
+from rldsl.diagnostics import Diagnostics
 
 WORLD = "world"
 
@@ -26,10 +25,9 @@ class PlaceOnMesh:
     name: ClassVar[str] = "place_on_mesh"
 
     def apply(self, module: Module, context: Context) -> Module:
-        """The module with `world_size`, `groups` and `placement`. RL0402, RL0506-RL0508 for what cannot be."""
+        """The module with `world_size`, `groups` and `placement`. RL0402 and RL0506 for what cannot be."""
         deploy = module.graph.deploy or Deploy()
-        sizes = {(p.model, p.phase): size for p in deploy.layouts if (size := _layout_size(p, context.found))}
-        _check_cluster(deploy, context.found)
+        sizes = {(p.model, p.phase): size for p in deploy.layouts if (size := _layout_size(p))}
         world = _world_size(deploy, sizes, context)
         if world is not None and module.divides % world:
             _does_not_divide(module, world, context.found)
@@ -55,58 +53,12 @@ class PlaceOnMesh:
         )
 
 
-def _layout_size(layout: PhaseLayout, found: Diagnostics) -> int | None:
-    phases = {p.value for p in Phase}
-    if layout.phase not in phases:
-        hint = did_you_mean(layout.phase, phases)
-        found.error(
-            "RL0506",
-            f"a model has no phase `{layout.phase}`",
-            span=layout.span,
-            expected=", ".join(sorted(phases)),
-            found=layout.phase,
-            fix=hint,
-        )
-        return None
-    engines = ENGINES[Phase(layout.phase)]
-    if layout.engine not in engines:
-        found.error(
-            "RL0507",
-            f"no engine `{layout.engine}` for `{layout.phase}`",
-            span=layout.span,
-            expected=", ".join(engines),
-            found=layout.engine,
-            fix=did_you_mean(layout.engine, engines) or f"use `{engines[0]}`",
-        )
-        return None
-    size = None
+def _layout_size(layout: PhaseLayout) -> int | None:
     for axis in layout.axes:
-        if axis.name != "dp":
-            found.error(
-                "RL0506",
-                f"`{layout.engine}` has no parallel axis `{axis.name}`",
-                span=axis.span,
-                expected="dp",
-                found=axis.name,
-            )
-            continue
-        assert isinstance(axis.value, Literal) and isinstance(axis.value.value, int), "dp has been checked"
-        size = axis.value.value
-    return size
-
-
-def _check_cluster(deploy: Deploy, found: Diagnostics) -> None:
-    if deploy.count is not None and deploy.count < 1:
-        found.error("RL0506", "a cluster has at least one device", span=deploy.span, found=f"{deploy.count}")
-    if deploy.cluster is not None and deploy.cluster not in CLUSTERS:
-        found.error(
-            "RL0508",
-            f"unknown kind of cluster `{deploy.cluster}`",
-            span=deploy.span,
-            expected=", ".join(sorted(CLUSTERS)),
-            found=deploy.cluster,
-            fix=did_you_mean(deploy.cluster, CLUSTERS),
-        )
+        if axis.name == "dp":
+            assert isinstance(axis.value, Literal) and isinstance(axis.value.value, int), "dp has been checked"
+            return axis.value.value
+    return None
 
 
 def _world_size(deploy: Deploy, sizes: dict[tuple[str, str], int], context: Context) -> int | None:
