@@ -72,13 +72,21 @@ def limits(setting: Setting) -> list[str]:
         return [f"in {{{', '.join(setting.choices)}}}"]
     if all(end is None for end in (setting.least, setting.above, setting.below, setting.most)):
         return []
-    low = f"({setting.above:g}" if setting.above is not None else "[" + _end(setting.least)
-    high = f"{setting.below:g})" if setting.below is not None else _end(setting.most) + "]"
+    low = (
+        f"({setting.above:g}"
+        if setting.above is not None
+        else f"[{setting.least:g}"
+        if setting.least is not None
+        else "("
+    )
+    high = (
+        f"{setting.below:g})"
+        if setting.below is not None
+        else f"{setting.most:g}]"
+        if setting.most is not None
+        else ")"
+    )
     return [f"in {low}, {high}"]
-
-
-def _end(end: float | None) -> str:
-    return "" if end is None else f"{end:g}"
 
 
 def method_words(name: str) -> str:

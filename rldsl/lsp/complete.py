@@ -78,8 +78,10 @@ def complete(view: View, offset: int) -> list[Item]:
     first = not before.rpartition("\n")[2].strip()
     statement = here.statements[-1] if here.statements else Statement("", 0, 0)
     block = here.block.names[0] if here.block and here.block.keyword in ("loop", "validate") else ""
-    found = list(_items(_Place(view, here, statement, block, first)))
-    return list({(i.label, i.kind): i for i in sorted(found, key=lambda i: -i.rank)}.values())
+    found: dict[tuple[str, str], Item] = {}
+    for item in sorted(_items(_Place(view, here, statement, block, first)), key=lambda i: i.rank):
+        found.setdefault((item.label, item.kind), item)
+    return list(found.values())
 
 
 def _open(string: str) -> bool:
@@ -109,7 +111,8 @@ def _connecting(place: _Place) -> Iterator[Item]:
     if place.here.in_call:
         return
     for word in CONNECTING.get(place.statement.keyword, {}):
-        yield Item(label=word, kind="keyword", rank=_NEXT)
+        if word not in place.statement.joined:
+            yield Item(label=word, kind="keyword", rank=_NEXT)
     if place.statement.keyword == "node" and place.here.mode is Mode.AFTER:
         yield Item(label="->", kind="keyword", rank=_NEXT)
 

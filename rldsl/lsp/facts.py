@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from rldsl.cli.ls import field_words, signature_words, source_words
 from rldsl.compiler.expr import format_expr, format_scalar
-from rldsl.compiler.ir import FieldInfo, Method, Module, Node, Param, Range
+from rldsl.compiler.ir import FieldInfo, Graph, Method, Module, Node, Param, Range
 from rldsl.compiler.methods import DATA_SOURCES, MODEL_SOURCES
 from rldsl.lsp.calls import OF_MODELS, arguments, method_words, settings, value_words
 from rldsl.lsp.functions import Function
@@ -14,6 +15,8 @@ from rldsl.lsp.scan import Kind, Occurrence
 from rldsl.lsp.text import Place
 from rldsl.lsp.view import Symbol, View
 from rldsl.types import SAMPLE
+
+_BLANKS = re.compile(r'("(?:\\.|[^"\\\n])*")|\s+')
 
 
 def hover(view: View, offset: int) -> tuple[str, Place] | None:
@@ -70,13 +73,18 @@ def _part(view: View, occurrence: Occurrence) -> str | None:
 
 
 def _definition(view: View, occurrence: Occurrence) -> str | None:
-    """The statement that defines the name, as the user wrote it."""
-    symbol = view.source.symbol(occurrence)
+    """The statement that defines the name, as a block of code."""
+    statement = _written(view, view.source.symbol(occurrence))
+    return _code(statement) if statement else None
+
+
+def _written(view: View, symbol: Symbol) -> str:
+    """The statement that defines a name, as the user wrote it; empty where none does."""
     for source in view.sources:
         for found in source.occurrences(symbol):
             if found.defines:
-                return _code(source.text.text[found.statement.start : found.statement.end])
-    return None
+                return _one_line(source.text.text[found.statement.start : found.statement.end])
+    return ""
 
 
 def _flat_names(view: View, symbol: Symbol) -> list[str]:
@@ -99,11 +107,11 @@ def _field(view: View, symbol: Symbol) -> str | None:
         return None
     names = set(_flat_names(view, symbol))
     nodes = [n for n in view.module.graph.nodes if n.call.method is not Method.COLLECT]
-    writers = [n.id for n in nodes if names.intersection(n.outputs)] or [info.producer]
+    writers = [n.id for n in nodes if names.intersection(n.outputs)]
     readers = [n.id for n in nodes if any(a.name in names for a in n.call.args)]
     lines = [
         _rows(info),
-        f"Written by {_ticked(writers)}.",
+        f"Written by {_ticked(writers)}." if writers else f"`{_written(view, symbol)}`",
         f"Read by {_ticked(readers)}." if readers else "Nothing reads it.",
     ]
     return "\n\n".join((_code(f"field {symbol.name} : {info.type}"), "  \n".join(lines)))
@@ -153,15 +161,23 @@ def _more(view: View, symbol: Symbol) -> list[str]:
     if symbol.kind is not Kind.MODEL or symbol.name not in graph.model_of:
         return []
     uses = [n for n in graph.nodes if n.call.model == symbol.name]
-    origin = view.module.origins.get(symbol.name)
+    origin = _origin(graph, symbol.name)
     trained = [n.id for n in uses if n.call.method is Method.TRAIN]
     used = [n.id for n in uses if n.call.method is not Method.TRAIN]
     lines = [
-        f"Its weights are those of `{origin.name}` at first." if origin and origin.name != symbol.name else "",
+        f"Its weights begin as those of `{_written(view, Symbol(Kind.MODEL, origin))}`." if origin else "",
         f"Trained by {_ticked(trained)}." if trained else "Never trained.",
         f"Used by {_ticked(used)}." if used else "",
     ]
     return ["  \n".join(filter(None, lines))]
+
+
+def _origin(graph: Graph, name: str) -> str | None:
+    """The model whose weights a copy begins with, or whose trunk it shares; None for one with a source of its own."""
+    seen = [name]
+    while (model := graph.model_of.get(seen[-1])) and (other := model.copy_of or model.shares) and other not in seen:
+        seen.append(other)
+    return seen[-1] if len(seen) > 1 else None
 
 
 def _param(param: Param) -> str:
@@ -177,6 +193,11 @@ def _within(within: Range) -> str:
     parts = [] if low is None else [f"{'above' if within.low_open else 'at least'} {low:g}"]
     parts += [] if high is None else [f"{'below' if within.high_open else 'at most'} {high:g}"]
     return " and ".join(parts)
+
+
+def _one_line(statement: str) -> str:
+    """The statement with one blank where there are more, or line breaks; strings stay."""
+    return _BLANKS.sub(lambda m: m[1] or " ", statement)
 
 
 def _ticked(names: Iterable[str]) -> str:

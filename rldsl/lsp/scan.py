@@ -83,8 +83,8 @@ class Token:
 class Statement:
     """One statement: what it defines and calls, where it stands.
 
-    `block` is the loop or validation around it; `shared` what a loop carries or collects; `given` the settings that
-    have a value; `body_end` is one past the bracket that closes what it opened.
+    `block` is the loop or validation around it; `given` the settings that have a value; `joined` the words that join
+    its parts; `shared` what a loop carries or collects; `body_end` is one past the bracket that closes what it opened.
     """
 
     keyword: str
@@ -99,6 +99,7 @@ class Statement:
     setting: str = ""
     given: list[str] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)
     body_end: int | None = None
 
 
@@ -252,7 +253,6 @@ class _Scanner:
         self.mode = Mode.BODY
         self.brackets: list[bool] = []  # of each open one, whether it belongs to a call
         self.now = Statement("", 0, 0)
-        self.joined = ""  # the last connecting word
 
     def run(self) -> None:
         for index, token in enumerate(self.tokens):
@@ -317,7 +317,8 @@ class _Scanner:
         joins = CONNECTING.get(self.now.keyword, {}).get(token.text)
         wanted = before is not None and wants_name(before)
         if joins and not self.brackets and self.mode not in _CLOSED and not wanted:
-            self.mode, self.now.setting, self.joined = joins, "", token.text
+            self.mode, self.now.setting = joins, ""
+            self.now.joined.append(token.text)
         elif self.mode in _LISTS and not wanted and token.text not in (*_WORDS, *_UNITS):
             # Two names side by side: this one begins something that we do not know.
             self.mode = self.mode if self.brackets else Mode.BODY
@@ -341,7 +342,7 @@ class _Scanner:
                 self.found(Kind.SETTING if follows == "=" else Kind.PARAM, token)
             case Mode.FIELDS:
                 self.found(Kind.ARGUMENT if follows == "=" else Kind.FIELD, token)
-                if self.now.keyword == "loop" and self.joined in ("carry", "collect"):
+                if self.now.keyword == "loop" and self.now.joined[-1:] in (["carry"], ["collect"]):
                     self.now.shared.append(token.text)
             case Mode.OUTPUTS:
                 self.now.names.append(token.text)
@@ -386,11 +387,10 @@ class _Scanner:
     # Everything between names.
 
     def operator(self, token: Token) -> None:
-        handler = _OPERATORS.get(token.text)
-        if handler:
-            handler(self)
-        elif token.text == "}":
+        if token.text == "}":
             self.close_block(token)
+        elif self.mode is not Mode.BODY and token.text in _OPERATORS:
+            _OPERATORS[token.text](self)
 
     def dot(self) -> None:
         self.mode = {Mode.CALL: Mode.METHOD, Mode.DEPLOY: Mode.PHASE}.get(self.mode, self.mode)

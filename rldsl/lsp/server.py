@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import version
@@ -329,4 +332,10 @@ def make_server() -> Server:
 def serve() -> None:
     """Answer on standard input and output until the editor says to end. What goes wrong is logged to stderr."""
     logging.basicConfig(level=logging.WARNING)
-    make_server().start_io()
+    # Of our own, because pygls closes them; and what is printed by mistake must not come between the answers.
+    with (
+        os.fdopen(os.dup(sys.stdin.fileno()), "rb") as requests,
+        os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers,
+        redirect_stdout(sys.stderr),
+    ):
+        make_server().start_io(requests, answers)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from rldsl.compiler.frontend import load_graph
 from rldsl.compiler.ir import Module
-from rldsl.compiler.pipeline import CHECKS, Options, compile_graph
+from rldsl.compiler.passes.check_counts import CheckCounts
+from rldsl.compiler.passes.check_types import CheckTypes
+from rldsl.compiler.pipeline import Options, compile_graph
 from rldsl.diagnostics import Diagnostic, DiagnosticError
 from rldsl.lsp.functions import Function, in_file, library
 from rldsl.lsp.scan import Kind, Occurrence, Scan, Statement, scan
@@ -90,7 +92,7 @@ def _plain(kind: Kind) -> Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What the compiler made of a text: everything `rldsl check` says, and the module as its checks left it."""
+    """What the compiler made of a text: all that `rldsl check` says, and the module with types, else as written."""
 
     diagnostics: tuple[Diagnostic, ...] = ()
     module: Module | None = None
@@ -109,7 +111,11 @@ def analyse(path: Path, text: str) -> Analysis:
         found = compile_graph(graph, Options(observe=keep), source_dir=path.parent).warnings
     except DiagnosticError as error:
         found = error.diagnostics
-    return Analysis(diagnostics=found, module=seen.get(CHECKS[-1].name))
+    module, counted = seen.get(CheckTypes.name), seen.get(CheckCounts.name)
+    if module and counted:
+        # How many rows a prompt has is only known of what is left once conditions are decided.
+        module = replace(module, fields={**module.fields, **counted.fields})
+    return Analysis(diagnostics=found, module=module)
 
 
 @dataclass(frozen=True, kw_only=True)
