@@ -40,31 +40,9 @@ _AFTER_NAME = {
     "validate": ("every",),
     "algorithm": ("{",),
 }
-_GO_ON = frozenset(
-    [
-        "with",
-        "when",
-        "after",
-        "and",
-        "or",
-        "not",
-        "in",
-        "every",
-        "max",
-        "carry",
-        "collect",
-        "where",
-        "copy",
-        "shared",
-        "frozen",
-        "compute",
-        "true",
-        "false",
-        "none",
-    ]
-)
-_CONNECT = frozenset(["with", "when", "after", "and", "or", "not", "compute", "carry", "collect", "where"])
-_END = frozenset([")", "]", "}", "?"])
+_CONNECT = frozenset(("with", "when", "after", "and", "or", "not", "compute", "carry", "collect", "where", "until"))
+_GO_ON = _CONNECT | {"in", "every", "max", "copy", "shared", "frozen", "true", "false", "none"}
+_END = frozenset((")", "]", "}", "?"))
 
 
 class Lexeme(NamedTuple):

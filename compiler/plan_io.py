@@ -31,8 +31,8 @@ def _pretty(value: Any, depth: int) -> str:
     return "[\n" + ",\n".join(pad + _pretty(v, depth + 1) for v in value) + "\n" + "  " * depth + "]"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` at once; RL0101 when that cannot be."""
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace `path` by `text`, a file with permissions `mode`, at once; RL0101 when that cannot be."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -41,7 +41,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

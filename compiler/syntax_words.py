@@ -43,6 +43,7 @@ TERMINALS = {
     "CARRY": "`carry`",
     "COLLECT": "`collect`",
     "WHERE": "`where`",
+    "UNTIL": "`until`",
     "X": "`x`",
     "NAME": "a name",
     "STRING": "a string",

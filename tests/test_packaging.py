@@ -45,6 +45,9 @@ def test_one_top_level_name(wheel: Path) -> None:
         "rldsl/backends/engines/generate.py",
         "rldsl/errors/RL0307.md",
         "rldsl/py.typed",
+        "rldsl/examples/grpo.rl",
+        "rldsl/examples/grpo.py",
+        "rldsl/examples/toy/copy.jsonl",
     ],
 )
 def test_holds(wheel: Path, name: str) -> None:
@@ -53,7 +56,7 @@ def test_holds(wheel: Path, name: str) -> None:
 
 def test_every_module_is_packaged(wheel: Path) -> None:
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if n.endswith(".py")}
-    for room in ("rldsl", "compiler", "backends", "grammar"):
+    for room in ("rldsl", "compiler", "backends", "grammar", "examples"):
         for path in (ROOT / room).rglob("*.py"):
             parts = path.relative_to(ROOT).parts
             if any((ROOT / Path(*parts[: i + 1])).is_symlink() for i in range(len(parts))):
@@ -77,6 +80,19 @@ sys.exit(main(["compile", {str(ROOT / "examples" / "ppo.py")!r}, "--emit", {str(
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
     assert (tmp_path / "plan.json").exists()
+
+
+def test_shipped_algorithms_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "site")!r})
+from rldsl.cli import main, shipped
+assert str(shipped.folder()).startswith({str(tmp_path)!r}), shipped.folder()
+sys.exit(main(["new", "mine", "--from", "toy/ppo"]) or main(["new", "mine", "--python"]))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} >= {"mine.rl", "mine.py", "copy.jsonl"}
 
 
 @pytest.mark.parametrize("folder", ["compiler", "backends", "grammar"])

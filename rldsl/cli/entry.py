@@ -25,8 +25,10 @@ VERBS = {
     "compile": "compile an algorithm to plan.json",
     "show": "draw an algorithm's graph and the program of each rank",
     "run": "train",
+    "fmt": "rewrite .rl files in canonical form",
+    "new": "begin an algorithm from a shipped one",
     "explain": "say what an error code means, with a wrong and a right example",
-    "ls": "list the shipped functions, engines and data sources",
+    "ls": "list the shipped algorithms, functions, engines and data sources",
     "lsp": "serve an editor: diagnostics, hover, completion, definitions (started by the editor)",
 }
 

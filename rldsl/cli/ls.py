@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
+from rldsl.cli import shipped
 from rldsl.compiler.methods import (
     CLUSTERS,
     DATA_SOURCES,
@@ -45,6 +46,7 @@ def execute(args: argparse.Namespace) -> int:
 def sections() -> Iterator[tuple[str, Iterable[str]]]:
     """(title, lines) of everything there is."""
     signatures = [s for s in map(library_signature, library_names()) if s is not None]
+    yield "algorithms, for `rldsl new --from`", [f"{name}: {about}" for name, about in shipped.algorithms().items()]
     yield "losses", [signature_words(s) for s in signatures if s.is_loss]
     yield "functions of samples", [signature_words(s) for s in signatures if not s.is_loss]
     yield (

@@ -36,7 +36,10 @@ def test_the_core_imports_nothing_heavy(tmp_path):
     assert loaded_after(code, str(tmp_path)) & set(HEAVY) == set()
 
 
-@pytest.mark.parametrize("arguments", [["compile", "tiny.rl", "--emit", "plan.json"], ["show", "tiny.rl"], ["ls"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["compile", "tiny.rl", "--emit", "plan.json"], ["show", "tiny.rl"], ["ls"], ["fmt", "tiny.rl"], ["new", "mine"]],
+)
 def test_commands_import_nothing_heavy(folder, arguments):
     code = f"from rldsl.cli import main\nassert main({arguments!r}) == 0"
     assert loaded_after(code, str(folder)) & set(HEAVY) == set()

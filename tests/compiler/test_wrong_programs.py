@@ -11,9 +11,9 @@ from tests.compiler.programs import PPO, PROGRAM, graph_of
 # (code, what to replace in PROGRAM, by what, the text that the caret must stand under)
 BENT = [
     ("RL0102", "node reward ", "nod reward ", "nod"),
-    ("RL0102", "-> score", "=> score", "="),
+    ("RL0102", "-> score", "=> score", "=>"),
     ("RL0102", "(completions, answers)", "(completions, answers", "->"),
-    ("RL0102", "group   : int   = 4", "group   : int   =", "param"),
+    ("RL0102", "group   : int   = 4", "group   : int   =", "="),
     ("RL0210", "group   : int ", "group   : integer ", "integer"),
     ("RL0210", "reference : policy ", "reference : polcy ", "polcy"),
     ("RL0210", "text[prompt]", "string[prompt]", "string[prompt]"),
