@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="an algorithm, .rl or .py, or a plan.json")
     parser.add_argument("--rank", type=natural, metavar="R", help="only the program of this rank")
     parser.add_argument("--format", choices=("text", "mermaid", "dot", "json"), default="text")
+    parser.add_argument("--unrolled", action="store_true", help="show every iteration of a loop in the graph")
     add_compile_options(parser)
 
 
@@ -40,17 +41,18 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     elif args.format == "text":
         terminal = console(no_color=args.no_color)
-        for view in _views(plan, programs, whole=args.rank is None):
+        for view in _views(plan, programs, whole=args.rank is None, unrolled=args.unrolled):
             terminal.print(view)
     else:
-        sys.stdout.write(mermaid(plan) if args.format == "mermaid" else dot(plan))
+        write = mermaid if args.format == "mermaid" else dot
+        sys.stdout.write(write(plan, unrolled=args.unrolled))
     return 0
 
 
-def _views(plan: Plan, programs: Sequence[Program], *, whole: bool) -> list[RenderableType]:
+def _views(plan: Plan, programs: Sequence[Program], *, whole: bool, unrolled: bool) -> list[RenderableType]:
     views: list[RenderableType] = [PlanHeader(plan), Text()]
     if whole:
-        views += [GraphView(plan), Text()]
+        views += [GraphView(plan, unrolled=unrolled), Text()]
     views += [ProgramView(plan, program) for program in programs]
     return [*views, DroppedView(plan)] if whole else views
 

@@ -194,9 +194,10 @@ def _label_mark(label: Label) -> _Mark:
 
 
 def _lines_of(file: str) -> list[str]:
-    """The file's lines; none when it cannot be read: a diagnostic must show even so."""
+    """The file's lines, as parsers count them; none when it cannot be read: a diagnostic must show even so."""
     try:
-        return Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+        # Not `splitlines`, for which a form feed or a Unicode separator ends a line, too.
+        return Path(file).read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     except OSError:
         return []
 

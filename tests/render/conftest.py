@@ -49,17 +49,17 @@ def drawn() -> Callable[[RenderableType, int], str]:
 
 
 @pytest.fixture
-def same_as_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Compare with a file under golden/; --update-goldens writes it first."""
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], str]:
+    """(name, text) -> what the file of that name under golden/ holds; --update-goldens writes the text there first."""
 
-    def compare(name: str, text: str) -> None:
+    def expected(name: str, text: str) -> str:
         path = GOLDEN / name
         if request.config.getoption("--update-goldens"):
             GOLDEN.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        assert text == path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
 
-    return compare
+    return expected
 
 
 def _ops():
@@ -114,6 +114,7 @@ def _ops():
             model="actor",
             loss="policy_loss",
             lr=1e-5,
+            batch=16,
             minibatch=16,
             args=(
                 Arg(param="old_logp", current=True),
@@ -130,6 +131,7 @@ def _ops():
             model="critic",
             loss="value_loss",
             lr=1e-4,
+            batch=16,
             minibatch=16,
             epochs=2,
             args=(Arg(param="old_values", field="values"), Arg(param="returns", field="returns")),
@@ -170,6 +172,15 @@ def plan() -> Plan:
             "advantage": "ADVANTAGE",
             "update_actor": "ACTOR",
             "update_critic": "CRITIC",
+        },
+        depths={
+            "rollout": 0,
+            "reward": 1,
+            "ref": 1,
+            "values": 1,
+            "advantage": 2,
+            "update_actor": 3,
+            "update_critic": 3,
         },
         dropped=(
             Dropped(what="node old", by="elide_old_logp", why="each batch is used for exactly one optimiser step"),

@@ -38,8 +38,9 @@ def full(file):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_all_parts(file, drawn, same_as_golden, width):
-    same_as_golden(f"diagnostic-{width}.txt", drawn(DiagnosticView(full(file)), width))
+def test_all_parts(file, drawn, golden, width):
+    text = drawn(DiagnosticView(full(file)), width)
+    assert text == golden(f"diagnostic-{width}.txt", text)
 
 
 def carets(text):
@@ -116,6 +117,46 @@ def test_a_label_of_another_file(file, tmp_path, drawn):
     )
     assert " ::: rewards.py:1:5" in text
     assert "----------- defined here" in text
+
+
+def test_labels_of_this_file_and_of_an_imported_one(file, tmp_path, drawn):
+    (tmp_path / "base.rl").write_text("algorithm base {\n" + "\n" * 118 + "  param group : int = 8\n}\n")
+    labels = (
+        Label(span=Span("base.rl", 120, 9, 120, 14), message="first defined here"),
+        Label(span=Span(file, 1, 1, 1, 10), message="which this file imports"),
+    )
+    text = drawn(
+        DiagnosticView(Diagnostic(code="RL0205", message="m", span=Span(file, 2, 9, 2, 14), labels=labels)), 80
+    )
+    assert text.splitlines() == [
+        "error[RL0205]: m",
+        "   --> grpo.rl:2:9",
+        "    |",
+        "  1 | algorithm grpo {",
+        "    | --------- which this file imports",
+        "  2 |   param group : int = 4",
+        "    |         ^^^^^",
+        "   ::: base.rl:120:9",
+        "    |",
+        "120 |   param group : int = 8",
+        "    |         ----- first defined here",
+    ]
+
+
+def test_lines_are_counted_as_parsers_count_them(tmp_path, drawn):
+    path = tmp_path / "feed.rl"
+    path.write_text("# one \x0c \u2028 line\r\nsecond\r\n")
+    text = drawn(DiagnosticView(Diagnostic(code="RL0101", message="m", span=Span(str(path), 2, 1, 2, 7))), 80)
+    assert "2 | second" in text
+    beyond = drawn(DiagnosticView(Diagnostic(code="RL0101", message="m", span=Span(str(path), 3, 1, 3, 7))), 80)
+    assert "|" not in beyond
+
+
+def test_many_errors_are_all_shown(file, drawn):
+    found = [Diagnostic(code="RL0201", message=f"unknown {i}", span=Span(file, 2, 9, 2, 14)) for i in range(500)]
+    text = drawn(DiagnosticList(found), 80)
+    assert text.count("error[RL0201]: unknown") == 500
+    assert text.endswith("500 errors; `rldsl explain RL0201` says more\n")
 
 
 def test_a_long_label_goes_below(file, drawn):

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import Group, Program, ReshardOp
+from rldsl.compiler.plan import Arg, Program, ReshardOp
 from rldsl.render.export import dot, mermaid
-from rldsl.render.graph import GraphView, _connector
+from rldsl.render.graph import GraphView
+from rldsl.render.lines import connector
 from rldsl.render.nodes import edges_of, layers_of, nodes_of
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView, ranks_of
 from rldsl.render.words import describe, flow, number, ranks_words
@@ -14,18 +15,18 @@ WIDTHS = (80, 120)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_graph(plan, drawn, same_as_golden, width):
+def test_graph(plan, drawn, golden, width):
     text = drawn(GraphView(plan), width)
     assert max(map(len, text.splitlines())) <= width
-    same_as_golden(f"graph-{width}.txt", text)
+    assert text == golden(f"graph-{width}.txt", text)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_program(plan, drawn, same_as_golden, width):
+def test_program(plan, drawn, golden, width):
     views = (PlanHeader(plan), ProgramView(plan, plan.programs[0]), DroppedView(plan))
     text = "\n".join(drawn(view, width) for view in views)
     assert max(map(len, text.splitlines())) <= width
-    same_as_golden(f"program-{width}.txt", text)
+    assert text == golden(f"program-{width}.txt", text)
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 200])
@@ -37,7 +38,7 @@ def test_any_width_fits(plan, drawn, width):
 def test_nodes_that_wait_for_nothing_share_a_layer(plan):
     layers = layers_of(nodes_of(plan))
     assert [[n.id for n in layer] for layer in layers] == [
-        ["input_prompts"],
+        ["load"],
         ["rollout"],
         ["reward", "ref", "values"],
         ["advantage"],
@@ -46,10 +47,10 @@ def test_nodes_that_wait_for_nothing_share_a_layer(plan):
 
 
 def test_edges_carry_their_fields(plan):
-    edges = edges_of(nodes_of(plan))
-    assert ("reward", "advantage", ("score",)) in edges
-    assert ("rollout", "update_actor", ("tokens", "response_mask")) in edges
-    assert len(edges) == len({(a, b) for a, b, _ in edges})
+    edges = edges_of(plan)
+    assert ("reward", "advantage", ("score",), False) in edges
+    assert ("rollout", "update_actor", ("tokens", "response_mask"), False) in edges
+    assert len(edges) == len({(e.source, e.target) for e in edges})
 
 
 def test_roles_default_to_the_models_kind(plan):
@@ -61,11 +62,12 @@ def test_roles_default_to_the_models_kind(plan):
     assert roles["reward"] == "COMPUTE"
 
 
-def test_a_name_longer_than_its_box_is_cut(plan, drawn):
+@pytest.mark.parametrize(("length", "cut"), [(74, False), (75, True)])
+def test_only_a_name_wider_than_the_terminal_is_cut(plan, drawn, length, cut):
     ops = plan.programs[0].ops
-    renamed = msgspec.structs.replace(ops[2], node="a_very_long_name_for_a_node_that_samples_responses_to_prompts")
+    renamed = msgspec.structs.replace(ops[2], node="a" * length)
     text = drawn(GraphView(msgspec.structs.replace(plan, programs=(Program(ops=(ops[0], renamed)),))), 80)
-    assert "…" in text
+    assert ("…" in text) == cut
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -74,18 +76,19 @@ def test_an_empty_plan_is_said_to_be_empty(plan, drawn):
 
 
 @pytest.mark.parametrize(
-    ("sources", "targets", "lines"),
+    ("pairs", "lines"),
     [
-        ([5], [5], ["     ▼"]),
-        ([5], [6], ["      ▼"]),
-        ([4], [1, 7], [" ┌──┴──┐", " ▼     ▼"]),
-        ([1, 7], [4], [" └──┬──┘", "    ▼"]),
-        ([1, 7], [1, 7], [" ├─────┤", " ▼     ▼"]),
-        ([2, 4, 6], [4], ["  └─┼─┘", "    ▼"]),
+        ([(5, 5)], ["     ▼"]),
+        ([(5, 6)], ["      ▼"]),
+        ([(4, 1), (4, 7)], [" ┌──┴──┐", " ▼     ▼"]),
+        ([(1, 4), (7, 4)], [" └──┬──┘", "    ▼"]),
+        ([(1, 1), (1, 7), (7, 1), (7, 7)], [" ├─────┤", " ▼     ▼"]),
+        ([(2, 4), (4, 4), (6, 4)], ["  └─┼─┘", "    ▼"]),
+        ([(1, 1), (7, 4)], [" │  ┌──┘", " ▼  ▼"]),
     ],
 )
-def test_connector(sources, targets, lines):
-    assert [line.plain for line in _connector(sources, targets)] == lines
+def test_connector(pairs, lines):
+    assert [line.plain for line in connector(pairs)] == lines
 
 
 def test_ranks(plan):
@@ -99,10 +102,9 @@ def test_ranks(plan):
 
 
 def test_a_reshard_says_from_where_to_where(plan):
-    op = ReshardOp(id="r", fields=("tokens", "score"), source="half", target="world")
+    op = ReshardOp(id="r", fields=("tokens", "score"), source="half", target="world", batch=16)
     assert describe(op) == "move rows from group half to group world (all-to-all)"
     assert flow(op) == "tokens, score"
-    assert Group(name="half", size=2)
 
 
 def test_every_op_has_words(plan):
@@ -114,6 +116,20 @@ def test_numbers_are_short(value, text):
     assert number(value) == text
 
 
-def test_exports(plan, same_as_golden):
-    same_as_golden("graph.mmd", mermaid(plan))
-    same_as_golden("graph.dot", dot(plan))
+def test_exports(plan, golden):
+    assert mermaid(plan) == golden("graph.mmd", mermaid(plan))
+    assert dot(plan) == golden("graph.dot", dot(plan))
+
+
+def test_boxes_in_several_rows_share_their_columns(plan, drawn):
+    ops = plan.programs[0].ops
+    old = msgspec.structs.replace(ops[4], id="old", node="old", model="actor", output="old_logp")
+    reading = msgspec.structs.replace(ops[6], args=(*ops[6].args, Arg(param="old_logp", field="old_logp")))
+    wide = (*ops[:4], old, *ops[4:6], reading, *ops[7:])
+    more = msgspec.structs.replace(plan, depths={**plan.depths, "old": 1}, programs=(Program(ops=wide),))
+    lines = drawn(GraphView(more), 80).splitlines()
+    rows = [line for line in lines if "reward ─" in line or "ref ─" in line]
+    assert "─ old ─" in rows[0]
+    assert "─ values ─" in rows[1]
+    bars = [line.strip() for line in lines if line.strip().startswith("└") and "┬" in line]
+    assert len(bars) == 1

@@ -1,9 +1,12 @@
 """The view of a running job, and what it prints where there is no terminal."""
 
 import io
+import re
 
+import msgspec
 import pytest
 
+from rldsl.compiler.plan import MetricOp, Program, Reduction
 from rldsl.render.progress import (
     Progress,
     ProgressView,
@@ -16,6 +19,7 @@ from rldsl.render.progress import (
     step_line,
 )
 from rldsl.render.style import Terminal
+from tests.render.loops import collecting
 
 
 def metrics(step):
@@ -43,10 +47,10 @@ def state(plan):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_view(state, drawn, same_as_golden, width):
+def test_view(state, drawn, golden, width):
     text = drawn(ProgressView(state, clock=lambda: 81.0), width)
     assert max(map(len, text.splitlines())) <= width
-    same_as_golden(f"progress-{width}.txt", text)
+    assert text == golden(f"progress-{width}.txt", text)
 
 
 def test_before_the_first_step(plan, drawn):
@@ -135,3 +139,69 @@ def test_bar():
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (3725, "1:02:05"), (59.7, "1:00")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def validated(step):
+    """What a step of `collecting` logs: rounds as they were needed, validation every 10 steps."""
+    every = {"test.accuracy": 0.1 + step / 40, "test.best": 1.0, "test.score": 0.1 + step / 40}
+    return {
+        "score": 0.5,
+        "reward_kept": 0.5 + step / 100,
+        "resample/kept": 17.0,
+        "resample/rounds": 2.0,
+        "update/loss": 0.01,
+        "seconds/resample.1.rollout": 2.0,
+        "seconds/resample.2.rollout": 1.5,
+        "seconds/update": 1.0,
+        "seconds/test.rollout": 0.0 if step % 10 else 3.0,
+        **({} if step % 10 else every),
+    }
+
+
+@pytest.fixture
+def collected():
+    made = RunState(plan=collecting(), steps=60, started=0.0)
+    made.history = [validated(step) for step in range(21)]
+    return made
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_view_of_loops_and_validations(collected, drawn, golden, width):
+    collected.op = next(op for op in collected.plan.ops() if op.id == "resample.2.rollout")
+    text = drawn(ProgressView(collected, clock=lambda: 81.0), width)
+    assert {len(line) <= width for line in text.splitlines()} == {True}
+    assert text == golden(f"collecting-progress-{width}.txt", text)
+
+
+def test_iterations_of_a_loop_are_timed_together(collected, drawn):
+    text = drawn(ProgressView(collected), 80)
+    assert re.search(r"^resample\.rollout +3\.50 s", text, re.MULTILINE)
+    assert "resample.2" not in text
+    assert "resample   kept 17   rounds 2" in text
+
+
+def test_validation_keeps_its_last_value_between_its_steps(collected, drawn):
+    collected.history += [validated(21)]
+    text = drawn(ProgressView(collected), 80)
+    assert re.search(r"^test\.accuracy +0\.6 .* in step 21$", text, re.MULTILINE)
+    assert "test.accuracy" not in step_line(collected)
+    assert "reward_kept 0.71" in step_line(collected)
+
+
+def test_a_step_with_a_validation_says_its_metrics(collected, tmp_path):
+    assert "test.accuracy 0.6  test.best 1" in step_line(collected)
+    assert "test.accuracy: 0.1 in step 1, 0.6 in step 21" in list(ending(collected, tmp_path))
+
+
+def test_the_reward_is_not_that_of_a_validation():
+    plan = collecting()
+    assert reward_key(plan, [{"test.score": 1.0, "score": 0.0}]) == "score"
+    assert reward_key(plan, [{"test.score": 1.0, "advantages": 0.0}]) == "advantages"
+    assert reward_key(plan, [{"test.score": 1.0}]) == "test.score"
+
+
+def test_a_metric_called_like_one_of_the_log_is_found():
+    metric = MetricOp(id="seconds", node="seconds", name="seconds", reduction=Reduction.MEAN, field="score")
+    plan = msgspec.structs.replace(collecting(), programs=(Program(ops=(metric,)),))
+    state = RunState(plan=plan, steps=1, started=0.0, history=[{"seconds": 9.0, "metric/seconds": 0.5}])
+    assert state.metrics == {"seconds": [(0, 0.5)]}
