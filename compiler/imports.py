@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from rldsl.compiler.ir import Graph, Import, Use
 from rldsl.compiler.parse import parse
-from rldsl.diagnostics import Diagnostics, did_you_mean, fail
+from rldsl.diagnostics import DiagnosticError, Diagnostics, did_you_mean, fail
 
 
 def with_imports(graph: Graph, path: Path, found: Diagnostics | None = None) -> Graph:
@@ -17,11 +17,13 @@ def with_imports(graph: Graph, path: Path, found: Diagnostics | None = None) -> 
 
     What a file declares under a name that it imports replaces that (see `check_unique`). Files of functions keep their
     place; data files are relative to the file that is compiled. RL0101, RL0103 for a file that cannot be read, RL0106
-    for files that import each other.
+    for files that import each other; what such a file may declare is unknown, so all names that are used are poisoned.
     """
     if not graph.imports:
         return graph
-    parts = [*_imported(graph, path, (path.resolve(),), set(), path.parent, found), replace(graph, imports=())]
+    read = [*_imported(graph, path, (path.resolve(),), set(), path.parent, found), replace(graph, imports=())]
+    parts = [part for part in read if part is not None]
+    unknown = frozenset(n for g in parts for n in _names(g)) if len(parts) < len(read) else frozenset()
     return replace(
         graph,
         params=tuple(p for g in parts for p in g.params),
@@ -32,7 +34,7 @@ def with_imports(graph: Graph, path: Path, found: Diagnostics | None = None) -> 
         nodes=tuple(n for g in parts for n in g.nodes),
         blocks=tuple(b for g in parts for b in g.blocks),
         deploy=graph.deploy or next((g.deploy for g in reversed(parts) if g.deploy), None),
-        poisoned=frozenset().union(*(g.poisoned for g in parts)),
+        poisoned=unknown.union(*(g.poisoned for g in parts)),
     )
 
 
@@ -48,22 +50,47 @@ def imported_files(graph: Graph, path: Path) -> tuple[Path, ...]:
 
 def _imported(
     graph: Graph, path: Path, chain: tuple[Path, ...], seen: set[Path], root: Path, found: Diagnostics | None
-) -> Iterator[Graph]:
+) -> Iterator[Graph | None]:
+    """The graphs imported, None for one that cannot be read."""
     for one in graph.imports:
         other = path.parent / one.path
-        if other.resolve() in chain:
-            names = " -> ".join(p.name for p in (*chain[chain.index(other.resolve()) :], other))
-            fix = "move what both need into a file of its own"
-            fail("RL0106", f"these files import each other: {names}", span=one.span, fix=fix)
-        if other.resolve() in seen:
+        if other.resolve() in seen and other.resolve() not in chain:
             continue
         seen.add(other.resolve())
-        if other.suffix != ".rl":
-            fix = "Python algorithms import each other with Python's own `import`; functions come by `use`"
-            fail("RL0103", f"`{one.path}` is no .rl file", span=one.span, expected=".rl", found=one.path, fix=fix)
-        read = parse(_text(other, one), str(other), found)
+        try:
+            read = _read(one, other, chain, found)
+        except DiagnosticError as error:
+            if found is None:
+                raise
+            for diagnostic in error.diagnostics:
+                found.add(diagnostic)
+            yield None
+            continue
         yield from _imported(read, other, (*chain, other.resolve()), seen, root, found)
         yield replace(read, imports=(), uses=tuple(_moved(u, other.parent, root) for u in read.uses))
+
+
+def _read(one: Import, other: Path, chain: tuple[Path, ...], found: Diagnostics | None) -> Graph:
+    if other.resolve() in chain:
+        names = " -> ".join(p.name for p in (*chain[chain.index(other.resolve()) :], other))
+        fix = "move what both need into a file of its own"
+        fail("RL0106", f"these files import each other: {names}", span=one.span, fix=fix)
+    if other.suffix != ".rl":
+        fix = "Python algorithms import each other with Python's own `import`; functions come by `use`"
+        fail("RL0103", f"`{one.path}` is no .rl file", span=one.span, expected=".rl", found=one.path, fix=fix)
+    return parse(_text(other, one), str(other), found)
+
+
+def _names(value: object) -> Iterator[str]:
+    """Every name that a graph mentions, and more."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _names(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _names(getattr(value, field.name))
 
 
 def _moved(use: Use, folder: Path, root: Path) -> Use:

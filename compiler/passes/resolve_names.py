@@ -20,7 +20,7 @@ from rldsl.compiler.signature import (
     parse_user_file,
     user_signature,
 )
-from rldsl.diagnostics import Diagnostics, Span, did_you_mean
+from rldsl.diagnostics import DiagnosticError, Diagnostics, Span, did_you_mean
 from rldsl.types import Role
 
 _MODULE_ROLES = {
@@ -60,7 +60,13 @@ def _signatures(graph: Graph, context: Context, own: set[str]) -> dict[str, Sign
     read: dict[str, Signature] = {}
     for use in graph.uses:
         path = context.source_dir / use.path
-        tree, sha256 = parse_user_file(path, use.path, use.span)
+        try:
+            tree, sha256 = parse_user_file(path, use.path, use.span)
+        except DiagnosticError as error:
+            for diagnostic in error.diagnostics:
+                context.found.add(diagnostic)
+            own |= wanted  # each may be one of those in the file
+            continue
         for function in functions_in(tree):
             own.add(function.name)
             if function.name in wanted:
