@@ -42,11 +42,13 @@ def stacked(rows: Sequence[Sequence[Spot]], at: int) -> list[Spot]:
 
 
 def connected(above: Sequence[Spot], below: Sequence[Spot], edges: Iterable[tuple[str, str]]) -> Iterator[Text]:
-    """Lines to the boxes below from those right above that they read from."""
+    """Lines to the boxes below from those right above that they read from; a blank one where there are none."""
     found = set(edges)
     pairs = [(a.column, b.column) for a in above for b in below if not found.isdisjoint(product(a.ids, b.ids))]
     if pairs:
         yield from connector(pairs)
+    elif above:
+        yield Text()
 
 
 def connector(pairs: Iterable[tuple[int, int]]) -> Iterator[Text]:

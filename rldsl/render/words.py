@@ -43,6 +43,7 @@ _REDUCED = {
     Reduction.MAX: "greatest",
     Reduction.SUM: "sum of",
 }
+_STALE = "weights of the step before"
 _SYNC = {
     SyncKind.LOCAL: "in this rank's memory",
     SyncKind.COPY: "into a copy in this rank's memory",
@@ -121,7 +122,7 @@ def call_of(op: AnyOp, scope: Scope) -> str:
         case LoadOp():
             return f"{'the first ' if op.first else ''}{plural(op.batch, 'prompt')} of {op.source.kind}"
         case GenerateOp() | ExtendOp():
-            return f"{op.model}.{kind_of(op)}"
+            return f"{op.model}.{kind_of(op)}" + (f", {_STALE}" if op.staleness else "")
         case InferOp():
             return f"{op.model}.{op.method}"
         case TrainOp():
@@ -239,7 +240,7 @@ def _sampling(op: GenerateOp | ExtendOp) -> str:
     parts = [f"up to {plural(op.max_new_tokens, 'token')}", f"temperature {number(op.temperature)}"]
     parts += [f"top-p {number(op.top_p)}"] if op.top_p < 1 else []
     parts += [f"top-k {op.top_k}"] if op.top_k else []
-    parts += ["weights of the step before"] if op.staleness else []
+    parts += [_STALE] if op.staleness else []
     return ", ".join(parts)
 
 
