@@ -80,6 +80,7 @@ class _Recovery:
         self.poisoned: set[str] = set()
         self.start: int | None = None  # where the statement being read begins; None where none has begun
         self.closed: tuple[list[Any], list[Any], _Block] | None = None  # how it was before the last algorithm's `}`
+        self.beside: list[Any] = []  # what has been read behind an algorithm that then went on
         self.suspect: _Block | None = None  # its `}` stands left of it, so it may be another block's
         self.spare = 0  # how many `}` may come that close nothing
         self.cut = False  # the text ends within a statement
@@ -87,10 +88,12 @@ class _Recovery:
 
     def read(self) -> Tree[Token]:
         """The tree."""
-        while self.errors < MOST_ERRORS and self.steps < _MOST_STEPS:
+        while self.steps < _MOST_STEPS:
             try:
                 return self._read()
             except UnexpectedInput as error:
+                if self.errors == MOST_ERRORS:
+                    break
                 self.steps += 1
                 self._recover(error)
         rest = self.lexer.state.line_ctr.char_pos
@@ -110,6 +113,7 @@ class _Recovery:
     def _end(self) -> Tree[Token]:
         tree = self.state.feed_token(Token("$END", ""), True)
         assert isinstance(tree, Tree)
+        tree.children += self.beside
         return tree
 
     # Following the parser
@@ -381,6 +385,8 @@ class _Recovery:
         """Back to before the last algorithm's `}`."""
         assert self.closed is not None
         states, values, block = self.closed
+        read = self.state.value_stack[-1].children
+        self.beside += read[1 + max(i for i, tree in enumerate(read) if tree.data == "algorithm") :]
         self.state.state_stack[:], self.state.value_stack[:] = states, values
         self.blocks, self.closed, self.start = [block], None, None
         return block
