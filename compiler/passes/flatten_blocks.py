@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rldsl.compiler.ir import Block, BlockKind, Call, FieldArg, Graph, Input, Method, Module, Node
 from rldsl.compiler.passes.base import Context
-from rldsl.diagnostics import Diagnostics
+from rldsl.diagnostics import Diagnostics, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class _Flattener:
     # What a name outside blocks means once the loops so far have run, and who keeps which names to itself.
     outside: dict[str, str] = field(default_factory=dict)
     private: dict[str, str] = field(default_factory=dict)
+    # What a loop was told to hand out and cannot: an error has been reported, and what reads it stays silent.
+    lost: set[str] = field(default_factory=set)
 
     def graph(self) -> Graph:
         inputs, nodes, blocks = list(self.source.inputs), list[Node](), []
@@ -49,30 +51,37 @@ class _Flattener:
             blocks.append(made[0])
         outer = [self.reading(n, self.outside) for n in self.source.nodes]
         # Not by place in the source: a `.rl` file and its Python twin must give one order.
-        return replace(self.source, inputs=tuple(inputs), nodes=(*outer, *nodes), blocks=tuple(blocks))
+        poisoned = self.source.poisoned | self.lost
+        return replace(
+            self.source, inputs=tuple(inputs), nodes=(*outer, *nodes), blocks=tuple(blocks), poisoned=poisoned
+        )
 
     def loop(self, block: Block) -> tuple[Block, list[Input], list[Node]]:
         self.no_training(block)
         return self.collecting(block) if block.where else self.carrying(block)
 
     def carrying(self, block: Block) -> tuple[Block, list[Input], list[Node]]:
-        written = {f: n for n in block.nodes for f in n.outputs}
+        written = {f for n in block.nodes for f in n.outputs}
         there = {*self.outer_fields, *self.outside}
         carried = [c for c in block.carry if self.can_carry(block, c, written, there)]
+        lost = {c.name for c in block.carry} - there - self.source.poisoned
+        self.lost |= lost
         names = {f: f"{block.id}.{f}" for f in written}
-        inside = {**self.outside, **{f: n for f, n in names.items() if f not in {c.name for c in carried}}}
+        own = written - lost - {c.name for c in carried}
+        inside = {**self.outside, **{f: names[f] for f in own}}
         nodes = [self.moved(n, block, names, inside) for n in block.nodes]
         carry = tuple(replace(c, name=self.outside.get(c.name, c.name), param=f"{block.id}.{c.name}") for c in carried)
-        self.keep(block, {f for f in written if f not in {c.name for c in carried}})
+        self.keep(block, own)
         self.outside |= {c.name: f"{block.id}.{c.name}" for c in carried}
         return replace(block, carry=carry, inputs=(), nodes=()), [], nodes
 
-    def can_carry(self, block: Block, arg: FieldArg, written: Mapping[str, Node], there: set[str]) -> bool:
+    def can_carry(self, block: Block, arg: FieldArg, written: set[str], there: set[str]) -> bool:
         if arg.name in self.source.poisoned:
             return arg.name in written
         if arg.name not in there:
             what = f"`{block.id}` carries `{arg.name}`, but nothing outside it writes that field"
-            self.found.error("RL0213", what, span=arg.span, fix=f"let a node before the loop write `{arg.name}`")
+            hint = did_you_mean(arg.name, written & there) or f"let a node before the loop write `{arg.name}`"
+            self.found.error("RL0213", what, span=arg.span, fix=hint)
         elif arg.name not in written:
             what = f"`{block.id}` carries `{arg.name}`, but no node in it writes that field anew"
             self.found.error(
@@ -92,13 +101,26 @@ class _Flattener:
         names = {f: f"{block.id}.{f}" for f in (*written, *(n.rpartition(".")[2] for i in inputs for n in i.names))}
         inside = {**self.outside, **names}
         nodes = [self.moved(n, block, names, inside) for n in block.nodes]
+        known = {*inside, *self.outer_fields}
+        where = block.where
+        block = replace(block, collect=tuple(c for c in block.collect if self.can_collect(c, known)))
         kept = {c.name: _kept(c.name, block, self.outer_fields) for c in block.collect}
         gather, take = _collecting_nodes(block, inside, kept)
         self.keep(block, written - set(kept))
         self.outside |= kept
         collect = tuple(replace(c, name=inside.get(c.name, c.name), param=kept[c.name]) for c in block.collect)
-        bare = replace(block, collect=collect, where=replace(block.where, name=gather.call.args[0].name), nodes=())
+        bare = replace(block, collect=collect, where=replace(where, name=gather.call.args[0].name), nodes=())
         return bare, inputs, [*nodes, gather, take]
+
+    def can_collect(self, arg: FieldArg, known: set[str]) -> bool:
+        if arg.name in known:
+            return True
+        self.lost.add(arg.name)
+        if arg.name not in self.source.poisoned:
+            listed, hint = ", ".join(sorted(known)), did_you_mean(arg.name, known)
+            what = f"unknown field `{arg.name}`"
+            self.found.error("RL0201", what, span=arg.span, expected=listed, found=arg.name, fix=hint)
+        return False
 
     def validation(self, block: Block) -> tuple[Block, list[Input], list[Node]]:
         self.no_training(block)
