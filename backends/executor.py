@@ -14,6 +14,7 @@ from rldsl.backends.folder import RunFolder
 from rldsl.backends.handlers import HANDLERS
 from rldsl.backends.metrics import StepMetrics, reward_key
 from rldsl.backends.observer import Observer, Silent
+from rldsl.backends.outputs import clear_outputs
 from rldsl.backends.runtime import Runtime
 from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
 from rldsl.diagnostics import fail
@@ -61,6 +62,7 @@ class Executor:
         if self._comm.rank != 0:
             self._run_steps(None)
             return
+        clear_outputs(self._run_dir, self._plan, self._comm.world_size)
         with closing(RunFolder(self._run_dir, self._plan, self._source_dir)) as folder:
             self._run_steps(folder)
             folder.draw(f"{self._plan.algorithm}: reward", reward_key(self._plan))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rldsl.backends.data.batch import Column, Data, Ragged
+from rldsl.compiler.plan import OutputOp, Plan
 from rldsl.diagnostics import fail
 
 FOLDER = "outputs"
@@ -41,6 +42,21 @@ class Outputs:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines_of(step, columns))
         except OSError as error:
             fail("RL0101", f"cannot write `{path}`: {error.strerror}", fix="is there room on the disk?")
+
+
+def clear_outputs(run_dir: Path, plan: Plan, world_size: int) -> None:
+    """Remove what an earlier run in this folder put out and this one will not replace. RL0101 when that fails.
+
+    Such as the rows of ranks that it does not have. Its own files each rank begins anew.
+    """
+    names = {op.name for op in plan.ops() if isinstance(op, OutputOp)}
+    ours = {f"{name}-{rank}.jsonl" for name in names for rank in range(world_size)}
+    for path in (run_dir / FOLDER).glob("*-*.jsonl"):
+        try:
+            if path.name not in ours:
+                path.unlink()
+        except OSError as error:
+            fail("RL0101", f"cannot remove `{path}`, which an earlier run left: {error.strerror}")
 
 
 def lines_of(step: int, columns: Mapping[str, Column]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
 from rldsl.backends.metrics import mean_fields, reward_key
+from rldsl.diagnostics import DiagnosticError
 from tests.runtime.blocks import EVERY, ROUNDS, TEST, blocks
 from tests.runtime.plans import BATCH, GROUP
 from tests.runtime.test_executor import Recorder, lines, run, weights
@@ -136,16 +136,20 @@ def test_which_means_are_logged(tmp_path: Path) -> None:
     assert reward_key(plan) == "score", "the validation's is not there in each step"
 
 
-@pytest.mark.parametrize("world_size", [1])
-def test_an_output_that_cannot_be_written(tmp_path: Path, world_size: int) -> None:
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "outputs").write_text("no folder")
-    with pytest.raises(import_module("rldsl.diagnostics").DiagnosticError, match="RL0101"):
-        run("local", world_size, blocks(tmp_path), tmp_path, "run", steps=1)
+    with pytest.raises(DiagnosticError, match="RL0101"):
+        run("local", 1, blocks(tmp_path), tmp_path, "run", steps=1)
 
 
 def test_an_output_begins_anew_with_the_run(tmp_path: Path) -> None:
+    left = [tmp_path / "run" / "outputs" / f"{name}.jsonl" for name in ("test.samples-3", "other-0", "notes")]
+    left[0].parent.mkdir(parents=True)
+    for path in left:
+        path.write_text("{}\n")
     for _ in range(2):
         run("local", 1, blocks(tmp_path), tmp_path, "run", steps=1)
         assert {r["step"] for r in rows(tmp_path / "run", "test.samples")} == {0}
         assert len(rows(tmp_path / "run", "test.samples")) == TEST
+    assert [path.exists() for path in left] == [False, False, True], "what no run of ours put out stays"

@@ -12,12 +12,14 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.executor import Executor
 from rldsl.backends.metrics import StepMetrics, reward_key
+from rldsl.backends.runtime import changed_models
 from rldsl.compiler.plan import (
     AnyOp,
     Arg,
     ComputeOp,
     FreeOp,
     GenerateOp,
+    Guard,
     InferMethod,
     InferOp,
     LoadOp,
@@ -27,6 +29,7 @@ from rldsl.compiler.plan import (
     TrainOp,
 )
 from rldsl.diagnostics import DiagnosticError
+from tests.runtime.blocks import blocks
 from tests.runtime.plans import field, grpo, only_compute, scratch, user_function
 
 
@@ -86,6 +89,40 @@ def test_a_model_that_reads_no_tokens_of_another_may_have_its_own_vocabulary(tmp
     assert metrics["step"] == 0 and metrics["update/loss"] is not None
 
 
+def test_collected_tokens_have_the_vocabulary_of_their_rollout(tmp_path: Path) -> None:
+    plan = blocks(tmp_path)
+    with pytest.raises(DiagnosticError, match="RL0610"):
+        executor(judged(plan, "0123456789+"), tmp_path)
+    executor(judged(plan, "0123456789=+ "), tmp_path).run_step(0)
+
+
+def shared(plan: Plan, train: str) -> Plan:
+    """The plan with a critic on the actor's trunk, of which `train` is trained."""
+    critic = msgspec.structs.replace(scratch("critic"), kind="value", shares="actor")
+    op = InferOp(
+        id="value", model="critic", method=InferMethod.VALUE, tokens="tokens", response_mask="response_mask",
+        output="values",
+    )  # fmt: skip
+    ops = [o for each in plan.ops() for o in ((op, each) if isinstance(each, TrainOp) else (each,))]
+    ops = [msgspec.structs.replace(o, model=train) if isinstance(o, TrainOp) else o for o in ops]
+    # The head comes first: its trunk must be loaded before it all the same.
+    return with_ops(
+        plan, ops, models=(critic, *plan.models), fields=(*plan.fields, field("values", "f32[sample, token]", "value"))
+    )
+
+
+@pytest.mark.parametrize("train", ["actor", "critic"])
+def test_heads_on_one_trunk_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str) -> None:
+    plan = shared(grpo(tmp_path), train)
+    assert changed_models(plan) == {"actor", "critic"}
+    made = executor(plan, tmp_path)
+    models, synced = made.runtime.models, list[str]()
+    assert models["critic"].scorer is models["actor"].scorer and models["critic"].optimizer is models["actor"].optimizer
+    monkeypatch.setattr(Sampler, "sync", lambda self, model: synced.append(model.spec.name))
+    made.run_step(0)
+    assert synced == ["actor"], "training any head moves the trunk that rollouts use"
+
+
 def test_only_models_that_an_op_trains_have_an_optimiser(tmp_path: Path) -> None:
     plan = judged(grpo(tmp_path), "0123456789=+ ")
     assert all(m.trainable for m in plan.models)
@@ -114,6 +151,21 @@ def test_two_inputs_are_one_batch_of_prompts(tmp_path: Path) -> None:
     ops = [o for op in plan.ops() for o in ((first, second) if op.id == load.id else (op,))]
     line = executor(with_ops(plan, ops), tmp_path).run_step(0)
     assert line["prompts"] == 8 and line["samples"] == 32
+
+
+def test_prompts_of_other_sets_count_too(tmp_path: Path) -> None:
+    plan = grpo(tmp_path)
+    load = next(op for op in plan.ops() if isinstance(op, LoadOp))
+    more = [
+        msgspec.structs.replace(
+            load, id=f"load:{n}", stream=n, columns=(f"test.{n}",), names=(n,), batch=2, guard=Guard(every=5)
+        )
+        for n in ("prompts", "answers")
+    ]
+    free = FreeOp(id="free:test", fields=("test.prompts", "test.answers"), guard=Guard(every=5))
+    fields = (*plan.fields, *(field(f"test.{n}", "text[prompt]", "load", 1) for n in ("prompts", "answers")))
+    made = executor(with_ops(plan, [*more, *plan.ops(), free], fields=fields), tmp_path, steps=9)
+    assert [made.run_step(step)["prompts"] for step in (0, 1)] == [10, 8]
 
 
 def test_a_plan_that_loads_nothing_is_the_compilers_fault(tmp_path: Path) -> None:
