@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate
+from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate, unfit
 from rldsl.compiler.ir import Call, FieldArg, Keyword, Method, Param, ParamType, Range, SourceCall
 from rldsl.compiler.plan import Scalar
 from rldsl.compiler.pysource import Site, caller_span, site_of, variable_of_call
@@ -164,8 +164,10 @@ class ParamHandle(Handle):
         return name
 
     def param(self) -> Param:
-        """The IR's parameter. RL0304 for a default of no known type."""
+        """The IR's parameter. RL0304 for a default of no known type, or that no plan can hold."""
         name, kind = self.resolved_name(), _PARAM_TYPES.get(type(self.default))
+        if why := unfit(self.default):
+            fail("RL0304", f"the default of `{name}`: {why}", span=self.span)
         if kind is None:
             fail(
                 "RL0304",
@@ -182,10 +184,12 @@ class ParamHandle(Handle):
 
 
 def to_expr(value: object, span: Span | None = None) -> Expr:
-    """A handle's expression, or a constant. RL0105 for anything else."""
+    """A handle's expression, or a constant. RL0304 for one that no plan can hold, RL0105 for anything else."""
     if isinstance(value, Handle):
         return value.expr()
     if value is None or isinstance(value, (bool, int, float, str)):
+        if why := unfit(value):
+            fail("RL0304", why, span=span)
         return Literal(value=value)
     return fail(
         "RL0105",

@@ -8,13 +8,15 @@ import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
 from rldsl.diagnostics import Span
 
 _OURS = ("rldsl.", "contextlib")
-_KEPT = 16  # code objects and files whose analysis is kept
+_KEPT = 16  # files whose analysis is kept
+_SHORT = 500  # instructions
 _Place = tuple[int, int, int, int]  # line and column in bytes, from 1 and 0, of beginning and end
 
 
@@ -91,13 +93,16 @@ def _assigned(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[str, a
 
 def _place(frame: FrameType) -> _Place:
     """The place of the call that `frame` is executing."""
-    code = frame.f_code
-    entry = _positions.get(id(code))
-    if entry is None or entry[0] is not code:
-        if len(_positions) >= _KEPT:
+    code, index = frame.f_code, frame.f_lasti // 2
+    if index < _SHORT:
+        place = next(islice(code.co_positions(), index, None))
+    else:
+        # A long file has many calls: looking each one up from the beginning would take quadratic time.
+        if id(code) not in _positions or _positions[id(code)][0] is not code:
             _positions.clear()
-        entry = _positions[id(code)] = (code, list(code.co_positions()))
-    line, end_line, column, end_column = entry[1][frame.f_lasti // 2]
+            _positions[id(code)] = (code, list(code.co_positions()))
+        place = _positions[id(code)][1][index]
+    line, end_line, column, end_column = place
     line = line or frame.f_lineno
     return line, column or 0, end_line or line, end_column or 0
 

@@ -78,21 +78,22 @@ def _as_module(path: Path) -> Iterator[ModuleType]:
 
 
 def _modules_of(folder: Path) -> list[str]:
-    """Names of the modules in memory that were imported from `folder` itself: the user's own."""
-    paths = sysconfig.get_paths()
-    if str(folder) in {paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")}:
+    """Names of the modules in memory that an import in `folder` would take from there, whatever they were taken from.
+
+    Those of Python, of rldsl and of installed packages stay: most of them cannot be imported twice.
+    """
+    if not folder.is_dir():  # a text that was never saved
         return []
-    tops = {n for n, m in list(sys.modules.items()) if "." not in n and _lies_in(m, n, folder)}
-    tops -= {"rldsl", "__main__"}
-    return [name for name in sys.modules if name.partition(".")[0] in tops]
+    beside = {p.stem if p.suffix == ".py" else p.name for p in folder.iterdir() if p.suffix == ".py" or p.is_dir()}
+    beside -= {*sys.stdlib_module_names, "rldsl", "__main__"}
+    paths = sysconfig.get_paths()
+    installed = (paths["purelib"], paths["platlib"])
+    return [n for n, m in sys.modules.items() if n.partition(".")[0] in beside and not _file(m).startswith(installed)]
 
 
-def _lies_in(module: ModuleType, name: str, folder: Path) -> bool:
-    # Not getattr: a module that loads lazily would.
-    file = getattr(module, "__dict__", {}).get("__file__")
-    if not isinstance(file, str) or not file.startswith(str(folder)):
-        return False
-    return Path(file) in (folder / f"{name}.py", folder / name / "__init__.py")
+def _file(module: ModuleType) -> str:
+    # Not getattr on the module: one that loads lazily would.
+    return str(getattr(module, "__dict__", {}).get("__file__"))
 
 
 def _execute(code: CodeType, namespace: dict[str, Any], name: str, found: Diagnostics) -> None:

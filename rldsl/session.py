@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -55,16 +56,21 @@ class Compiled:
         return msgspec.structs.replace(self.plan, source=msgspec.structs.replace(self.plan.source, path=path))
 
 
+_GONE = "a cell that was changed or deleted leaves what it declared behind: `rl.reset()` forgets it all"
+
+
 def check(
     *, settings: Mapping[str, Scalar] | None = None, world_size: int | None = None, deploy: str | Path | None = None
 ) -> bool:
     """Check everything declared so far, print what is wrong or worth a warning; whether there is no error."""
+    _not_while_tracing()
     try:
-        _show(_compiled(settings, world_size, deploy).warnings, stderr=False)
+        compiled = _compiled(settings, world_size, deploy)
     except DiagnosticError as error:
         _show(error.diagnostics, stderr=False)
         return False
-    print(f"{current().name or 'algorithm'}: no errors")
+    _show(compiled.warnings, stderr=False)
+    print(f"{compiled.plan.algorithm}: no errors")
     return True
 
 
@@ -75,6 +81,7 @@ def compile(  # noqa: A001 - as the command is called
 
     Warnings are printed on stderr. Raises DiagnosticError with everything that is wrong.
     """
+    _not_while_tracing()
     compiled = _compiled(settings, world_size, deploy)
     _show(compiled.warnings, stderr=True)
     return compiled
@@ -97,7 +104,8 @@ def _home() -> tuple[Path | None, Path]:
     return (file, file.parent) if file.is_file() else (None, Path())
 
 
-def _compiled(settings: Mapping[str, Scalar] | None, world_size: int | None, deploy: str | Path | None) -> Compiled:
+def _not_while_tracing() -> None:
+    """RL0105 in a file that `rldsl` is compiling: it is not all declared yet."""
     if current().tracing:
         fail(
             "RL0105",
@@ -105,17 +113,29 @@ def _compiled(settings: Mapping[str, Scalar] | None, world_size: int | None, dep
             span=caller_span(),
             fix='put it under `if __name__ == "__main__":`',
         )
+
+
+def _compiled(settings: Mapping[str, Scalar] | None, world_size: int | None, deploy: str | Path | None) -> Compiled:
     source, folder = _home()
     made = graph()
     pipeline = import_module("rldsl.compiler.pipeline")
-    result = pipeline.compile_graph(made, _options(pipeline, settings, world_size, deploy), source_dir=folder)
+    options = _options(pipeline, settings, world_size, deploy)
+    try:
+        result = pipeline.compile_graph(made, options, source_dir=folder)
+    except DiagnosticError as error:
+        raise DiagnosticError(d if source else _in_notebook(d) for d in error.diagnostics) from None
     spans = {n.id: (n.span.line, n.span.column) for n in made.nodes if n.span}
     origin = Source()
     if source is not None:
         sha256 = hashlib.sha256(source.read_text(encoding="utf-8").encode()).hexdigest()
-        origin = Source(path=source.as_posix(), sha256=sha256, spans=spans)
+        origin = Source(path=Path(os.path.relpath(source)).as_posix(), sha256=sha256, spans=spans)
     plan = msgspec.structs.replace(result.plan, source=origin)
     return Compiled(plan=plan, warnings=result.warnings, source=source, folder=folder)
+
+
+def _in_notebook(diagnostic: Diagnostic) -> Diagnostic:
+    """The same, saying of a name defined twice where the other may come from."""
+    return replace(diagnostic, notes=(*diagnostic.notes, _GONE)) if diagnostic.code == "RL0205" else diagnostic
 
 
 def _options(
@@ -137,11 +157,14 @@ def _show(diagnostics: tuple[Diagnostic, ...], *, stderr: bool) -> None:
         console.print(import_module("rldsl.render.diagnostics").DiagnosticList(diagnostics))
 
 
-def _rendered(error: DiagnosticError) -> str:
-    console = import_module("rldsl.render.style").terminal(stderr=True)
-    with console.capture() as capture:
-        console.print(import_module("rldsl.render.diagnostics").DiagnosticList(error.diagnostics))
-    return str(capture.get()).rstrip()
+def _rendered(error: DiagnosticError, *, color: bool) -> str:
+    text = io.StringIO()
+    # Not as a picture of its own, which is what rich makes of it in a notebook.
+    console = import_module("rldsl.render.style").Terminal(
+        file=text, force_terminal=color, force_jupyter=False, highlight=False, markup=False, emoji=False
+    )
+    console.print(import_module("rldsl.render.diagnostics").DiagnosticList(error.diagnostics))
+    return text.getvalue().rstrip()
 
 
 _raised_hook = sys.excepthook
@@ -150,11 +173,11 @@ _raised_hook = sys.excepthook
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A user's mistake ends a script with the diagnostic, not with a traceback through rldsl."""
     if isinstance(error, DiagnosticError):
-        print(_rendered(error), file=sys.stderr)
+        print(_rendered(error, color=sys.stderr.isatty() and not os.environ.get("NO_COLOR")), file=sys.stderr)
     else:
         _raised_hook(kind, error, trace)
 
 
 sys.excepthook = _excepthook
 # What IPython asks an exception for, in place of a traceback.
-DiagnosticError._render_traceback_ = lambda self: _rendered(self).splitlines()  # type: ignore[attr-defined]
+DiagnosticError._render_traceback_ = lambda self: _rendered(self, color=True).splitlines()  # type: ignore[attr-defined]
