@@ -37,6 +37,8 @@ class EliminateDead:
         graph = graph.with_nodes(kept)
         used = tuple(m for m in graph.models if m.name in models)
         fields = {f: i for f, i in module.fields.items() if f in read}
+        # A loop that reads an input by itself leaves the input as it was; that one is not missed.
+        own_copies = {n.rpartition(".")[2] for i in graph.inputs if i.round for n in i.names}
         dropped = [
             Dropped(what=n.id, by=self.name, why="no training step, metric or output needs it")
             for n in module.graph.nodes
@@ -45,7 +47,9 @@ class EliminateDead:
         dropped += [
             Dropped(what=f, by=self.name, why="nothing reads it")
             for f in module.fields
-            if f not in read and (module.fields[f].producer in live or module.fields[f].producer == "input")
+            if f not in read
+            and (module.fields[f].producer in live or module.fields[f].producer == "input")
+            and f not in own_copies
         ]
         dropped += [
             Dropped(what=m.name, by=self.name, why="no node is left that uses it")

@@ -64,11 +64,9 @@ def _scalar(keyword: Keyword) -> Scalar:
 
 
 def _loads(module: Module) -> Iterator[LoadOp]:
-    streams: dict[tuple[str, ...], str] = {}
     for item in module.graph.inputs:
         # The copies that an unrolled loop made of one statement take turns at one stream.
-        statement = (item.block or "", *(n.rpartition(".")[2] for n in item.names))
-        stream = streams.setdefault(statement, "load" if not streams else f"load{len(streams) + 1}")
+        stream = f"load:{item.block}.{item.names[0].rpartition('.')[2]}" if item.block else f"load:{item.names[0]}"
         columns = tuple(n for n in item.names if n in module.fields)
         if columns:
             yield _load(item, columns, stream, module)
@@ -84,7 +82,7 @@ def _load(item: Input, columns: tuple[str, ...], stream: str, module: Module) ->
         kept = {name: value for name, value in source.args.items() if name != "template"}
         source = SourceSpec(kind=source.kind, args=kept)
     return LoadOp(
-        id=f"{stream}.{item.round}" if item.round else stream,
+        id=f"load:{item.names[0]}",
         guard=guard_of(item.block, item.round, module.graph),
         source=source,
         columns=columns,
