@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.expr import Expr, Literal, ParamRef, evaluate, format_expr, format_scalar, references
+from rldsl.compiler.expr import Expr, Literal, ParamRef, evaluate, format_expr, format_scalar, references, unfit
 from rldsl.compiler.ir import (
     BUILT_IN,
     Block,
@@ -26,7 +25,7 @@ from rldsl.compiler.ir import (
 )
 from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.passes.check_types import imported
+from rldsl.compiler.passes.check_types import imported, misspelt, unknown_names
 from rldsl.compiler.plan import Scalar
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
 
@@ -161,14 +160,18 @@ def _values(params: tuple[Param, ...], context: Context) -> dict[str, Scalar]:
 
 
 def read_setting(text: str, kind: ParamType) -> Scalar:
-    """The value of `text` as `kind`, or None if it is none."""
+    """The value of `text` as `kind`, or None if it is none, or one that no plan can hold."""
+    value = _read(text, kind)
+    return None if unfit(value) else value
+
+
+def _read(text: str, kind: ParamType) -> Scalar:
     try:
         match kind:
             case ParamType.INT:
                 return int(text)
             case ParamType.FLOAT:
-                value = float(text)
-                return value if math.isfinite(value) else None
+                return float(text)
             case ParamType.BOOL:
                 return {"true": True, "false": False}.get(text.lower())
             case ParamType.STR:
@@ -192,11 +195,13 @@ def _check_seed(params: tuple[Param, ...], values: Mapping[str, Scalar], found: 
 
 
 def _fits(value: Scalar, kind: str) -> bool:
+    if unfit(value):
+        return False
     match kind:
         case "int":
             return isinstance(value, int) and not isinstance(value, bool)
         case "float":
-            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
         case "bool":
             return isinstance(value, bool)
         case _:
@@ -213,8 +218,10 @@ def _warn_unread(module: Module, found: Diagnostics) -> None:
     exprs += [e for b in graph.blocks for e in (b.bound, b.until) if e]
     exprs += [k.value for p in (graph.deploy.layouts if graph.deploy else ()) for k in p.axes]
     read = {r.name for e in exprs for r in references(e)}
+    unknown = unknown_names(found)
     for param in graph.params:
         known = param.name in read or param.name == SEED or param.name in graph.poisoned
+        known = known or misspelt(param.name, unknown)
         if not known and not imported(param.span, graph):
             found.warning("RL0452", f"nothing reads parameter `{param.name}`", span=param.span, fix="remove it")
 

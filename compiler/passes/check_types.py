@@ -13,7 +13,7 @@ from rldsl.compiler.methods import METHODS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_arguments import field_params
 from rldsl.compiler.signature import FieldParam
-from rldsl.diagnostics import Diagnostics, Label, Span
+from rldsl.diagnostics import Diagnostics, Label, Span, did_you_mean
 from rldsl.types import PROMPT, SAMPLE, DType, FieldType
 
 _FLAG = FieldType(DType.BOOL, (PROMPT,))
@@ -68,14 +68,28 @@ def _warn_unread(graph: Graph, found: Diagnostics) -> None:
     # What a loop carries is read by its next iteration.
     read |= {c.param for b in graph.blocks for c in b.carry if c.param and c.name in read}
     read |= graph.poisoned
+    unknown = unknown_names(found)
     for node in graph.nodes:
-        if node.outputs and not read.intersection(node.outputs) and not imported(node.span, graph):
+        wanted = read.intersection(node.outputs) or any(misspelt(o, unknown) for o in node.outputs)
+        if node.outputs and not wanted and not imported(node.span, graph):
             shown = ", ".join(f"`{o}`" for o in node.outputs)
             found.warning("RL0451", f"nothing reads {shown} of `{node.id}`, so it will not run", span=node.span)
     used = {n.call.model for n in graph.nodes} | {m.copy_of for m in graph.models} | {m.shares for m in graph.models}
     for model in graph.models:
-        if model.name not in used and model.name not in graph.poisoned and not imported(model.span, graph):
+        known = model.name in used | graph.poisoned or misspelt(model.name, unknown)
+        if not known and not imported(model.span, graph):
             found.warning("RL0453", f"no node uses model `{model.name}`", span=model.span, fix="remove it")
+
+
+def unknown_names(found: Diagnostics) -> frozenset[str]:
+    """The names of fields, models and parameters that have been reported as unknown."""
+    return frozenset(d.found for d in found if d.code in ("RL0201", "RL0202", "RL0203") and d.found)
+
+
+def misspelt(name: str, unknown: frozenset[str]) -> bool:
+    """Whether one of the names that are unknown may stand for `name`: then that is not unread."""
+    short = name.rpartition(".")[2]
+    return any(did_you_mean(u, [short]) for u in unknown)
 
 
 def imported(span: Span | None, graph: Graph) -> bool:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from rldsl.compiler.expr import Expr, references
 from rldsl.compiler.ir import BUILT_IN, Call, Graph, Keyword, Method, Model, ModelKind, Module, Node, SourceCall
-from rldsl.compiler.methods import DATA_SOURCES, MODEL_SOURCES, SourceKind
+from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, SourceKind
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.signature import (
     Signature,
@@ -114,6 +114,14 @@ def _role(node: Node, graph: Graph, signatures: dict[str, Signature]) -> str:
     return _MODULE_ROLES.get(signature.module or "", DEFAULT_ROLE) if signature else DEFAULT_ROLE
 
 
+def _forgets_outputs(node: Node, signatures: dict[str, Signature]) -> bool:
+    """Whether a node names fewer fields than it writes."""
+    if node.call.method is not None:
+        return not node.outputs and node.call.method not in BUILT_IN and bool(METHODS[node.call.method].outputs)
+    signature = signatures.get(node.call.function or "")
+    return signature is not None and len(node.outputs) < len(signature.outputs)
+
+
 class _Names:
     """Looks up every name that the graph mentions."""
 
@@ -121,6 +129,7 @@ class _Names:
         self.graph, self.signatures, self.own, self.found = graph, signatures, own, found
         self.fields = {*graph.producer_of, *graph.input_of}
         self.params = {p.name for p in graph.params}
+        self.unnamed = any(_forgets_outputs(n, signatures) for n in graph.nodes)
 
     def check(self) -> None:
         for model in self.graph.models:
@@ -147,7 +156,7 @@ class _Names:
     def known(self, code: str, what: str, name: str, names: Collection[str], span: Span | None) -> bool:
         if name in names or name in self.graph.poisoned:
             return True
-        known = sorted(names)
+        known = sorted({n.rpartition(".")[2] for n in names})  # in a block, too, the user writes the last part
         listed = ", ".join(known) if known else f"there is no {what} yet"
         self.found.error(
             code,
@@ -241,9 +250,14 @@ class _Names:
 
     def arguments(self, call: Call) -> None:
         for arg in call.args:
-            self.known("RL0201", "field", arg.name, self.fields, arg.span or call.span)
+            if arg.name in self.fields or not self._unnamed_output(arg.name):
+                self.known("RL0201", "field", arg.name, self.fields, arg.span or call.span)
         self.keywords(call.keywords)
         self.keywords(call.options)
+
+    def _unnamed_output(self, name: str) -> bool:
+        """Whether a field is rather one that a node forgets to name (RL0306) than one that is misspelt."""
+        return self.unnamed and not did_you_mean(name, {f.rpartition(".")[2] for f in self.fields})
 
     def _named_but_unreadable(self, call: Call) -> bool:
         """Whether RL0305 has been said of this function: one mistake, one message."""
