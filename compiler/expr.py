@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,17 +71,51 @@ class Binary:
 Expr = Literal | ParamRef | Unary | Binary
 
 
+def unfit(value: Scalar) -> str | None:
+    """Why no plan can hold a constant, or None: plans have integers of 64 bits, finite floats and UTF-8 text."""
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return "a whole number has at most 64 bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "this number is too large, or none"
+    if isinstance(value, str) and "\0" in value:
+        return "a string cannot hold a NUL"
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        return "a string cannot hold half of a surrogate pair"
+    return None
+
+
+def _fit(value: Scalar) -> Scalar:
+    why = unfit(value)
+    if why is not None:
+        raise ValueError(why)
+    return value
+
+
+def _calculate(op: str, left: Scalar, right: Scalar) -> Scalar:
+    """`left op right`; Python would repeat strings, and fill them in."""
+    strength, apply = BINARY[op]
+    if strength > _COMPARISON_STRENGTH and op != "+" and isinstance(left, str):
+        raise TypeError(f"`{op}` is for numbers")
+    if op == "*" and isinstance(right, str):
+        raise TypeError(f"`{op}` is for numbers")
+    return _fit(apply(left, right))
+
+
 def evaluate(expr: Expr, params: Mapping[str, Scalar]) -> Scalar:
-    """The value under `params`. Raises KeyError on an unknown name, TypeError or ZeroDivisionError as Python would."""
+    """The value under `params`.
+
+    Raises KeyError on an unknown name, TypeError or ZeroDivisionError as Python would, ValueError for a value that no
+    plan can hold.
+    """
     match expr:
         case Literal(value=value):
-            return value
+            return _fit(value)
         case ParamRef(name=name):
             return params[name]
         case Unary(op=op, operand=operand):
-            return UNARY[op][1](evaluate(operand, params))
+            return _fit(UNARY[op][1](evaluate(operand, params)))
         case Binary(op=op, left=left, right=right):
-            return BINARY[op][1](evaluate(left, params), evaluate(right, params))
+            return _calculate(op, evaluate(left, params), evaluate(right, params))
 
 
 def negate(operand: Expr, span: Span | None = None) -> Expr:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from lark import Token, Tree
 
-from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate
+from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate, unfit
 from rldsl.compiler.ir import (
     BUILT_IN,
     Block,
@@ -39,6 +39,7 @@ from rldsl.diagnostics import DiagnosticError, Diagnostics, Span, did_you_mean, 
 from rldsl.types import PROMPT, DType, FieldType, NodeType
 
 _DEEPEST = 200
+_LONGEST_NUMBER = 100
 _OF_MODELS = tuple(m.value for m in Method if m not in BUILT_IN)
 _E = TypeVar("_E", bound=StrEnum)
 _T = TypeVar("_T")
@@ -190,11 +191,17 @@ class _Builder:
         interval = _only(tree, "interval")
         ends = [t.type for t in _tokens(interval)]
         return Range(
-            low=_end(interval, "low"),
-            high=_end(interval, "high"),
+            low=self.end(interval, "low"),
+            high=self.end(interval, "high"),
             low_open=ends[0] == "LPAR",
             high_open=ends[-1] == "RPAR",
         )
+
+    def end(self, interval: _Tree, which: str) -> float | None:
+        for tree in _subtrees(interval, which):
+            *minus, number = _tokens(tree)
+            return -float(self.number(number)) if minus else float(self.number(number))
+        return None
 
     def constant(self, tree: _Tree) -> Literal:
         value = self.literal(next(c for c in tree.children if isinstance(c, Tree)))
@@ -364,24 +371,33 @@ class _Builder:
         return Binary(op=str(operator), left=self.expr(left, depth + 1), right=self.expr(right, depth + 1), span=span)
 
     def string(self, token: Token) -> str:
-        """The text between the quotes; RL0102 for an escape that is none, and for NUL, which no path may hold."""
+        """The text between the quotes; RL0102 for an escape that is none, and for what no path may hold."""
         try:
             value = ast.literal_eval(str(token))
         except (SyntaxError, ValueError) as error:
             fail("RL0102", f"this is no string: {error.args[0]}", span=self.token_span(token))
         assert isinstance(value, str)
-        if "\0" in value:
-            fail("RL0102", "a string cannot hold a NUL", span=self.token_span(token))
+        if why := unfit(value):
+            fail("RL0102", why, span=self.token_span(token))
+        return value
+
+    def number(self, token: Token) -> int | float:
+        """The number written; RL0304 for one that no plan can hold."""
+        digits = len(token) <= _LONGEST_NUMBER  # Python refuses to read whole numbers of thousands of digits
+        value = (int if token.type == "INT" and digits else float)(token)
+        if why := unfit(value):
+            fail("RL0304", why, span=self.token_span(token))
         return value
 
     def literal(self, tree: _Tree) -> Literal:
         token, *unit = _tokens(tree)
-        value = self.string(token) if token.type == "STRING" else _LITERALS[token.type](token)
+        read: dict[str, Callable[[Token], Scalar]] = {"STRING": self.string, "INT": self.number, "FLOAT": self.number}
+        value = _WORDS[token.type] if token.type in _WORDS else read[token.type](token)
         return Literal(value=value, unit=str(unit[0]) if unit else None, span=self.span(tree))
 
     def deploy(self, tree: _Tree) -> Deploy:
         clusters = [_tokens(c) for c in _subtrees(tree, "cluster")]
-        count, kind = (int(clusters[0][0]), str(clusters[0][1])) if clusters else (None, None)
+        count, kind = (int(self.number(clusters[0][0])), str(clusters[0][1])) if clusters else (None, None)
         layouts = tuple(self.layout(t) for t in _subtrees(tree, "layout"))
         return Deploy(count=count, cluster=kind, layouts=layouts, span=self.span(tree))
 
@@ -400,24 +416,11 @@ def _with_options(call: Call, options: tuple[Keyword, ...]) -> Call:
     return Call(**{**vars(call), "options": options})
 
 
-_LITERALS: dict[str, Callable[[Token], Scalar]] = {
-    "INT": int,
-    "FLOAT": float,
-    "TRUE": lambda _: True,
-    "FALSE": lambda _: False,
-    "NONE": lambda _: None,
-}
+_WORDS: dict[str, Scalar] = {"TRUE": True, "FALSE": False, "NONE": None}
 
 
 def _subtrees(tree: _Tree, *names: str) -> Iterator[_Tree]:
     return (c for c in tree.children if isinstance(c, Tree) and c.data in names)
-
-
-def _end(interval: _Tree, which: str) -> float | None:
-    for tree in _subtrees(interval, which):
-        *minus, number = _tokens(tree)
-        return -float(number) if minus else float(number)
-    return None
 
 
 def _only(tree: _Tree, name: str) -> _Tree:

@@ -62,11 +62,8 @@ def _end(end: float | None) -> str:
 def _range(within: Range) -> str:
     if within.choices:
         return f"{{{', '.join(map(format_scalar, within.choices))}}}"
-    low, high = (
-        "" if end is None else f"{end:g}" if float(f"{end:g}") == end else repr(end)
-        for end in (within.low, within.high)
-    )
-    return f"{'(' if within.low_open else '['}{low}, {high}{')' if within.high_open else ']'}"
+    opening, closing = "(" if within.low_open else "[", ")" if within.high_open else "]"
+    return f"{opening}{_end(within.low)}, {_end(within.high)}{closing}"
 
 
 def _block(block: Block) -> list[str]:

@@ -13,6 +13,8 @@ from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import keyword_value, number_of, option_of
 from rldsl.diagnostics import Diagnostics, Label
 
+_TRIED = 10_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckCounts:
@@ -72,6 +74,13 @@ def shown(expr: Expr, value: int) -> str:
     return f"{text} = {value}" if text else str(value)
 
 
+def divisors(number: int) -> str:
+    """Those of `number`, in order; of a huge one only those that are found at once."""
+    small = [d for d in range(1, min(math.isqrt(number), _TRIED) + 1) if number % d == 0]
+    large = [number // d for d in reversed(small) if d * d != number]
+    return ", ".join(map(str, [*small, *(["..."] if math.isqrt(number) > _TRIED else []), *large]))
+
+
 def _batches(graph: Graph, found: Diagnostics) -> dict[str | None, int]:
     """Prompts of each set: what its inputs say, which must agree; of a collection, what it collects until."""
     first: dict[str | None, Expr] = {}
@@ -112,13 +121,12 @@ def _check_minibatch(node: Node, batch: int, found: Diagnostics) -> int:
     minibatch = minibatch_of(node, batch)
     option = next((o for o in node.call.options if o.name == "minibatch"), None)
     if minibatch > 0 and batch % minibatch:
-        near = [d for d in range(1, batch + 1) if batch % d == 0]
         written = f"minibatch = {shown(option.value, minibatch)}; " if option else ""
         found.error(
             "RL0402",
             f"the batch of {batch} prompts is not a whole number of minibatches of {minibatch}",
             span=option.span if option else node.span,
-            expected=f"a divisor of {batch}: {', '.join(map(str, near))}",
+            expected=f"a divisor of {batch}: {divisors(batch)}",
             found=f"{written}{batch} = {batch // minibatch} x {minibatch} + {batch % minibatch}",
         )
     return max(minibatch, 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
-from rldsl.compiler.ir import Block, Input, Model, Module, Node, Param
+from rldsl.compiler.ir import Block, FieldArg, Input, Model, Module, Node, Param
 from rldsl.compiler.passes.base import Context
 from rldsl.diagnostics import Diagnostics, Label, Span
 
@@ -34,7 +34,12 @@ class CheckUnique:
         nodes = check.once("node", graph.nodes)
         inputs = _replaced(graph.inputs)
         _check_fields(inputs, nodes, found)
-        blocks = tuple(replace(b, nodes=check.once("node", b.nodes)) for b in blocks)
+        blocks = tuple(
+            replace(
+                b, nodes=check.once("node", b.nodes), carry=_listed(b.carry, found), collect=_listed(b.collect, found)
+            )
+            for b in blocks
+        )
         for block in blocks:
             _check_fields(block.inputs, block.nodes, found)
         poisoned = graph.poisoned | check.lost
@@ -78,6 +83,16 @@ def _written(item: Param | Model | Node | Block) -> frozenset[str]:
     if isinstance(item, Node):
         return frozenset(item.outputs)
     return frozenset(f for n in item.nodes for f in n.outputs) if isinstance(item, Block) else frozenset()
+
+
+def _listed(fields: tuple[FieldArg, ...], found: Diagnostics) -> tuple[FieldArg, ...]:
+    """Without fields that a loop names a second time."""
+    first: dict[str, FieldArg] = {}
+    for arg in fields:
+        if arg.name in first:
+            found.error("RL0205", f"`{arg.name}` is named twice", span=arg.span, fix="remove one of them")
+        first.setdefault(arg.name, arg)
+    return tuple(first.values())
 
 
 def _replaced(inputs: tuple[Input, ...]) -> tuple[Input, ...]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Deploy, Method, Module, Node, PhaseLayout
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.check_counts import divisors
 from rldsl.compiler.plan import Group, Phase
 from rldsl.diagnostics import Diagnostics
 
@@ -42,7 +43,7 @@ class PlaceOnMesh:
                     context.found.error(
                         "RL0402",
                         f"a batch of {batch} prompts does not divide over dp = {size}",
-                        expected=_divisors(batch),
+                        expected=divisors(batch),
                         found=str(size),
                     )
         return replace(
@@ -93,14 +94,10 @@ def _does_not_divide(module: Module, world: int, found: Diagnostics) -> None:
     found.error(
         "RL0402",
         f"the work of a step does not divide over {world} ranks",
-        expected=f"{_divisors(module.divides)} ranks",
+        expected=f"{divisors(module.divides)} ranks",
         found=f"{world} ranks; a batch of {batches} prompts, minibatches in units of {module.divides}",
         fix=f"choose a number of ranks that divides {module.divides}, or change batch and minibatch",
     )
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
 
 
 def _group_of(node: Node, sizes: dict[tuple[str, str], int], world: int | None) -> Group:

@@ -10,8 +10,12 @@ from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Block, BlockKind, FieldInfo, Graph, Input, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import edges_of
+from rldsl.diagnostics import Diagnostics
 
 Rename = Callable[[str], str]
+
+MOST_COPIES = 5_000
+"""As many nodes a loop may become: each is an op of every step's program."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +33,33 @@ class UnrollLoops:
     def apply(self, module: Module, context: Context) -> Module:
         """The graph without loops. Node ids and private fields of iteration k begin with `LOOP.k.`."""
         for block in module.graph.blocks:
-            if block.kind is BlockKind.LOOP:
+            if block.kind is BlockKind.LOOP and _is_bounded(module, block, context.found):
                 module = _unrolled(module, block)
         return module
 
 
-def _unrolled(module: Module, block: Block) -> Module:
+def _rounds(block: Block) -> int:
     assert isinstance(block.bound, Literal) and isinstance(block.bound.value, int)
-    rounds = block.bound.value
+    return block.bound.value
+
+
+def _is_bounded(module: Module, block: Block, found: Diagnostics) -> bool:
+    """RL0404 for a loop that would become too long a program."""
+    body, rounds = sum(n.block == block.id for n in module.graph.nodes), _rounds(block)
+    if body * rounds <= MOST_COPIES:
+        return True
+    found.error(
+        "RL0404",
+        f"`{block.id}` repeats {body} nodes {rounds} times: a plan has no jumps, it would hold each of them",
+        span=block.bound.span,
+        expected=f"at most {MOST_COPIES // body} times",
+        found=str(rounds),
+    )
+    return False
+
+
+def _unrolled(module: Module, block: Block) -> Module:
+    rounds = _rounds(block)
     body = [n for n in module.graph.nodes if n.block == block.id]
     loads = [i for i in module.graph.inputs if i.block == block.id]
     private = {f for n in body for f in (n.id, *n.outputs)} | {f for i in loads for f in i.names}
