@@ -14,6 +14,6 @@ def require(*packages: str, extra: str = "torch", then: str = "") -> None:
         names = " and ".join(f"`{p}`" for p in missing)
         fail(
             "RL0601",
-            f"running needs {names}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            f"this needs {names}, which {'is' if len(missing) == 1 else 'are'} not installed",
             fix=f"pip install 'rldsl[{extra}]'{then}",
         )
