@@ -16,6 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+if __name__ == "__main__":
+    # While the rest and torch are imported, Ctrl-C ends the rank without a word; the watch takes the signal over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from rldsl.backends.engines import require
 from rldsl.backends.failure import Failure, plain
 from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
@@ -193,8 +197,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # While torch is imported, Ctrl-C ends the rank without a word; the watch takes the signal over as it starts.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from rldsl.backends.watch import leave
 
     leave(main(sys.argv[1:]))
