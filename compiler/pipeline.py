@@ -19,6 +19,7 @@ from rldsl.compiler.passes.bind_arguments import BindArguments
 from rldsl.compiler.passes.bind_parameters import BindParameters
 from rldsl.compiler.passes.check_counts import CheckCounts
 from rldsl.compiler.passes.check_deploy import CheckDeploy
+from rldsl.compiler.passes.check_ranges import CheckRanges
 from rldsl.compiler.passes.check_types import CheckTypes
 from rldsl.compiler.passes.check_unique import CheckUnique
 from rldsl.compiler.passes.compute_depth import ComputeDepth
@@ -36,6 +37,7 @@ from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
 from rldsl.compiler.passes.resolve_names import ResolveNames
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
 from rldsl.compiler.passes.unroll_loops import UnrollLoops
+from rldsl.compiler.passes.warn_unwanted import WarnUnwanted
 from rldsl.compiler.plan import FieldSpec, Plan, Source
 from rldsl.compiler.specs import function_spec, model_spec
 from rldsl.compiler.verify import verify_module, verify_plan
@@ -48,7 +50,8 @@ CHECKS: tuple[Pass, ...] = (
     BindArguments(),  # needs the signatures that names resolved to
     InferEdges(),
     CheckTypes(),  # walks along the edges
-    BindParameters(),
+    CheckRanges(),
+    BindParameters(),  # needs the ranges that hold something
     CheckDeploy(),
 )
 """Run one after the other whatever they find: a user sees every mistake at once."""
@@ -56,6 +59,7 @@ CHECKS: tuple[Pass, ...] = (
 LOWERING: tuple[Pass, ...] = (
     FoldConditions(),
     CheckCounts(),  # counts only what is left
+    WarnUnwanted(),  # of loops as they are written, not once for each iteration
     UnrollLoops(),  # one body has been checked; from here on each iteration is on its own
     ElideOldLogp(),  # before dead code: it leaves some behind
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
@@ -146,10 +150,10 @@ def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, optio
     for one in passes:
         if one.name in options.disable:
             continue
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), module.graph
         module = one.apply(module, context)
         if not context.found.has_errors:
-            verify_module(module, one.name)
+            verify_module(module, one.name, known=before)
         if options.observe:
             options.observe(one.name, module, time.perf_counter() - begin)
     return module

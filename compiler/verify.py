@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from rldsl.compiler.ir import EdgeKind, Module
+from rldsl.compiler.ir import EdgeKind, Graph, Module
 from rldsl.compiler.plan import (
     AnyOp,
     CollectOp,
@@ -32,38 +32,49 @@ class InvalidModuleError(AssertionError):
     """A pass left the module in a state that no pass may leave: a bug of ours."""
 
 
-def verify_module(module: Module, after: str) -> None:
-    """What must hold after any pass. Raises InvalidModuleError naming the pass."""
-    graph = module.graph
+def verify_module(module: Module, after: str, known: Graph | None = None) -> None:
+    """What must hold after any pass. Raises InvalidModuleError naming the pass.
 
-    def require(holds: bool, what: str) -> None:
-        if not holds:
-            raise InvalidModuleError(f"after {after}: {what}")
-
-    ids = [n.id for n in graph.nodes]
-    require(len(ids) == len(set(ids)), "node ids are not unique")
-    written = [f for n in graph.nodes for f in n.outputs if f in module.fields]
-    require(len(written) == len(set(written)), "a field has two producers")
-    require(
-        all(e.source in graph.node_of and e.target in graph.node_of for e in graph.edges),
-        "an edge leads nowhere",
+    `known` is a graph for which this was proved: when the pass has left it as it was, only the rest is looked at.
+    """
+    problems = (
+        _module_problems(module) if module.graph is known else (*_graph_problems(module), *_module_problems(module))
     )
+    for problem in problems:
+        raise InvalidModuleError(f"after {after}: {problem}")
+
+
+def _graph_problems(module: Module) -> Iterator[str]:
+    graph = module.graph
+    if len({n.id for n in graph.nodes}) < len(graph.nodes):
+        yield "node ids are not unique"
+    if not all(e.source in graph.node_of and e.target in graph.node_of for e in graph.edges):
+        yield "an edge leads nowhere"
     edges = {(e.source, e.target, e.carries) for e in graph.edges if e.kind is EdgeKind.FIELD}
     if graph.edges:
         for node in graph.nodes:
             for name in node.reads:
                 producer = graph.producer_of.get(name)
-                require(
-                    producer is None or (producer.id, node.id, name) in edges,
-                    f"`{node.id}` reads `{name}` without an edge",
-                )
-        require(nx.is_directed_acyclic_graph(graph.dag()), "the graph has a cycle")
+                if producer is not None and (producer.id, node.id, name) not in edges:
+                    yield f"`{node.id}` reads `{name}` without an edge"
+        if not nx.is_directed_acyclic_graph(graph.dag()):
+            yield "the graph has a cycle"
+
+
+def _module_problems(module: Module) -> Iterator[str]:
+    graph = module.graph
+    written = [f for n in graph.nodes for f in n.outputs if f in module.fields]
+    if len(written) != len(set(written)):
+        yield "a field has two producers"
     if module.order:
         place = {n: i for i, n in enumerate(module.order)}
-        require(set(place) == set(ids), "the order does not hold every node")
-        require(all(place[e.source] < place[e.target] for e in graph.edges), "the order breaks an edge")
+        if place.keys() != graph.node_of.keys():
+            yield "the order does not hold every node"
+        elif any(place[e.source] >= place[e.target] for e in graph.edges):
+            yield "the order breaks an edge"
     op_ids = [op.id for op in module.ops]
-    require(len(op_ids) == len(set(op_ids)), "op ids are not unique")
+    if len(op_ids) != len(set(op_ids)):
+        yield "op ids are not unique"
 
 
 def verify_plan(plan: Plan) -> list[Diagnostic]:
@@ -145,9 +156,10 @@ def _collectives(plan: Plan) -> Iterator[str]:
                 if previous is not None:
                     order.add_edge(previous, op.id)
                 previous = op.id
-    for op in bodies.values():
-        for program in plan.programs:
-            if _member(plan, program, op.group) and op not in program.ops:
+    for program in plan.programs:
+        there = {op.id for op in program.ops}
+        for op in bodies.values():
+            if op.id not in there and _member(plan, program, op.group):
                 yield f"rank {program.first} is in `{op.group}` but its program lacks `{op.id}`"
     if not nx.is_directed_acyclic_graph(order):
         ring = " -> ".join(sorted(next(c for c in nx.strongly_connected_components(order) if len(c) > 1)))

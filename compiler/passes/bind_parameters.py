@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.expr import Expr, Literal, ParamRef, evaluate, format_expr, format_scalar, references, unfit
+from rldsl.compiler.expr import Expr, Literal, evaluate, format_expr, format_scalar, references, unfit
 from rldsl.compiler.ir import (
     BUILT_IN,
     Block,
@@ -27,6 +27,7 @@ from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, S
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.check_types import imported, misspelt, unknown_names
 from rldsl.compiler.plan import Scalar
+from rldsl.compiler.units import unit_of
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
 
 SEED = "seed"
@@ -50,9 +51,6 @@ class BindParameters:
         binder = _Binder(module, values, units, context.found)
         _warn_unread(module, context.found)
         _check_seed(graph.params, values, context.found)
-        for param in graph.params:
-            if param.range is not None and param.name in values:
-                _check_within(param, param.range, values[param.name], context.found)
         models = tuple(binder.model(m) for m in graph.models)
         bound = replace(
             graph,
@@ -70,17 +68,16 @@ class BindParameters:
         return replace(module, values=values, graph=bound, origins=origins)
 
 
-def _check_within(param: Param, within: Range, value: Scalar, found: Diagnostics) -> None:
-    """RL0404 for a value outside the range that the parameter declares."""
+def _is_within(param: Param, value: Scalar, found: Diagnostics) -> bool:
+    """Whether a value lies in the range that the parameter declares; RL0404 if not."""
+    within = param.range or Range()
+    if value in within.choices:
+        return True
     if within.choices:
-        if value not in within.choices:
-            shown = format_scalar(value)
-            hint = did_you_mean(str(value), map(str, within.choices))
-            expected = ", ".join(map(format_scalar, within.choices))
-            found.error(
-                "RL0404", f"`{param.name}` cannot be {shown}", span=param.span, expected=expected, found=shown, fix=hint
-            )
-        return
+        shown, hint = format_scalar(value), did_you_mean(str(value), map(str, within.choices))
+        what, expected = f"`{param.name}` cannot be {shown}", ", ".join(map(format_scalar, within.choices))
+        found.error("RL0404", what, span=param.span, expected=expected, found=shown, fix=hint)
+        return False
     setting = Setting(
         name=param.name,
         type=param.type,
@@ -89,8 +86,9 @@ def _check_within(param: Param, within: Range, value: Scalar, found: Diagnostics
         most=None if within.high_open else within.high,
         below=within.high if within.high_open else None,
     )
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        _check_range(value, setting, param.span, found)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return True
+    return _check_range(value, setting, param.span, found)
 
 
 def _check_scratch(model: Model, found: Diagnostics) -> None:
@@ -123,10 +121,13 @@ def _origin(model: Model, by_name: Mapping[str, Model]) -> Model | None:
 
 def _values(params: tuple[Param, ...], context: Context) -> dict[str, Scalar]:
     known = {p.name: p for p in params}
-    # A default of the wrong type gets no value: what reads the parameter is not reported again.
-    values: dict[str, Scalar] = {p.name: p.default for p in params if _fits(p.default, p.type)}
+    # A default of the wrong type, or out of range, gives no value: what reads the parameter is not reported again.
+    values: dict[str, Scalar] = {}
     for param in params:
-        if param.name not in values:
+        if fits(param.default, param.type):
+            if _is_within(param, param.default, context.found):
+                values[param.name] = param.default
+        else:
             context.found.error(
                 "RL0304",
                 f"the default of `{param.name}` is no {param.type}",
@@ -155,7 +156,9 @@ def _values(params: tuple[Param, ...], context: Context) -> dict[str, Scalar]:
                 found=text,
             )
             continue
-        values[name] = value
+        values.pop(name, None)
+        if _is_within(known[name], value, context.found):
+            values[name] = value
     return values
 
 
@@ -184,7 +187,7 @@ def _check_seed(params: tuple[Param, ...], values: Mapping[str, Scalar], found: 
     """The runtime reads `seed`, which no expression need mention."""
     for param in params:
         seed = values.get(param.name)
-        if param.name == SEED and param.name in values and not (_fits(seed, "int") and 0 <= int(seed or 0) < 1 << 63):
+        if param.name == SEED and param.name in values and not (fits(seed, "int") and 0 <= int(seed or 0) < 1 << 63):
             found.error(
                 "RL0404",
                 "`seed` seeds sampling and the order of the data",
@@ -194,7 +197,8 @@ def _check_seed(params: tuple[Param, ...], values: Mapping[str, Scalar], found: 
             )
 
 
-def _fits(value: Scalar, kind: str) -> bool:
+def fits(value: Scalar, kind: str) -> bool:
+    """Whether `value` is of the type that a parameter or a setting has; a whole number is a float."""
     if unfit(value):
         return False
     match kind:
@@ -248,9 +252,11 @@ class _Binder:
             return None
 
     def unit(self, expr: Expr) -> str | None:
-        if isinstance(expr, Literal):
-            return expr.unit
-        return self.units.get(expr.name) if isinstance(expr, ParamRef) else None
+        return unit_of(expr, self.units, self.mixed)
+
+    def mixed(self, left: str, right: str, span: Span | None) -> None:
+        what = f"{left} and {right} can be neither added nor compared"
+        self.found.error("RL0311", what, span=span, expected=left, found=right)
 
     def model(self, model: Model) -> Model:
         settings = {s.name: s for s in LORA}
@@ -332,7 +338,7 @@ def check_setting(value: Literal, setting: Setting, span: Span | None, found: Di
     name, shown = setting.name, format_scalar(number)
     if number is None and setting.optional:
         return
-    if not _fits(number, setting.type):
+    if not fits(number, setting.type):
         found.error(
             "RL0304",
             f"`{name}` must be of type {setting.type}",
@@ -363,7 +369,7 @@ def check_setting(value: Literal, setting: Setting, span: Span | None, found: Di
         _check_range(number, setting, span, found)
 
 
-def _check_range(number: float, setting: Setting, span: Span | None, found: Diagnostics) -> None:
+def _check_range(number: float, setting: Setting, span: Span | None, found: Diagnostics) -> bool:
     bounds = [f"at least {setting.least:g}"] if setting.least is not None else []
     bounds += [f"above {setting.above:g}"] if setting.above is not None else []
     bounds += [f"below {setting.below:g}"] if setting.below is not None else []
@@ -381,6 +387,7 @@ def _check_range(number: float, setting: Setting, span: Span | None, found: Diag
             expected=" and ".join(bounds),
             found=format_scalar(number),
         )
+    return not (low or high or beyond)
 
 
 def keyword_value(keywords: tuple[Keyword, ...], name: str, default: Scalar) -> Scalar:
