@@ -52,6 +52,10 @@ def differ(score: rl.PerSample, *, group: int) -> rl.PromptFlag:
     return rows.amax(1) > rows.amin(1)
 
 
+def double(score: rl.PerSample) -> rl.PerSample:
+    return score * 2
+
+
 def ask(completions: str, answers: str) -> tuple[str, bool]:
     right = answers[0] in completions
     return ("" if right else "+", right)
@@ -70,7 +74,12 @@ algorithm resample {{
     node rollout = actor.generate(prompts; n = 4, {SAMPLING}) -> {ROLLOUT}
     node reward  = compute char_accuracy(completions, answers) -> score
     node spread  = compute differ(score) -> useful
+    node twice   = compute double(score) -> doubled
+    node again   = compute double(doubled) -> fourfold
+    node late    = compute double(fourfold) -> eightfold
     metric share = mean(useful)
+    metric deep  = sum(eightfold)
+    output tried = eightfold, completions
   }}
   node old       = actor.logprob(tokens, response_mask) -> old_logp
   node advantage = compute group_advantage(score) -> advantages
@@ -176,9 +185,13 @@ def test_resampling_equals_the_graph_as_written(tmp_path: Path, limit: int) -> N
     lines, steps = both(tmp_path, RESAMPLE, (f"limit={limit}",), steps=4)
     for got, want in zip(lines, steps, strict=True):
         compare(got, want)
-        assert [got[f"more.{k}.share"] is not None for k in (1, 2, 3)] == [k <= got["more/rounds"] for k in (1, 2, 3)]
-    assert put_out(tmp_path, "kept") == [row for step in steps for row in step.outputs.get("kept", ())]
-    assert [bool(step.outputs) for step in steps] == [True, False, True, True]
+        ran = [k <= got["more/rounds"] for k in (1, 2, 3)]
+        assert [got[f"more.{k}.share"] is not None for k in (1, 2, 3)] == ran
+        # Though it stands behind the filter, it is of the iteration that ran.
+        assert [got[f"more.{k}.deep"] is not None for k in (1, 2, 3)] == ran
+    for name in ("kept", "more.1.tried", "more.2.tried"):
+        assert put_out(tmp_path, name) == [row for step in steps for row in step.outputs.get(name, ())]
+    assert ["kept" in step.outputs for step in steps] == [True, False, True, True]
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2])
