@@ -296,11 +296,13 @@ def read_signature(function: ast.FunctionDef) -> Signature:
     )
 
 
-def functions_in(tree: ast.Module) -> Iterator[ast.FunctionDef]:
-    """Top-level functions that are not private."""
+def functions_in(tree: ast.Module | ast.With) -> Iterator[ast.FunctionDef]:
+    """Functions of the module that are not private, those inside `with rl.loop(...):` too."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             yield node
+        elif isinstance(node, ast.With):
+            yield from functions_in(node)
 
 
 @cache

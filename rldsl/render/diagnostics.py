@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -199,7 +200,8 @@ def _lines_of(file: str) -> list[str]:
         # Not `splitlines`, for which a form feed or a Unicode separator ends a line, too.
         return Path(file).read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     except OSError:
-        return []
+        # A notebook's cell is no file, but Python keeps its text.
+        return [line.removesuffix("\n") for line in linecache.getlines(file)]
 
 
 def _column(text: str, column: int) -> int:
