@@ -1,7 +1,7 @@
 """The graph that both front ends make and every pass rewrites.
 
 Everything is frozen; spans take no part in equality, so that a `.rl` file and its Python twin compare equal.
-`Graph.dag()` is the networkx view that passes walk.
+`Graph.in_order` is the order in which passes walk it, `Graph.dag()` its networkx form.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import networkx as nx
-
+from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
 from rldsl.compiler.plan import AnyOp, Dropped, Group, Program, Scalar
 from rldsl.compiler.signature import Signature
 from rldsl.diagnostics import Span
 from rldsl.types import FieldType, NodeType
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class ModelKind(StrEnum):
@@ -331,8 +334,20 @@ class Graph:
         """The input statement of each input field."""
         return {name: i for i in self.inputs for name in i.names}
 
+    @cached_property
+    def in_order(self) -> tuple[str, ...]:
+        """Ids, each behind all that it waits for, else as written; without those on a circle of edges or behind one."""
+        return in_order(self.node_of, ((e.source, e.target) for e in self.edges))
+
+    @property
+    def has_cycle(self) -> bool:
+        """Whether some nodes wait for each other."""
+        return len(self.in_order) < len(self.node_of)
+
     def dag(self) -> nx.DiGraph[str]:
         """The nodes in source order, and the edges."""
+        import networkx as nx
+
         dag: nx.DiGraph[str] = nx.DiGraph()
         dag.add_nodes_from(n.id for n in self.nodes)
         for edge in self.edges:

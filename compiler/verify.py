@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
-import networkx as nx
-
+from rldsl.compiler.dag import in_order
 from rldsl.compiler.ir import EdgeKind, Graph, Module
 from rldsl.compiler.plan import (
     AnyOp,
@@ -37,10 +37,8 @@ def verify_module(module: Module, after: str, known: Graph | None = None) -> Non
 
     `known` is a graph for which this was proved: when the pass has left it as it was, only the rest is looked at.
     """
-    problems = (
-        _module_problems(module) if module.graph is known else (*_graph_problems(module), *_module_problems(module))
-    )
-    for problem in problems:
+    of_graph = () if module.graph is known else _graph_problems(module)
+    for problem in chain(of_graph, _module_problems(module)):
         raise InvalidModuleError(f"after {after}: {problem}")
 
 
@@ -57,7 +55,7 @@ def _graph_problems(module: Module) -> Iterator[str]:
                 producer = graph.producer_of.get(name)
                 if producer is not None and (producer.id, node.id, name) not in edges:
                     yield f"`{node.id}` reads `{name}` without an edge"
-        if not nx.is_directed_acyclic_graph(graph.dag()):
+        if graph.has_cycle:
             yield "the graph has a cycle"
 
 
@@ -142,7 +140,8 @@ def _member(plan: Plan, program: Program, group: str) -> bool:
 
 def _collectives(plan: Plan) -> Iterator[str]:
     """One order for all: an op on exactly its group's ranks, the same op everywhere, and no two ranks cross."""
-    order: nx.DiGraph[str] = nx.DiGraph()
+    collective: dict[str, None] = {}
+    edges: list[tuple[str, str]] = []
     bodies: dict[str, AnyOp] = {}
     for program in plan.programs:
         previous: str | None = None
@@ -152,18 +151,24 @@ def _collectives(plan: Plan) -> Iterator[str]:
             if not _member(plan, program, op.group):
                 yield f"`{op.id}` is in the program of rank {program.first}, which is not in `{op.group}`"
             if op.collective:
-                order.add_node(op.id)
+                collective[op.id] = None
                 if previous is not None:
-                    order.add_edge(previous, op.id)
+                    edges.append((previous, op.id))
                 previous = op.id
     for program in plan.programs:
         there = {op.id for op in program.ops}
         for op in bodies.values():
             if op.id not in there and _member(plan, program, op.group):
                 yield f"rank {program.first} is in `{op.group}` but its program lacks `{op.id}`"
-    if not nx.is_directed_acyclic_graph(order):
-        ring = " -> ".join(sorted(next(c for c in nx.strongly_connected_components(order) if len(c) > 1)))
+    if len(in_order(collective, edges)) < len(collective):
+        ring = _ring(edges)
         yield f"ranks enter these collectives in different orders and would wait for ever: {ring}"
+
+
+def _ring(edges: list[tuple[str, str]]) -> str:
+    import networkx as nx
+
+    return " -> ".join(sorted(next(c for c in nx.strongly_connected_components(nx.DiGraph(edges)) if len(c) > 1)))
 
 
 def _unused(plan: Plan) -> Iterator[str]:

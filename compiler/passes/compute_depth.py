@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import networkx as nx
-
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
 
@@ -24,10 +22,12 @@ class ComputeDepth:
     def apply(self, module: Module, context: Context) -> Module:
         """The module with `depths` and `order`."""
         graph = module.graph
-        dag = graph.dag()
+        before: dict[str, list[str]] = {n.id: [] for n in graph.nodes}
+        for edge in graph.edges:
+            before[edge.target].append(edge.source)
         depths: dict[str, int] = {}
-        for node_id in nx.topological_sort(dag):
-            depths[node_id] = max((depths[p] + 1 for p in dag.predecessors(node_id)), default=0)
+        for node_id in graph.in_order:
+            depths[node_id] = max((depths[p] + 1 for p in before[node_id]), default=0)
         position = {n.id: i for i, n in enumerate(graph.nodes)}
         order = tuple(sorted(position, key=lambda n: (depths[n], position[n])))
         return replace(module, depths={n: depths[n] for n in order}, order=order)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import networkx as nx
-
+from rldsl.compiler.dag import leading_to
 from rldsl.compiler.ir import SINKS, Edge, EdgeKind, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import edges_of
@@ -27,9 +26,8 @@ class EliminateDead:
         """The live graph, with edges inferred anew from what is still read."""
         graph = _without_unread_rows(module.graph)
         graph = replace(graph, edges=edges_of(graph))
-        needed = nx.DiGraph((e.source, e.target) for e in graph.edges if _carries_data(e))
         roots = [n.id for n in graph.nodes if n.call.method is Method.TRAIN or n.call.method in SINKS]
-        live = {a for r in roots if r in needed for a in nx.ancestors(needed, r)} | set(roots)
+        live = leading_to(roots, ((e.source, e.target) for e in graph.edges if _carries_data(e)))
         kept = tuple(n for n in graph.nodes if n.id in live)
         read = {f for n in kept for f in n.reads}
         models = {n.call.model for n in kept}

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import networkx as nx
-
 from rldsl.compiler.ir import Edge, EdgeKind, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.diagnostics import Diagnostics, Label
@@ -92,6 +90,10 @@ def _users_by_trunk(graph: Graph) -> dict[str, list[Node]]:
 
 
 def _check_cycles(graph: Graph, found: Diagnostics) -> None:
+    if not graph.has_cycle:
+        return
+    import networkx as nx
+
     dag = graph.dag()
     loops = [n for n in dag if dag.has_edge(n, n)]
     rings = [sorted(c) for c in nx.strongly_connected_components(dag) if len(c) > 1]
