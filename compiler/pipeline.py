@@ -33,10 +33,13 @@ from rldsl.compiler.passes.insert_frees import InsertFrees
 from rldsl.compiler.passes.lower_nodes import LowerNodes
 from rldsl.compiler.passes.lower_reshards import LowerReshards
 from rldsl.compiler.passes.lower_weights import LowerWeights
+from rldsl.compiler.passes.merge_equal_nodes import MergeEqualNodes
+from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
 from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
 from rldsl.compiler.passes.resolve_names import ResolveNames
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
 from rldsl.compiler.passes.unroll_loops import UnrollLoops
+from rldsl.compiler.passes.warn_unused import WarnUnused
 from rldsl.compiler.passes.warn_unwanted import WarnUnwanted
 from rldsl.compiler.plan import FieldSpec, Plan, Source
 from rldsl.compiler.specs import function_spec, model_spec
@@ -50,6 +53,7 @@ CHECKS: tuple[Pass, ...] = (
     BindArguments(),  # needs the signatures that names resolved to
     InferEdges(),
     CheckTypes(),  # walks along the edges
+    WarnUnused(),  # before values take the place of names
     CheckRanges(),
     BindParameters(),  # needs the ranges that hold something
     CheckDeploy(),
@@ -61,11 +65,13 @@ LOWERING: tuple[Pass, ...] = (
     CheckCounts(),  # counts only what is left
     WarnUnwanted(),  # of loops as they are written, not once for each iteration
     UnrollLoops(),  # one body has been checked; from here on each iteration is on its own
+    MergeEqualNodes(),  # before elision, which knows a log-prob by its node
     ElideOldLogp(),  # before dead code: it leaves some behind
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
     EliminateDead(),
     PlaceOnMesh(),
     ComputeDepth(),
+    OrderEqualDepths(),
     LowerNodes(),  # needs the order
     LowerReshards(),  # before weights and frees: it adds readers
     LowerWeights(),
@@ -76,7 +82,7 @@ LOWERING: tuple[Pass, ...] = (
 
 PASSES = CHECKS + LOWERING
 PASS_NAMES = tuple(p.name for p in PASSES)
-OPTIONAL_PASSES = frozenset({ElideOldLogp.name, SkipZeroRows.name})
+OPTIONAL_PASSES = frozenset({MergeEqualNodes.name, ElideOldLogp.name, SkipZeroRows.name, OrderEqualDepths.name})
 """Those without which a plan still is one, only slower."""
 
 

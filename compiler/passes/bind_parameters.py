@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.expr import Expr, Literal, evaluate, format_expr, format_scalar, references, unfit
+from rldsl.compiler.expr import Expr, Literal, evaluate, format_expr, format_scalar, unfit
 from rldsl.compiler.ir import (
     BUILT_IN,
     Block,
@@ -25,13 +25,10 @@ from rldsl.compiler.ir import (
 )
 from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.passes.check_types import imported, misspelt, unknown_names
+from rldsl.compiler.passes.warn_unused import SEED
 from rldsl.compiler.plan import Scalar
 from rldsl.compiler.units import unit_of
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
-
-SEED = "seed"
-"""A parameter of this name seeds sampling and the order of the data: the runtime reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +46,6 @@ class BindParameters:
         values = _values(graph.params, context)
         units = {p.name: p.unit for p in graph.params}
         binder = _Binder(module, values, units, context.found)
-        _warn_unread(module, context.found)
         _check_seed(graph.params, values, context.found)
         models = tuple(binder.model(m) for m in graph.models)
         bound = replace(
@@ -210,24 +206,6 @@ def fits(value: Scalar, kind: str) -> bool:
             return isinstance(value, bool)
         case _:
             return isinstance(value, str)
-
-
-def _warn_unread(module: Module, found: Diagnostics) -> None:
-    graph = module.graph
-    exprs: list[Expr] = [i.batch for i in graph.inputs] + [n.when for n in graph.nodes if n.when]
-    sources = [i.source for i in graph.inputs] + [m.source for m in graph.models if m.source]
-    exprs += [a for s in sources for a in s.args] + [k.value for s in sources for k in s.keywords]
-    exprs += [k.value for n in graph.nodes for k in (*n.call.keywords, *n.call.options)]
-    exprs += [k.value for m in graph.models for k in m.options]
-    exprs += [e for b in graph.blocks for e in (b.bound, b.until) if e]
-    exprs += [k.value for p in (graph.deploy.layouts if graph.deploy else ()) for k in p.axes]
-    read = {r.name for e in exprs for r in references(e)}
-    unknown = unknown_names(found)
-    for param in graph.params:
-        known = param.name in read or param.name == SEED or param.name in graph.poisoned
-        known = known or misspelt(param.name, unknown)
-        if not known and not imported(param.span, graph):
-            found.warning("RL0452", f"nothing reads parameter `{param.name}`", span=param.span, fix="remove it")
 
 
 class _Binder:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import networkx as nx
-
 from rldsl.compiler.expr import Binary, Expr
-from rldsl.compiler.ir import BUILT_IN, SINKS, Block, FieldArg, FieldInfo, Graph, Method, Module, Node
+from rldsl.compiler.ir import BUILT_IN, SINKS, Block, FieldArg, FieldInfo, Method, Module, Node
 from rldsl.compiler.methods import METHODS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_arguments import field_params
 from rldsl.compiler.signature import FieldParam
-from rldsl.diagnostics import Diagnostics, Label, Span, did_you_mean
+from rldsl.diagnostics import Diagnostics, Label
 from rldsl.types import PROMPT, SAMPLE, DType, FieldType
 
 _FLAG = FieldType(DType.BOOL, (PROMPT,))
@@ -45,14 +43,11 @@ class CheckTypes:
                 )
             for name in item.names:
                 checker.fields[name] = FieldInfo(type=item.type, producer="input", prompts=item.block)
-        dag = graph.dag()
-        if nx.is_directed_acyclic_graph(dag):
-            position = {n.id: i for i, n in enumerate(graph.nodes)}
-            for node_id in nx.lexicographical_topological_sort(dag, key=position.__getitem__):
+        if not graph.has_cycle:
+            for node_id in graph.in_order:
                 checker.node(graph.node_of[node_id])
             for block in graph.blocks:
                 checker.carried(block)
-        _warn_unread(graph, context.found)
         if not graph.poisoned and not any(n.call.method is Method.TRAIN for n in graph.nodes):
             what = (
                 "no node trains a model: nothing would come of a run" if graph.nodes else "there is no algorithm here"
@@ -60,41 +55,6 @@ class CheckTypes:
             fix = "add a `train` node" if graph.nodes else "`rldsl check` an example to see what one looks like"
             context.found.error("RL0403", what, span=graph.span, fix=fix)
         return replace(module, fields=checker.fields)
-
-
-def _warn_unread(graph: Graph, found: Diagnostics) -> None:
-    """RL0451 for a node of which nothing is read, RL0453 for a model that nothing uses: legal, but surely unwanted."""
-    read = {name for n in graph.nodes for name in n.reads} | {c.name for b in graph.blocks for c in b.carry}
-    # What a loop carries is read by its next iteration.
-    read |= {c.param for b in graph.blocks for c in b.carry if c.param and c.name in read}
-    read |= graph.poisoned
-    unknown = unknown_names(found)
-    for node in graph.nodes:
-        wanted = read.intersection(node.outputs) or any(misspelt(o, unknown) for o in node.outputs)
-        if node.outputs and not wanted and not imported(node.span, graph):
-            shown = ", ".join(f"`{o}`" for o in node.outputs)
-            found.warning("RL0451", f"nothing reads {shown} of `{node.id}`, so it will not run", span=node.span)
-    used = {n.call.model for n in graph.nodes} | {m.copy_of for m in graph.models} | {m.shares for m in graph.models}
-    for model in graph.models:
-        known = model.name in used | graph.poisoned or misspelt(model.name, unknown)
-        if not known and not imported(model.span, graph):
-            found.warning("RL0453", f"no node uses model `{model.name}`", span=model.span, fix="remove it")
-
-
-def unknown_names(found: Diagnostics) -> frozenset[str]:
-    """The names of fields, models and parameters that have been reported as unknown."""
-    return frozenset(d.found for d in found if d.code in ("RL0201", "RL0202", "RL0203") and d.found)
-
-
-def misspelt(name: str, unknown: frozenset[str]) -> bool:
-    """Whether one of the names that are unknown may stand for `name`: then that is not unread."""
-    short = name.rpartition(".")[2]
-    return any(did_you_mean(u, [short]) for u in unknown)
-
-
-def imported(span: Span | None, graph: Graph) -> bool:
-    """Whether something stands in another file, which others may import for more than this one does."""
-    return span is not None and graph.span is not None and span.file != graph.span.file
 
 
 class _Checker:
