@@ -67,7 +67,7 @@ _ROLLOUT = (
     ("completions", _TEXT_SAMPLE),
 )
 _SAMPLING = (
-    Setting(name="max_new_tokens", type="int", required=True, least=1),
+    Setting(name="max_new_tokens", type="int", required=True, least=1, unit="tokens"),
     # 0 is greedy decoding.
     Setting(name="temperature", type="float", default=1.0, least=0.0),
     Setting(name="top_p", type="float", default=1.0, above=0.0, most=1.0),
@@ -81,7 +81,7 @@ METHODS: dict[Method, MethodSpec] = {
         kinds=(ModelKind.POLICY,),
         inputs=(FieldParam(name="prompts", types=(_TEXT_PROMPT, _TEXT_SAMPLE)),),
         outputs=_ROLLOUT,
-        keywords=(Setting(name="n", type="int", default=1, least=1), *_SAMPLING),
+        keywords=(Setting(name="n", type="int", default=1, least=1, unit="samples"), *_SAMPLING),
     ),
     Method.EXTEND: MethodSpec(
         kinds=(ModelKind.POLICY,),

@@ -132,6 +132,9 @@ def _check_minibatch(node: Node, batch: int, found: Diagnostics) -> int:
     return max(minibatch, 1)
 
 
+_COMPARING = ("rloo_advantage",)
+
+
 def _check_group(node: Node, fields: Mapping[str, FieldInfo], module: Module, found: Diagnostics) -> None:
     """A function with a hyper-parameter `group` works on whole groups: it must agree with the rollout."""
     group = keyword_value(node.call.keywords, "group", None)
@@ -142,6 +145,9 @@ def _check_group(node: Node, fields: Mapping[str, FieldInfo], module: Module, fo
     if not counts:
         message = f"`{signature.name}` works on groups, and its fields are no samples of a rollout"
         found.error("RL0301", message, span=node.call.span, expected="a field made from `generate`'s outputs")
+    elif counts == {1} and signature.module is not None and signature.name in _COMPARING:
+        what = f"`{signature.name}` compares a sample with the others of its group, and there are none"
+        found.error("RL0404", what, span=node.call.span, expected="n of at least 2", found="n = 1")
     elif group is not None and group not in counts:
         have = next(iter(counts))
         keyword = next(k for k in node.call.keywords if k.name == "group")
