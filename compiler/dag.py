@@ -17,7 +17,8 @@ def in_order(names: Iterable[str], edges: Iterable[tuple[str, str]]) -> tuple[st
     """
     listed = list(dict.fromkeys(names))
     place = {name: i for i, name in enumerate(listed)}
-    waiting, behind = [0] * len(listed), defaultdict[int, list[int]](list)
+    waiting = [0] * len(listed)
+    behind: defaultdict[int, list[int]] = defaultdict(list)
     for source, target in edges:
         waiting[place[target]] += 1
         behind[place[source]].append(place[target])
@@ -27,16 +28,16 @@ def in_order(names: Iterable[str], edges: Iterable[tuple[str, str]]) -> tuple[st
     while ready:
         here = heappop(ready)
         done.append(listed[here])
-        for target in behind[here]:
-            waiting[target] -= 1
-            if not waiting[target]:
-                heappush(ready, target)
+        for after in behind[here]:
+            waiting[after] -= 1
+            if not waiting[after]:
+                heappush(ready, after)
     return tuple(done)
 
 
 def leading_to(roots: Iterable[str], edges: Iterable[tuple[str, str]]) -> set[str]:
     """`roots`, and all from which edges lead to one of them."""
-    before = defaultdict[str, list[str]](list)
+    before: defaultdict[str, list[str]] = defaultdict(list)
     for source, target in edges:
         before[target].append(source)
     waiting = list(roots)

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import NoReturn, Protocol, cast
 
 from rldsl.cli.output import show_diagnostics
@@ -106,6 +105,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 def _without_verb(arguments: list[str], name: str | None) -> int:
     """`rldsl`, `rldsl --help`, `rldsl --version`, or a verb that is none."""
     if "--version" in arguments:
+        from importlib.metadata import version  # it takes as long to import as the rest of this module does
+
         print(f"rldsl {version('rldsl')}")
         return OK
     if not arguments or arguments[0] in ("-h", "--help", "help"):
