@@ -113,6 +113,8 @@ def value_loss(
     if value_clip is not None:
         clipped = values + (value - values).clamp(-value_clip, value_clip)
         clipped_error = (clipped - returns).square()
-        metrics["value_clip_fraction"] = (clipped_error > error).to(error.dtype)
+        # Within the clip the two differ by rounding.
+        beyond = (value - values).abs() > value_clip
+        metrics["value_clip_fraction"] = (beyond & (clipped_error > error)).to(error.dtype)
         error = torch.maximum(error, clipped_error)
     return TokenLoss(0.5 * error, metrics)

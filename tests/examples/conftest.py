@@ -1,0 +1,41 @@
+"""The runs that tests of examples look at, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.ranks import on_ranks
+from tests.examples.models import Models, make
+from tests.examples.runs import Run, executed, on_each_rank
+
+Runs = Callable[[str], Run]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return make(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def run(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The run of an example, by name."""
+    folder = tmp_path_factory.mktemp("runs")
+    return cache(lambda name: executed(name, models, folder / name))
+
+
+@pytest.fixture(scope="session")
+def two_ranks(models: Models) -> Path:
+    """The folder with the runs of all examples on two ranks: one pair of processes for all."""
+    folder = models.policy.parent
+    on_ranks(on_each_rank, folder)
+    return folder / "runs"

@@ -1,0 +1,129 @@
+"""Runs of the examples on tiny models: by the executor, on one rank and on two, and by the reference interpreter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.data.batch import Column
+from rldsl.backends.data.buffer import Buffer
+from rldsl.backends.executor import Executor
+from rldsl.backends.observer import Silent
+from rldsl.backends.reference import Reference, Step
+from rldsl.compiler.ir import Module
+from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.unroll_loops import UnrollLoops
+from rldsl.compiler.pipeline import Options, compile_file
+from rldsl.compiler.plan import Plan
+from rldsl.diagnostics import Diagnostics
+from tests.compiler.programs import EXAMPLES
+from tests.examples.models import Models
+
+STEPS = 2
+NAMES = sorted(p.stem for p in EXAMPLES.glob("*.rl"))
+# Small enough for two steps in a second or two, with rows to learn from, and with several optimiser steps where the
+# example has them.
+OWN: Mapping[str, tuple[str, ...]] = {
+    "dapo": ("sampled=4",),
+    "debate": ("batch=8",),
+    "distill": ("teacher={teacher}", "lr=0.01"),
+    "grpo": ("kl_coef=0.1",),
+    "ppo": ("batch=8", "minibatch=4"),
+    "ppo_reward_model": ("judge={judge}", "batch=8", "minibatch=4", "kl_coef=0.1"),
+    "reinforce_pp": ("batch=8", "minibatch=4"),
+    "remax": ("batch=8",),
+    "gspo": ("batch=4",),
+}
+
+
+def settings(name: str, models: Models) -> tuple[str, ...]:
+    """What `--set` says of an example."""
+    rates = ("actor_lr=0.001", "critic_lr=0.001") if name == "ppo" else ("lr=0.001",)
+    own = tuple(text.format(teacher=models.teacher, judge=models.judge) for text in OWN.get(name, ()))
+    return (f"model={models.policy}", "precision=fp32", *rates, *own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run wrote into its folder, and the fields of each step and the weights at the end."""
+
+    plan: Plan
+    folder: Path
+    lines: list[dict[str, Any]]
+    fields: list[dict[str, Column]]
+    weights: dict[str, dict[str, Tensor]]
+
+
+@dataclass
+class _Fields(Buffer):
+    """Remembers what was freed."""
+
+    seen: dict[str, Column] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def put(self, name: str, column: Column) -> None:
+        self.seen[name] = column
+        super().put(name, column)
+
+
+class _Steps(Silent):
+    """Keeps the fields of each step."""
+
+    def __init__(self, buffer: _Fields) -> None:
+        self._buffer = buffer
+        self.fields: list[dict[str, Column]] = []
+
+    def on_step(self, metrics: Mapping[str, float | None]) -> None:
+        self.fields.append(self._buffer.seen)
+        self._buffer.seen = {}
+
+
+def compiled(name: str, models: Models) -> Plan:
+    return compile_file(EXAMPLES / f"{name}.rl", Options(settings=settings(name, models))).plan
+
+
+def executed(name: str, models: Models, folder: Path) -> Run:
+    """By the executor, on one rank."""
+    plan, buffer = compiled(name, models), _Fields()
+    seen = _Steps(buffer)
+    made = Executor(plan, Comm.alone(), steps=STEPS, source_dir=EXAMPLES, run_dir=folder, observer=seen)
+    made.runtime.buffer = buffer
+    made.run()
+    weights = {m: w.weights() for m, w in made.runtime.models.items()}
+    return Run(plan=plan, folder=folder, lines=logged(folder), fields=seen.fields, weights=weights)
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def interpreted(name: str, models: Models) -> tuple[list[Step], dict[str, dict[str, Tensor]]]:
+    """By the reference interpreter, on the graph as written: its steps, and the weights that it ends with."""
+    reference = Reference(checked(name, models), source_dir=EXAMPLES, steps=STEPS)
+    steps = [reference.step() for _ in range(STEPS)]
+    return steps, {m: w.weights() for m, w in reference._models.items()}
+
+
+def checked(name: str, models: Models) -> Module:
+    """The module as the checks leave it, before any rewrite but that of loops."""
+    seen: dict[str, Module] = {}
+    options = Options(settings=settings(name, models), observe=lambda name, module, _: seen.update({name: module}))
+    compile_file(EXAMPLES / f"{name}.rl", options)
+    return UnrollLoops().apply(seen["check_deploy"], Context(found=Diagnostics(), source_dir=EXAMPLES))
+
+
+def on_each_rank(comm: Comm, folder: Path) -> dict[str, Any]:
+    """All examples one after the other, on this rank of several; `folder` holds the models."""
+    models = Models.within(folder)
+    for name in NAMES:
+        plan = compiled(name, models)
+        Executor(plan, comm, steps=STEPS, source_dir=EXAMPLES, run_dir=folder / "runs" / name).run()
+    return {}
