@@ -258,6 +258,7 @@ class _Residency:
             stale = {(m, s) for m, s in self.synced if trunks[m] == trunks[op.model]}
             self.synced -= stale
             late = {r.id for r in self.sampled if trunks[r.model] == trunks[op.model] and (r.model, 1) not in stale}
+            self.sampled = [r for r in self.sampled if trunks[r.model] != trunks[op.model]]
             for each in sorted(late):
                 yield f"`{each}` wants the weights of the step before, and no transfer follows it before `{op.id}`"
         if isinstance(op, GenerateOp | ExtendOp):

@@ -20,7 +20,7 @@ algorithm validated {
   node update    = actor.train policy_loss(tokens, response_mask, old_logp = rollout_logp, advantages; clip) with lr
 
   validate test every interval {
-    input prompts, answers : text[prompt] = reasoning_gym("basic_arithmetic"; operators = "+", min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1, allow_negation = false, allow_parentheses = false, template = "What is {metadata[expression]}?", size = 64) with batch = 32
+    input prompts, answers : text[prompt] = reasoning_gym("basic_arithmetic"; operators = "+", min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1, allow_negation = false, allow_parentheses = false, template = "What is {metadata[expression]}?", size = 64, seed = 1) with batch = 32
     node rollout = actor.generate(prompts; temperature = 0.0, max_new_tokens = 24) -> tokens, response_mask, rollout_logp, completions
     node reward  = compute last_number(completions, answers) -> score
     metric accuracy = mean(score)

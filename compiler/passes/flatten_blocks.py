@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Block, BlockKind, Call, FieldArg, Graph, Input, Method, Module, Node
+from rldsl.compiler.ir import SINKS, Block, BlockKind, Call, FieldArg, Graph, Input, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.diagnostics import Diagnostics, did_you_mean
 
@@ -193,7 +193,9 @@ def _collecting_nodes(block: Block, inside: Mapping[str, str], kept: Mapping[str
     assert block.where is not None
     args = tuple(_renamed(a, inside) for a in (block.where, *block.collect))
     call = Call(method=Method.COLLECT, args=args, span=block.span)
-    gather = Node(id=f"{block.id}.collect", call=call, block=block.id, span=block.span)
+    # What an iteration reports comes before its count, which may end the loop.
+    reports = tuple(f"{block.id}.{n.id}" for n in block.nodes if n.call.method in SINKS)
+    gather = Node(id=f"{block.id}.collect", call=call, after=reports, block=block.id, span=block.span)
     take = Node(
         id=block.id, call=Call(method=Method.COLLECT, span=block.span), outputs=tuple(kept.values()), span=block.span
     )
