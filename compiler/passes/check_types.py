@@ -85,7 +85,22 @@ class _Checker:
         signature = self.signatures.get(node.call.function or "") if node.call.method not in BUILT_IN else None
         params = {p.name: p for p in field_params(node.call, signature)}
         known = [self.argument(node, arg, params.get(arg.param or "")) for arg in node.call.args]
+        if node.call.method is Method.METRIC and all(known):
+            self.masked(node)
         return all(known)
+
+    def masked(self, node: Node) -> None:
+        """RL0301 for a metric with a mask of tokens over a field that has none."""
+        types = {a.param: self.fields[a.name].type for a in node.call.args}
+        if "mask" in types and not types["field"].ragged:
+            self.found.error(
+                "RL0301",
+                f"a mask picks tokens, and what `{node.id}` measures has none",
+                span=node.call.args[-1].span or node.call.span,
+                expected="a field such as f32[sample, token]",
+                found=str(types["field"]),
+                fix="leave the mask out",
+            )
 
     def rows(self, node: Node) -> FieldInfo:
         """Whose rows a node's results are: of one set of prompts and one rollout, or RL0310."""
