@@ -275,17 +275,25 @@ class _Builder:
         )
         if call is None:
             return None
-        roles = next((_tokens(t) for t in _subtrees(tree, "role")), [])
+        role, kind = self.role(tree)
         return Node(
             id=str(_tokens(tree)[0]),
             call=_with_options(call, self.keywords(_only(tree, "options"))),
             outputs=_names_under(tree, "outputs"),
-            role=str(roles[0]) if roles else None,
-            stated_type=self.one_of(NodeType, roles[1], "type of a node") if roles[1:] else None,
+            role=role,
+            stated_type=kind,
             when=self.condition(tree),
             after=_names_under(tree, "order"),
             span=self.token_span(_tokens(tree)[0]),
         )
+
+    def role(self, tree: _Tree) -> tuple[str | None, NodeType | None]:
+        """What stands behind `:`, a role, a type of node, or both; a type is none of the names that a role may have."""
+        words = next((_tokens(t) for t in _subtrees(tree, "role")), [])
+        if len(words) == 1 and words[0] in list(NodeType):
+            return None, NodeType(str(words[0]))
+        kind = self.one_of(NodeType, words[1], "type of a node") if words[1:] else None
+        return (str(words[0]) if words else None), kind
 
     def condition(self, tree: _Tree) -> Expr | None:
         return next((self.expr(t.children[0]) for t in _subtrees(tree, "condition")), None)
