@@ -360,7 +360,7 @@ def parse_user_file(path: Path, shown: str, span: Span | None) -> tuple[ast.Modu
         column = error.offset or 1 if isinstance(error, SyntaxError) else 1
         fail(
             "RL0102",
-            f"`{shown}` is not Python: {error}",
+            f"`{shown}` is not Python: {error.msg if isinstance(error, SyntaxError) else error}",
             span=Span(str(path), line, column, line, column + 1),
         )
 

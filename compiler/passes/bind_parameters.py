@@ -242,7 +242,7 @@ class _Binder:
         if options and (model.frozen or model.shares):
             what = f"`{model.name}` has no weights of its own to train, so it takes no adapters"
             self.found.error("RL0309", what, span=options[0].span)
-        elif options and not any(k.name == "lora_rank" for k in options):
+        elif options and "lora_rank" not in {k.name for k in options} <= set(settings):
             self.found.error("RL0302", f"`{model.name}` needs `lora_rank = ...`", span=options[0].span)
         return replace(model, source=self.source(model.source) if model.source else None, options=options)
 

@@ -61,6 +61,8 @@ class _Checker:
     def __init__(self, module: Module, found: Diagnostics) -> None:
         self.graph, self.signatures, self.found = module.graph, module.signatures, found
         self.fields: dict[str, FieldInfo] = {}
+        self.handed = {c.param for b in self.graph.blocks for c in b.carry}
+        self.handed |= {c.name for b in self.graph.blocks for c in b.collect}
 
     def node(self, node: Node) -> None:
         if node.call.method is Method.COLLECT:
@@ -77,6 +79,8 @@ class _Checker:
         for name, kind in zip(node.outputs, self.output_types(node), strict=False):
             lineage = rows.lineage if kind.unit == SAMPLE else None
             self.fields[name] = FieldInfo(type=kind, producer=node.id, prompts=rows.prompts, lineage=lineage)
+        if node.block is not None:
+            self.carried(self.graph.block_of[node.block])
 
     def arguments(self, node: Node) -> bool:
         """Whether the types of all arguments are known; wrong ones are reported."""
@@ -134,7 +138,7 @@ class _Checker:
                 if producer is not None and producer.when is not None:
                     what = f"`{producer.id}` writes what `{block.id}` collects, so it cannot have a condition"
                     self.found.error("RL0307", what, span=producer.span)
-                if info.prompts != block.id:
+                if info.prompts != block.id and self.reads_input(block):
                     what = f"`{block.id}` collects `{arg.written or arg.name}`, which is no field of its own prompts"
                     self.found.error("RL0310", what, span=arg.span or node.span)
             where = self.fields.get(node.call.args[0].name)
@@ -150,12 +154,19 @@ class _Checker:
             return
         for outer, arg in zip(node.outputs, block.collect, strict=True):
             info = self.fields.get(arg.name)
-            if info is not None:
+            if info is not None and info.prompts == block.id:
                 lineage = f"{block.id}.kept.{info.lineage}" if info.lineage else None
                 self.fields[outer] = replace(info, producer=node.id, prompts=f"{block.id}.kept", lineage=lineage)
 
+    def reads_input(self, block: Block) -> bool:
+        """Whether a loop that collects has prompts of its own; RL0215 has been said if not."""
+        return any(i.block == block.id for i in self.graph.inputs)
+
     def carried(self, block: Block) -> None:
-        """RL0312 when what a loop carries has another type, or other rows, after an iteration than before."""
+        """RL0312 when what a loop carries has another type, or other rows, after an iteration than before.
+
+        What reads it later is checked as if it had not changed.
+        """
         for arg in block.carry:
             before, after = self.fields.get(arg.name), self.fields.get(arg.param or "")
             if before is None or after is None:
@@ -172,6 +183,7 @@ class _Checker:
                     expected=f"{_described(before)}, as before the loop",
                     found=f"{_described(after)}, as `{after.producer}` writes it",
                 )
+                self.fields[arg.param or ""] = before
 
     def stated_type(self, node: Node) -> None:
         if node.stated_type is not None and node.stated_type != node.type:
@@ -243,16 +255,16 @@ class _Checker:
     def conditional(self, node: Node, arg: FieldArg, param: FieldParam) -> None:
         """RL0307 when the field may be missing and the reader does not say that it can do without."""
         producer = self.graph.producer_of.get(arg.name)
-        if node.call.method in SINKS:
-            return  # it goes with its field
+        if node.call.method in SINKS or arg.name in self.handed:
+            return  # a sink goes with its field; of what a loop hands out, RL0307 is said there
         if producer is None or producer.when is None or _implies(node.when, producer.when):
             return
         if not arg.optional:
             self.found.error(
                 "RL0307",
-                f"`{arg.name}` is only there when `{producer.id}` runs",
+                f"`{arg.written or arg.name}` is only there when `{producer.id}` runs",
                 span=arg.span or node.call.span,
-                fix=f"write `{arg.name}?`, or give this node the same condition",
+                fix=f"write `{arg.written or arg.name}?`, or give this node the same condition",
             )
         elif not param.optional:
             name = node.call.function or node.call.method

@@ -37,12 +37,14 @@ class PlaceOnMesh:
             group = _group_of(node, sizes, world)
             groups.setdefault(group.name, group)
             placement[node.id] = group.name
-        for size in sizes.values():
+        for layout in deploy.layouts:
+            size = sizes.get((layout.model, layout.phase), 1)
             for batch in dict.fromkeys(module.batches.values()):
                 if batch % size:
                     context.found.error(
                         "RL0402",
                         f"a batch of {batch} prompts does not divide over dp = {size}",
+                        span=layout.span,
                         expected=divisors(batch),
                         found=str(size),
                     )
@@ -69,12 +71,13 @@ def _world_size(deploy: Deploy, sizes: dict[tuple[str, str], int], context: Cont
         context.found.error("RL0506", "--world-size must be at least 1", found=str(asked))
         return None
     world = asked or deploy.count or largest
+    spans = {(p.model, p.phase): p.span for p in deploy.layouts}
     for (model, phase), size in sizes.items():
         if world is not None and size > world:
             context.found.error(
                 "RL0506",
                 f"`{model}.{phase}` wants {size} ranks of {world}",
-                span=deploy.span,
+                span=spans[model, phase],
                 expected=f"dp <= {world}",
                 found=f"dp = {size}",
             )
@@ -82,7 +85,7 @@ def _world_size(deploy: Deploy, sizes: dict[tuple[str, str], int], context: Cont
             context.found.error(
                 "RL0506",
                 f"`{model}.train` uses {size} of {world} ranks: weights are sharded over all of them",
-                span=deploy.span,
+                span=spans[model, phase],
                 expected=f"dp = {world}",
                 found=f"dp = {size}",
             )

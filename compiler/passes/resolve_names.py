@@ -20,6 +20,7 @@ from rldsl.compiler.signature import (
     parse_user_file,
     user_signature,
 )
+from rldsl.compiler.syntax_words import FOREIGN
 from rldsl.diagnostics import DiagnosticError, Diagnostics, Span, did_you_mean
 from rldsl.types import Role
 
@@ -153,7 +154,9 @@ class _Names:
                 self.known("RL0202", "model", layout.model, self.graph.model_of, layout.span)
                 self.keywords(layout.axes)
 
-    def known(self, code: str, what: str, name: str, names: Collection[str], span: Span | None) -> bool:
+    def known(
+        self, code: str, what: str, name: str, names: Collection[str], span: Span | None, fix: str | None = None
+    ) -> bool:
         if name in names or name in self.graph.poisoned:
             return True
         known = sorted({n.rpartition(".")[2] for n in names})  # in a block, too, the user writes the last part
@@ -164,13 +167,15 @@ class _Names:
             span=span,
             expected=listed,
             found=name,
-            fix=did_you_mean(name, known),
+            fix=fix or did_you_mean(name, known),
         )
         return False
 
     def expr(self, expr: Expr) -> None:
         for reference in references(expr):
-            self.known("RL0203", "parameter", reference.name, self.params, reference.span)
+            constant = FOREIGN.get(reference.name)
+            fix = f"write `{constant}`" if constant else None
+            self.known("RL0203", "parameter", reference.name, self.params, reference.span, fix)
 
     def keywords(self, keywords: tuple[Keyword, ...]) -> None:
         seen: set[str] = set()
@@ -209,7 +214,8 @@ class _Names:
         while (copied := self.graph.model_of[chain[-1]].copy_of) in self.graph.model_of:
             assert copied is not None
             if copied in chain:
-                if copied == model.name:
+                first = next(m.name for m in self.graph.models if m.name in chain)
+                if copied == model.name == first:
                     self.found.error(
                         "RL0401",
                         f"these models are copies of each other: {' -> '.join([*chain, copied])}",

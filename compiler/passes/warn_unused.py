@@ -98,7 +98,9 @@ class _Use:
                 continue
             if model.name not in used:
                 self.warn("RL0453", f"no node uses model `{model.name}`", model.span, "remove it")
-            elif model.kind is ModelKind.VALUE and not model.frozen and model.name not in trained:
+            elif model.kind is not ModelKind.VALUE or model.frozen or self.found.has_errors:
+                continue
+            elif model.name not in trained:
                 what = f"no node trains `{model.name}`, so its values stay as they begin"
                 self.warn("RL0463", what, model.span, f"add `{model.name}.train value_loss(...)`, or write `frozen`")
 
