@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import networkx as nx
-
 from rldsl.compiler.ir import Call, FieldArg, FieldInfo, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
@@ -38,8 +36,7 @@ class MergeEqualNodes:
         renamed: dict[str, str] = {}
         kept: dict[str, Node] = {}
         dropped: list[Dropped] = []
-        position = {n.id: i for i, n in enumerate(graph.nodes)}
-        for node_id in nx.lexicographical_topological_sort(graph.dag(), key=position.__getitem__):
+        for node_id in graph.in_order:
             node = _reading(graph.node_of[node_id], renamed)
             key = _key(node)
             same = first.setdefault(key, node) if _may_merge(node, module, written) else node
