@@ -1,0 +1,108 @@
+"""What a plan says about its graph is true: nodes, roles, edges and depths, against what its ops read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rldsl.compiler.ir import EdgeKind
+from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, LoadOp, ReshardOp, SaveOp, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
+
+Edge = tuple[str, str, str]
+_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp)
+
+
+def description(facts: Facts) -> Iterator[str]:
+    """A plan may leave its graph out; what it says of it must be so."""
+    plan = facts.plan
+    for field in plan.fields:
+        writer = facts.writer.get(field.name)
+        makers = {"input", writer.id} if isinstance(writer, LoadOp) else {writer.node or writer.id} if writer else set()
+        if writer is not None and field.producer not in makers:
+            yield f"the field `{field.name}` is written by `{writer.id}`, not by `{field.producer}`"
+    if not (plan.depths or plan.edges or plan.roles):
+        return
+    of_node = {op.node: op for op in facts.ops if op.node is not None and not isinstance(op, _OF_NO_NODE)}
+    yield from _nodes(facts, of_node)
+    yield from _edges(facts, set(of_node))
+    yield from _depths(facts)
+
+
+def _nodes(facts: Facts, of_node: Mapping[str, AnyOp]) -> Iterator[str]:
+    depths = facts.plan.depths
+    for op in facts.ops:
+        if op.node is None:
+            if not isinstance(op, _OF_NO_NODE):
+                yield f"`{op.id}` comes from no node"
+        elif op.node not in depths:
+            yield f"`{op.id}` comes from a node `{op.node}` that is not there"
+        elif not isinstance(op, _OF_NO_NODE) and of_node[op.node] is not op:
+            yield f"`{op.id}` and `{of_node[op.node].id}` come from one node"
+    for node in depths:
+        if node not in of_node:
+            yield f"no op does the work of the node `{node}`"
+    for node in facts.plan.roles.keys() - depths.keys():
+        yield f"a role is given to a node `{node}` that is not there"
+
+
+def _edges(facts: Facts, nodes: set[str]) -> Iterator[str]:
+    said = set(facts.plan.edges)
+    for source, target, carries in facts.plan.edges:
+        if source not in nodes or target not in nodes:
+            yield f"an edge leads from `{source}` to `{target}`, which are not both there"
+        elif carries.partition(" ")[0] not in set(EdgeKind):
+            yield f"the edge from `{source}` to `{target}` is of no known kind: `{carries}`"
+    if len(said) < len(facts.plan.edges):
+        yield "an edge is there twice"
+    true = set(_true_edges(facts))
+    wrong = {e for e in said if not e[2].startswith(EdgeKind.ORDER)} ^ true
+    for edge in sorted(wrong):
+        there = "there is no such edge" if edge in true else "an edge says so"
+        yield f"`{edge[1]}` {'waits' if edge in true else 'does not wait'} for `{edge[0]}` ({edge[2]}), and {there}"
+    for program in facts.plan.programs:
+        place = {op.node: i for i, op in enumerate(program.ops) if not isinstance(op, _OF_NO_NODE)}
+        for source, target, carries in said:
+            if source in place and target in place and place[source] >= place[target]:
+                yield f"`{target}` runs before `{source}`, for which it waits: {carries} ({ranks_of(program)})"
+
+
+def _true_edges(facts: Facts) -> Iterator[Edge]:
+    """Edges that follow from the ops: fields, rows of collections, and weights that a training changes."""
+    users: dict[str, list[AnyOp]] = {}
+    collecting: dict[str, list[AnyOp]] = {}
+    for op in facts.ops:
+        if isinstance(op, _OF_NO_NODE) or op.node is None:
+            continue
+        for name in op.reads:
+            writer = facts.writer.get(name)
+            if writer is not None and writer.node is not None:
+                yield writer.node, op.node, f"{EdgeKind.FIELD} {name}"
+        if isinstance(op, CollectOp):
+            collecting.setdefault(op.into, []).append(op)
+        if isinstance(op, TakeOp):
+            for each in collecting.get(op.collection, ()):
+                yield each.node or "", op.node, f"{EdgeKind.ROWS} {op.node}"
+        if isinstance(op, WITH_MODEL):
+            users.setdefault(facts.trunks[op.model], []).append(op)
+    for same in users.values():
+        for i, op in enumerate(same):
+            if isinstance(op, TrainOp):
+                yield from _weights(op, same[:i], same[i + 1 :])
+
+
+def _weights(op: TrainOp, earlier: list[AnyOp], later: list[AnyOp]) -> Iterator[Edge]:
+    for user in (*earlier, *(u for u in later if not isinstance(u, TrainOp))):
+        assert isinstance(user, WITH_MODEL)
+        yield user.node or "", op.node or "", f"{EdgeKind.WEIGHTS} {user.model}"
+
+
+def _depths(facts: Facts) -> Iterator[str]:
+    """A node is one deeper than the deepest of those it waits for."""
+    depths = facts.plan.depths
+    least = dict.fromkeys(depths, 0)
+    for source, target, _ in facts.plan.edges:
+        if source in depths and target in depths:
+            least[target] = max(least[target], depths[source] + 1)
+    wrong = [n for n, depth in depths.items() if depth != least[n]]
+    if wrong:
+        yield f"the depth is wrong of {some(wrong)}"

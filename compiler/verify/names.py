@@ -1,0 +1,75 @@
+"""Every name that a plan uses is there, once; the other proofs look names up and rely on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rldsl.compiler.ir import ModelKind
+from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, ModelSpec, Plan, ReshardOp, TrainOp
+from rldsl.compiler.verify.facts import WITH_MODEL
+from rldsl.types import FieldType
+
+
+def names(plan: Plan) -> Iterator[str]:
+    """What is named and not there, or there twice, or no name of a type."""
+    yield from _twice("model", (m.name for m in plan.models))
+    yield from _twice("field", (f.name for f in plan.fields))
+    yield from _twice("function", (f.name for f in plan.functions))
+    yield from _twice("group", (g.name for g in plan.groups))
+    for spec in plan.fields:
+        try:
+            FieldType.parse(spec.type)
+        except ValueError as error:
+            yield f"field `{spec.name}`: {error}"
+    for model in plan.models:
+        yield from _model(model, plan)
+    known = _Known(plan)
+    for program in plan.programs:
+        for op in program.ops:
+            yield from known.of(op)
+
+
+def _twice(what: str, given: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in given:
+        if name in seen:
+            yield f"there are two {what}s `{name}`"
+        seen.add(name)
+
+
+def _model(model: ModelSpec, plan: Plan) -> Iterator[str]:
+    if model.kind not in set(ModelKind):
+        yield f"model `{model.name}` is of no known kind: `{model.kind}`"
+    if model.shares is None:
+        return
+    trunk = next((m for m in plan.models if m.name == model.shares), None)
+    if trunk is None:
+        yield f"model `{model.name}` shares the trunk of `{model.shares}`, which is not there"
+    elif trunk.shares is not None or trunk.kind != ModelKind.POLICY or model.kind != ModelKind.VALUE:
+        yield f"model `{model.name}` cannot share the trunk of `{trunk.name}`: a value's head sits on a policy's trunk"
+
+
+class _Known:
+    def __init__(self, plan: Plan) -> None:
+        self.groups = {g.name for g in plan.groups}
+        self.models = {m.name for m in plan.models}
+        self.functions = {f.name for f in plan.functions}
+        self.fields = {f.name for f in plan.fields}
+
+    def of(self, op: AnyOp) -> Iterator[str]:
+        """Names in one op that are not there."""
+        if op.group not in self.groups:
+            yield f"`{op.id}` names a group `{op.group}` that is not there"
+        if isinstance(op, ReshardOp):
+            for group in (op.source, op.target):
+                if group not in self.groups:
+                    yield f"`{op.id}` names a group `{group}` that is not there"
+        if isinstance(op, WITH_MODEL) and op.model not in self.models:
+            yield f"`{op.id}` names a model `{op.model}` that is not there"
+        function = op.function if isinstance(op, ComputeOp) else op.loss if isinstance(op, TrainOp) else None
+        if function is not None and function not in self.functions:
+            yield f"`{op.id}` names a function `{function}` that is not there"
+        freed = op.fields if isinstance(op, FreeOp) else ()
+        for name in (*op.reads, *op.writes, *freed):
+            if name not in self.fields:
+                yield f"`{op.id}` names a field `{name}` that is not there"

@@ -1,0 +1,99 @@
+"""The sizes of a plan fit each other, and no number is outside what its op can work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rldsl.compiler.plan import (
+    AnyOp,
+    CollectOp,
+    ExtendOp,
+    GenerateOp,
+    InferOp,
+    LoadOp,
+    ReshardOp,
+    SaveOp,
+    TakeOp,
+    TrainOp,
+)
+from rldsl.compiler.verify.facts import Facts
+
+Interval = tuple[str, float, float]
+# Attributes, with the least value and what they must stay below. A comparison with NaN is false: it never passes.
+_END = float("inf")
+_SAMPLING: tuple[Interval, ...] = (
+    ("max_new_tokens", 1, _END), ("temperature", 0, _END), ("top_k", 0, _END), ("staleness", 0, 2),
+)  # fmt: skip
+_INTERVALS: dict[type[AnyOp], tuple[Interval, ...]] = {
+    LoadOp: (("batch", 1, _END), ("rounds", 1, _END), ("round", 0, _END)),
+    GenerateOp: (*_SAMPLING, ("n", 1, _END)),
+    ExtendOp: _SAMPLING,
+    InferOp: (("temperature", 0, _END),),
+    TrainOp: (
+        ("batch", 1, _END), ("minibatch", 1, _END), ("epochs", 1, _END), ("lr", 0, _END), ("weight_decay", 0, _END),
+        ("beta1", 0, 1), ("beta2", 0, 1), ("max_grad_norm", 0, _END), ("micro_batch_tokens", 0, _END),
+        ("temperature", 0, _END),
+    ),
+    ReshardOp: (("batch", 1, _END),),
+    CollectOp: (("batch", 1, _END),),
+    TakeOp: (("batch", 1, _END),),
+    SaveOp: (("every", 0, _END),),
+}  # fmt: skip
+_POSITIVE = {InferOp: ("temperature",), TrainOp: ("temperature", "max_grad_norm")}
+
+
+def numbers(facts: Facts) -> Iterator[str]:
+    """Ranks, groups, batches, minibatches, and the settings of ops."""
+    plan = facts.plan
+    yield from _ranks(facts)
+    for op in facts.ops:
+        yield from _settings(op)
+        if isinstance(op, LoadOp | CollectOp | TakeOp | TrainOp | ReshardOp):
+            yield from _batch(op, facts)
+        if isinstance(op, TrainOp) and op.minibatch > 0:
+            if op.batch % op.minibatch:
+                yield f"`{op.id}`: a batch of {op.batch} prompts is not a whole number of minibatches of {op.minibatch}"
+            if plan.divides > 0 and op.minibatch % plan.divides:
+                yield f"`{op.id}`: a minibatch of {op.minibatch} prompts does not divide by {plan.divides}"
+
+
+def _ranks(facts: Facts) -> Iterator[str]:
+    plan = facts.plan
+    world = plan.world_size
+    if plan.divides < 1:
+        yield f"`divides` must be at least 1, not {plan.divides}"
+    if world is not None and (world < 1 or (plan.divides > 0 and plan.divides % world)):
+        yield f"{world} ranks do not divide {plan.divides}"
+    for group in plan.groups:
+        if group.size is None:
+            continue
+        if world is None:
+            yield f"the group `{group.name}` has {group.size} ranks of a plan that does not fix how many there are"
+        elif not 1 <= group.size <= world:
+            yield f"the group `{group.name}` has {group.size} of {world} ranks"
+
+
+def _settings(op: AnyOp) -> Iterator[str]:
+    for name, least, below in _INTERVALS.get(type(op), ()):
+        value = getattr(op, name)
+        if not least <= value < below:
+            yield f"`{op.id}` has {name} = {value}"
+    for name in _POSITIVE.get(type(op), ()):
+        if getattr(op, name) == 0:
+            yield f"`{op.id}` has {name} = 0"
+    if isinstance(op, GenerateOp | ExtendOp) and not 0 < op.top_p <= 1:
+        yield f"`{op.id}` has top_p = {op.top_p}"
+    guard = op.guard
+    if guard is not None and (guard.every < 0 or (guard.every == 0 and guard.until is None)):
+        yield f"`{op.id}` has a guard that says nothing"
+
+
+def _batch(op: LoadOp | CollectOp | TakeOp | TrainOp | ReshardOp, facts: Facts) -> Iterator[str]:
+    """Every rank gets as many prompts, on each group that holds them and on any number of ranks that may run it."""
+    if facts.plan.divides > 0 and op.batch % facts.plan.divides:
+        yield f"`{op.id}`: a batch of {op.batch} prompts does not divide by {facts.plan.divides}"
+    groups = (op.source, op.target) if isinstance(op, ReshardOp) else (op.group,)
+    for group in dict.fromkeys(groups):
+        size = facts.layouts[group]
+        if size and op.batch % size:
+            yield f"`{op.id}`: a batch of {op.batch} prompts does not divide over the {size} ranks of `{group}`"
