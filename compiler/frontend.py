@@ -30,5 +30,7 @@ def read_source(path: Path) -> str:
 
 
 def load_graph(path: Path, text: str, found: Diagnostics | None = None) -> Graph:
-    """The graph in `text`, read from `path`. Errors in .rl text go to `found` if there is one; others are raised."""
-    return with_imports(parse(text, str(path), found), path, found) if path.suffix == ".rl" else trace_file(path, text)
+    """The graph in `text`, read from `path`. What is wrong in it goes to `found`, or is raised without one."""
+    if path.suffix == ".rl":
+        return with_imports(parse(text, str(path), found), path, found)
+    return trace_file(path, text, found)

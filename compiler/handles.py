@@ -190,7 +190,7 @@ def to_expr(value: object, span: Span | None = None) -> Expr:
     if value is None or isinstance(value, (bool, int, float, str)):
         if why := unfit(value):
             fail("RL0304", why, span=span)
-        return Literal(value=value)
+        return Literal(value=value, span=span)
     return fail(
         "RL0105",
         f"a value of type {type(value).__name__} cannot stand in a graph",

@@ -52,6 +52,24 @@ BUILT_IN = SINKS | {Method.COLLECT}
 """Methods that no model has: statements of the language."""
 
 
+class AnyName(frozenset[str]):
+    """The names of what could not be read at all: any name may be among them."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __or__(self, other: object) -> AnyName:
+        return self
+
+    __ror__ = __or__
+
+
+ANY_NAME = AnyName()
+
+
 class BlockKind(StrEnum):
     """What a block does with its body: repeat it within a bound, or run it in some steps only."""
 

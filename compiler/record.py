@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from rldsl.compiler.annotations import Annotations, check_reads, check_writes
 from rldsl.compiler.handles import ParamHandle
-from rldsl.compiler.ir import Block, Deploy, Graph, Input, Model, Node, Param, PhaseLayout, Use
+from rldsl.compiler.ir import ANY_NAME, Block, Deploy, Graph, Input, Model, Node, Param, PhaseLayout, Use
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Label, Span, fail
 from rldsl.types import FieldType
 
@@ -121,9 +121,20 @@ class Builder:
         """Whether this is the record of a file that is being compiled."""
         return self.folder is not None
 
-    def graph(self, name: str = "algorithm", folder: Path | None = None) -> Graph:
-        """The IR; files are named relative to `folder`. Raises everything that is wrong with the declarations."""
-        return _Maker(self, self.folder or folder or Path()).graph(self.name or name)
+    def graph(self, name: str = "algorithm", folder: Path | None = None, found: Diagnostics | None = None) -> Graph:
+        """The IR; files are named relative to `folder`. What is wrong with the declarations goes to `found`.
+
+        Then the graph is of those that are right, and any name may have been declared by another. Without `found` all
+        that is wrong is raised.
+        """
+        maker = _Maker(self, self.folder or folder or Path())
+        graph = maker.graph(self.name or name)
+        if found is None:
+            maker.found.raise_if_errors()
+            return graph
+        for diagnostic in maker.found:
+            found.add(diagnostic)
+        return replace(graph, poisoned=ANY_NAME) if maker.found.has_errors else graph
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,6 @@ class _Maker:
         layouts = self.each(builder.layouts)
         scopes = [made for _, made in inner]
         self.check(top, scopes)
-        self.found.raise_if_errors()
         count, kind = builder.cluster or (None, None)
         return Graph(
             name=name,

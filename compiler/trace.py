@@ -20,10 +20,10 @@ from rldsl.compiler.record import Builder, recording
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Span
 
 
-def trace_file(path: Path, text: str) -> Graph:
+def trace_file(path: Path, text: str, found: Diagnostics | None = None) -> Graph:
     """Run a Python file, whose text is `text`, and return what it declared.
 
-    Raises everything that is wrong with its declarations. RL0102 when it, or a module that it imports, does not
+    What is wrong with its declarations goes to `found`, or is raised if there is none. RL0102 when it, or a module that it imports, does not
     parse; RL0104 when running it raises.
     """
     name = str(path)
@@ -36,7 +36,7 @@ def trace_file(path: Path, text: str) -> Graph:
             _not_python(error, name, builder.found)
         with _as_module(path) as module, recording(builder):
             _execute(code, vars(module), name, builder.found)
-            return builder.graph()
+            return builder.graph(found=found)
 
 
 def algorithm_name(path: Path) -> str:

@@ -158,3 +158,39 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     found = found_in(tmp_path, text)
     assert [d.code for d in found] == ["RL0101"]
     assert under_caret((tmp_path / "algorithm.py").read_text(), found[0]) == "rl.use('mine.py')"
+
+
+def test_faults_of_declarations_hide_no_others(tmp_path: Path) -> None:
+    """What a faulty declaration would have named is not known, so nobody who names it is told that it is unknown."""
+    (tmp_path / "a.py").write_text(
+        """\
+import rldsl as rl
+
+actor = rl.policy("actor", rl.scratch(alphabet="01"))
+rl.inputs("prompts", "answers", source=rl.jsonl("rows.jsonl"), batch=-4)
+lr = rl.param(0.1, gt=0, ge=1)
+
+
+@rl.node
+def rollout(prompts: rl.Prompts) -> rl.Rollout:
+    return actor.generate(prompts, n=4, max_new_tokens=4, temprature=1.0)
+
+
+@rl.node
+def reward(completions: rl.Completions, answers: rl.Answers):
+    return rl.lib.exact_match(completions, answers)
+
+
+@rl.node
+def advantage(score: rl.Score) -> rl.GroupAdvantages:
+    return rl.lib.group_advantage(score, grup=3)
+"""
+    )
+    found = check_file(tmp_path / "a.py")
+    assert [(d.code, d.span and d.span.line) for d in found] == [
+        ("RL0404", 4),
+        ("RL0105", 5),
+        ("RL0207", 10),
+        ("RL0105", 14),
+        ("RL0207", 20),
+    ]
