@@ -20,6 +20,7 @@ from rldsl.compiler.passes.bind_parameters import BindParameters
 from rldsl.compiler.passes.check_counts import CheckCounts
 from rldsl.compiler.passes.check_deploy import CheckDeploy
 from rldsl.compiler.passes.check_ranges import CheckRanges
+from rldsl.compiler.passes.check_sequences import CheckSequences
 from rldsl.compiler.passes.check_types import CheckTypes
 from rldsl.compiler.passes.check_unique import CheckUnique
 from rldsl.compiler.passes.compute_depth import ComputeDepth
@@ -65,6 +66,7 @@ LOWERING: tuple[Pass, ...] = (
     CheckCounts(),  # counts only what is left
     WarnUnwanted(),  # of loops as they are written, not once for each iteration
     UnrollLoops(),  # one body has been checked; from here on each iteration is on its own
+    CheckSequences(),  # of iterations one by one: what a loop carries differs between them
     MergeEqualNodes(),  # before elision, which knows a log-prob by its node
     ElideOldLogp(),  # before dead code: it leaves some behind
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
@@ -146,7 +148,7 @@ def compile_graph(graph: Graph, options: Options, *, source_dir: Path, found: Di
         module = run_passes(module, (one,), context, options)
         context.found.raise_if_errors()
     plan = _plan(module)
-    problems = verify_plan(plan)
+    problems = verify_plan(plan, module.signatures)
     assert not problems, f"the compiler made a plan that its verifier refuses: {[p.message for p in problems]}"
     return Compiled(plan=plan, warnings=tuple(context.found), module=module, source_dir=source_dir)
 

@@ -68,7 +68,8 @@ def _sync(rollouts: list[Rollout], module: Module, *, trained: bool) -> SyncWeig
         id=f"sync_weights:{op.model}" + (f":{op.staleness}" if op.staleness else ""),
         node=op.node,
         group=WORLD,
-        guard=op.guard if len(guards) == 1 else None,
+        # Weights a step old must be one step old in every step.
+        guard=op.guard if len(guards) == 1 and not op.staleness else None,
         model=op.model,
         sync=kind,
         staleness=op.staleness,
