@@ -1,0 +1,59 @@
+"""`rldsl verify plan.json`: the proof that it runs, or everything that is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rldsl.cli.output import show_diagnostics
+from rldsl.compiler.plan import Plan
+from rldsl.compiler.plan_io import read_plan, source_dir
+from rldsl.compiler.signature import Signature, functions_in, parse_user_file, user_signature
+from rldsl.compiler.verify import PROVED, verify_plan
+from rldsl.diagnostics import DiagnosticError, Diagnostics
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The plan."""
+    parser.add_argument("file", type=Path, metavar="PLAN", help="a plan.json, whoever wrote it")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the verdict on stdout; 1 when anything is wrong with the plan."""
+    try:
+        plan = read_plan(args.file)
+        problems = tuple(verify_plan(plan, known_signatures(plan, source_dir(plan, args.file))))
+    except DiagnosticError as error:  # it is no plan, or another one than it says
+        problems = error.diagnostics
+    if problems:
+        show_diagnostics(problems, as_json=args.json, no_color=args.no_color, stderr=False)
+        return 1
+    ops, programs = len(list(plan.ops())), len(plan.programs)
+    if args.json:
+        verdict = {"plan": str(args.file), "verified": True, "ops": ops, "programs": programs, "proved": PROVED}
+        print(json.dumps(verdict))
+    else:
+        counted = f"{ops} op{'s' * (ops != 1)}, {programs} program{'s' * (programs != 1)}"
+        print(f"{args.file}: verified ({counted}; proved: {', '.join(PROVED)})")
+    return 0
+
+
+def known_signatures(plan: Plan, folder: Path) -> Mapping[str, Signature]:
+    """Signatures of the user's functions whose files lie in `folder` as they were when the plan was compiled."""
+    found: dict[str, Signature] = {}
+    wanted = {f.name: f for f in plan.functions if f.file is not None}
+    for file in sorted({f.file for f in wanted.values() if f.file is not None}):
+        try:
+            tree, digest = parse_user_file(folder / file, file, None)
+        except (DiagnosticError, ValueError):  # the run will say so; a plan can be judged without its source
+            continue
+        for function in functions_in(tree):
+            spec = wanted.get(function.name)
+            if spec is None or spec.file != file or spec.sha256 != digest:
+                continue
+            signature = user_signature(function, path=folder / file, file=file, sha256=digest, found=Diagnostics())
+            if signature is not None:
+                found[function.name] = signature
+    return found
