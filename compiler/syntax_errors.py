@@ -323,7 +323,9 @@ class _Recovery:
     def _enter(self, word: str, first: int) -> None:
         """Read on in the block whose first line was left out."""
         start = self.source.word(first).start
-        if self.blocks:
+        if self.blocks and self._stack_before("VALIDATE"):
+            self._open_scope(word, first)
+        elif self.blocks:
             self.blocks.append(_Block(word, start, "virtual"))
         elif self.closed:
             self._reopen()
@@ -331,6 +333,20 @@ class _Recovery:
         else:
             near = "deploy" if word == "deploy" or did_you_mean(word, ["deploy"]) else "algorithm"
             self._open(near, "", start, "real")
+
+    def _open_scope(self, word: str, first: int) -> None:
+        """A block of its own for the statements behind a head that was left out: names in it are no second ones."""
+        name = self.source.word(first + 1)
+        for terminal, text in (
+            ("VALIDATE", "validate"),
+            ("NAME", name.text if name.kind == "name" else word),
+            ("EVERY", "every"),
+            ("INT", "1"),
+            ("LBRACE", "{"),
+        ):
+            self._feed(terminal, text)
+        self.blocks.append(_Block(word, self.source.word(first).start))
+        self.start = None
 
     def _fresh(self, index: int) -> None:
         """Something stands where a statement can begin, and does not begin one that may stand here."""

@@ -152,7 +152,7 @@ class _Binder:
         settings += [(h.name, h.required and h.name != "group") for h in signature.hypers] if signature else []
         given = {k.name for k in call.keywords}
         for name, required in settings:
-            if required and name not in given:
+            if required and name not in given and not _misspelt(name, given):
                 self.found.error(
                     "RL0302",
                     f"`{_called(call)}` needs `{name} = ...`",
@@ -161,7 +161,7 @@ class _Binder:
                 )
         options = {k.name for k in call.options}
         for option in spec.options if spec else ():
-            if option.required and option.name not in options:
+            if option.required and option.name not in options and not _misspelt(option.name, options):
                 self.found.error(
                     "RL0302", f"`{_called(call)}` needs `with {option.name} = ...`", span=call.span or span
                 )
@@ -208,7 +208,7 @@ class _Binder:
                     expected=_listed(kind.args),
                 )
         for setting in kind.keywords:
-            if setting.required and setting.name not in given:
+            if setting.required and setting.name not in given and not _misspelt(setting.name, given):
                 self.found.error("RL0302", f"`{source.kind}` needs `{setting.name} = ...`", span=source.span)
         if len(source.args) > len(kind.args):
             self.found.error(
@@ -219,6 +219,11 @@ class _Binder:
             )
         if not kind.open_ended:
             self.keywords(source.keywords, {s.name for s in (*kind.args, *kind.keywords)}, f"`{source.kind}`")
+
+
+def _misspelt(name: str, given: Iterable[str]) -> bool:
+    """Whether what is missing may be there under a wrong name, which is reported by itself."""
+    return any(did_you_mean(other, [name]) for other in given)
 
 
 def _wanted(arg: FieldArg) -> str:

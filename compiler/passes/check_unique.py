@@ -12,6 +12,9 @@ from rldsl.diagnostics import Diagnostics, Label, Span
 
 _T = TypeVar("_T", Param, Model, Node, Block)
 
+UNNAMED = ""
+"""What a field is called whose name is taken; RL0205 has been reported."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckUnique:
@@ -32,16 +35,17 @@ class CheckUnique:
         models = check.once("model", graph.models)
         blocks = check.once("block", graph.blocks, [(n.id, n.span) for n in graph.nodes])
         nodes = check.once("node", graph.nodes)
-        inputs = _replaced(graph.inputs)
-        _check_fields(inputs, nodes, found)
+        check.known = graph.poisoned
+        inputs, nodes = check.fields(_replaced(graph.inputs), nodes)
         blocks = tuple(
             replace(
                 b, nodes=check.once("node", b.nodes), carry=_listed(b.carry, found), collect=_listed(b.collect, found)
             )
             for b in blocks
         )
-        for block in blocks:
-            _check_fields(block.inputs, block.nodes, found)
+        blocks = tuple(
+            replace(b, inputs=ins, nodes=outs) for b in blocks for ins, outs in [check.fields(b.inputs, b.nodes)]
+        )
         poisoned = graph.poisoned | check.lost
         return replace(
             module,
@@ -52,11 +56,15 @@ class CheckUnique:
 
 
 class _Once:
-    """Keeps the first of each name; `lost` are the fields that only others would have written."""
+    """Keeps the first of each name; `lost` are the fields that only others would have written.
+
+    What is `known` to be wrong already is not reported.
+    """
 
     def __init__(self, found: Diagnostics) -> None:
         self.found = found
         self.lost: frozenset[str] = frozenset()
+        self.known: frozenset[str] = frozenset()
 
     def once(self, what: str, items: tuple[_T, ...], taken: Iterable[tuple[str, Span | None]] = ()) -> tuple[_T, ...]:
         first: dict[str, Span | None] = dict(taken)
@@ -72,6 +80,22 @@ class _Once:
                 _twice(what, name, item.span, first[name], self.found)
                 self.lost |= _written(item)
         return tuple(kept.values())
+
+    def fields(self, inputs: Iterable[Input], nodes: Iterable[Node]) -> tuple[tuple[Input, ...], tuple[Node, ...]]:
+        """The statements of one scope, where a field that is written a second time has lost its name there."""
+        first: dict[str, Span | None] = {}
+
+        def names(written: tuple[str, ...], span: Span | None) -> tuple[str, ...]:
+            kept = []
+            for name in written:
+                if name in first and name not in self.known:
+                    _twice("field", name, span, first[name], self.found)
+                kept.append(UNNAMED if name in first else name)
+                first.setdefault(name, span)
+            return tuple(kept)
+
+        made = tuple(replace(i, names=names(i.names, i.span)) for i in inputs)
+        return made, tuple(replace(n, outputs=names(n.outputs, n.span)) for n in nodes)
 
 
 def _elsewhere(one: Span | None, other: Span | None) -> bool:
@@ -103,15 +127,6 @@ def _replaced(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
         return any(_elsewhere(i.span, mine.span) and {*i.names} & {*mine.names} for i in inputs[index + 1 :])
 
     return tuple(item for index, item in enumerate(inputs) if not later(index))
-
-
-def _check_fields(inputs: Iterable[Input], nodes: Iterable[Node], found: Diagnostics) -> None:
-    first: dict[str, Span | None] = {}
-    written = [(f, i.span) for i in inputs for f in i.names] + [(f, n.span) for n in nodes for f in n.outputs]
-    for name, span in written:
-        if name in first:
-            _twice("field", name, span, first[name], found)
-        first.setdefault(name, span)
 
 
 def _twice(what: str, name: str, span: Span | None, first: Span | None, found: Diagnostics) -> None:

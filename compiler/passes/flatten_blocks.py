@@ -63,6 +63,7 @@ class _Flattener:
     def carrying(self, block: Block) -> tuple[Block, list[Input], list[Node]]:
         written = {f for n in block.nodes for f in n.outputs}
         there = {*self.outer_fields, *self.outside}
+        block = replace(block, carry=tuple(self.meant(c, block, written & there) for c in block.carry))
         carried = [c for c in block.carry if self.can_carry(block, c, written, there)]
         lost = {c.name for c in block.carry} - there - self.source.poisoned
         self.lost |= lost
@@ -75,13 +76,22 @@ class _Flattener:
         self.outside |= {c.name: f"{block.id}.{c.name}" for c in carried}
         return replace(block, carry=carry, inputs=(), nodes=()), [], nodes
 
+    def meant(self, arg: FieldArg, block: Block, both: set[str]) -> FieldArg:
+        """The field that a misspelt one (RL0213) stands for: one that stands outside and is written inside."""
+        known = both | self.source.poisoned
+        near = None if arg.name in known else next((f for f in sorted(both) if did_you_mean(arg.name, [f])), None)
+        if near is None or near in {c.name for c in block.carry}:
+            return arg
+        what = f"`{block.id}` carries `{arg.name}`, which is no field"
+        self.found.error("RL0213", what, span=arg.span, fix=f"did you mean `{near}`?")
+        return replace(arg, name=near)
+
     def can_carry(self, block: Block, arg: FieldArg, written: set[str], there: set[str]) -> bool:
         if arg.name in self.source.poisoned:
             return arg.name in written
         if arg.name not in there:
             what = f"`{block.id}` carries `{arg.name}`, but nothing outside it writes that field"
-            hint = did_you_mean(arg.name, written & there) or f"let a node before the loop write `{arg.name}`"
-            self.found.error("RL0213", what, span=arg.span, fix=hint)
+            self.found.error("RL0213", what, span=arg.span, fix=f"let a node before the loop write `{arg.name}`")
         elif arg.name not in written:
             what = f"`{block.id}` carries `{arg.name}`, but no node in it writes that field anew"
             self.found.error(
@@ -126,7 +136,10 @@ class _Flattener:
         self.no_training(block)
         own = {n for i in block.inputs for n in i.names} | {f for n in block.nodes for f in n.outputs}
         names = {f: f"{block.id}.{f}" for f in own}
-        nodes = [self.moved(n, block, names, {**self.outside, **names}) for n in block.nodes]
+        inside = {**self.outside, **names}
+        if not block.inputs:  # it may be a loop whose head was not understood, and which of these it carries
+            inside = {f: n for f, n in inside.items() if f not in self.source.poisoned}
+        nodes = [self.moved(n, block, names, inside) for n in block.nodes]
         inputs = [_own(i, block) for i in block.inputs]
         self.keep(block, own)
         return replace(block, inputs=(), nodes=()), inputs, nodes
@@ -140,8 +153,9 @@ class _Flattener:
             self.private.setdefault(name, block.id)
 
     def no_training(self, block: Block) -> None:
+        unclosed = any(d.code == "RL0102" and d.expected == "`}`" for d in self.found)
         for node in block.nodes:
-            if node.call.method is Method.TRAIN:
+            if node.call.method is Method.TRAIN and not unclosed:
                 what = f"`{node.id}` trains a model inside `{block.id}`"
                 self.found.error(
                     "RL0214", what, span=node.span, fix="move it out of the block; it may read what that hands out"
@@ -161,7 +175,8 @@ class _Flattener:
     def reading(self, node: Node, meaning: Mapping[str, str]) -> Node:
         """The node with the names it reads as they are in the flat graph."""
         for arg in node.call.args:
-            if arg.name in self.private and arg.name not in {*meaning, *self.outer_fields} and node.block is None:
+            elsewhere = {*meaning, *self.outer_fields, *self.source.poisoned}
+            if arg.name in self.private and arg.name not in elsewhere and node.block is None:
                 block = self.private[arg.name]
                 loop = self.source.block_of[block]
                 verb = "collect" if loop.where else "carry"

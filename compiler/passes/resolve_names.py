@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from rldsl.compiler.expr import Expr, references
 from rldsl.compiler.ir import BUILT_IN, Call, Graph, Keyword, Method, Model, ModelKind, Module, Node, SourceCall
 from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, SourceKind
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.check_unique import UNNAMED
 from rldsl.compiler.signature import (
     Signature,
     functions_in,
@@ -21,7 +23,7 @@ from rldsl.compiler.signature import (
     user_signature,
 )
 from rldsl.compiler.syntax_words import FOREIGN
-from rldsl.diagnostics import DiagnosticError, Diagnostics, Span, did_you_mean
+from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Label, Span, did_you_mean
 from rldsl.types import Role
 
 _MODULE_ROLES = {
@@ -29,6 +31,7 @@ _MODULE_ROLES = {
     "rldsl.algos.advantages": Role.ADVANTAGE,
 }
 DEFAULT_ROLE = "COMPUTE"
+_HARDLY_ANOTHER = 0.8  # names as alike as this are one, misspelt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,9 @@ def _role(node: Node, graph: Graph, signatures: dict[str, Signature]) -> str:
 
 
 def _forgets_outputs(node: Node, signatures: dict[str, Signature]) -> bool:
-    """Whether a node names fewer fields than it writes."""
+    """Whether a node names fewer fields than it writes, or calls one as another is called."""
+    if UNNAMED in (o.rpartition(".")[2] for o in node.outputs):
+        return True
     if node.call.method is not None:
         return not node.outputs and node.call.method not in BUILT_IN and bool(METHODS[node.call.method].outputs)
     signature = signatures.get(node.call.function or "")
@@ -131,8 +136,16 @@ class _Names:
         self.fields = {*graph.producer_of, *graph.input_of}
         self.params = {p.name for p in graph.params}
         self.unnamed = any(_forgets_outputs(n, signatures) for n in graph.nodes)
+        self.unknown: dict[tuple[str, str], list[Diagnostic]] = {}
 
     def check(self) -> None:
+        self.look_up()
+        for same in self.unknown.values():
+            first, *others = sorted(same, key=lambda d: (d.span is None, d.span))
+            labels = tuple(Label(span=d.span, message="here too") for d in others if d.span)
+            self.found.add(replace(first, labels=labels))
+
+    def look_up(self) -> None:
         for model in self.graph.models:
             self.model(model)
         for item in self.graph.inputs:
@@ -161,14 +174,15 @@ class _Names:
             return True
         known = sorted({n.rpartition(".")[2] for n in names})  # in a block, too, the user writes the last part
         listed = ", ".join(known) if known else f"there is no {what} yet"
-        self.found.error(
-            code,
-            f"unknown {what} `{name}`",
+        unknown = Diagnostic(
+            code=code,
+            message=f"unknown {what} `{name}`",
             span=span,
             expected=listed,
             found=name,
             fix=fix or did_you_mean(name, known),
         )
+        self.unknown.setdefault((code, name), []).append(unknown)
         return False
 
     def expr(self, expr: Expr) -> None:
@@ -263,7 +277,8 @@ class _Names:
 
     def _unnamed_output(self, name: str) -> bool:
         """Whether a field is rather one that a node forgets to name (RL0306) than one that is misspelt."""
-        return self.unnamed and not did_you_mean(name, {f.rpartition(".")[2] for f in self.fields})
+        fields = {f.rpartition(".")[2] for f in self.fields}
+        return self.unnamed and not get_close_matches(name, fields, n=1, cutoff=_HARDLY_ANOTHER)
 
     def _named_but_unreadable(self, call: Call) -> bool:
         """Whether RL0305 has been said of this function: one mistake, one message."""

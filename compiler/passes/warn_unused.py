@@ -10,7 +10,7 @@ from rldsl.compiler.expr import Expr, references
 from rldsl.compiler.ir import SINKS, BlockKind, Graph, Method, ModelKind, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Phase
-from rldsl.diagnostics import Diagnostics, Span, did_you_mean
+from rldsl.diagnostics import Diagnostics, Span
 
 SEED = "seed"
 """A parameter of this name seeds sampling and the order of the data: the runtime reads it."""
@@ -25,7 +25,7 @@ _PHASES = {
 class WarnUnused:
     """Warn of what nothing uses, as the source has it, whatever its parameters are; the graph stays as it is.
 
-    What an unknown name may stand for counts as used, and so does what is imported: other files may use it.
+    A program with errors is left in peace. What is imported counts as used: other files may use it.
     Before: `model judge : reward = hf("path")`, and no `judge.score`.   After: the same, and RL0453.
     """
 
@@ -33,6 +33,8 @@ class WarnUnused:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The module as it is; RL0451 to RL0453, RL0458, RL0459, RL0463 and RL0464."""
+        if context.found.has_errors:
+            return module  # what is unused may be what is missing elsewhere
         use = _Use(module.graph, context.found)
         use.blocks()
         use.nodes()
@@ -48,18 +50,11 @@ class _Use:
 
     def __init__(self, graph: Graph, found: Diagnostics) -> None:
         self.graph, self.found = graph, found
-        codes = ("RL0201", "RL0202", "RL0203")
-        self.unknown = frozenset(d.found for d in found if d.code in codes and d.found)
         self.idle: set[str] = set()  # blocks that do nothing: what stands in them is not reported again
 
     def warn(self, code: str, message: str, span: Span | None, fix: str | None = None) -> None:
         if not _imported(span, self.graph):
             self.found.warning(code, message, span=span, fix=fix)
-
-    def maybe(self, name: str) -> bool:
-        """Whether a statement that is not understood, or a misspelt name, may use `name`."""
-        short = name.rpartition(".")[2]
-        return name in self.graph.poisoned or any(did_you_mean(u, [short]) for u in self.unknown)
 
     def blocks(self) -> None:
         leaving = {n.block for n in self.graph.nodes if n.call.method in SINKS}
@@ -74,7 +69,7 @@ class _Use:
                 outside = {f for n in self.graph.nodes if n.block != block.id for f in n.reads}
                 outside |= {c.name for b in self.graph.blocks if b is not block for c in b.carry}
                 handed = [c.param or "" for c in block.carry]
-                if outside.isdisjoint(handed) and not any(map(self.maybe, handed)):
+                if outside.isdisjoint(handed):
                     self.idle.add(block.id)
                     what = f"nothing reads what `{block.id}` carries, so it will not run"
                     self.warn("RL0451", what, block.span)
@@ -84,8 +79,7 @@ class _Use:
         # What a loop carries is read by its next iteration.
         read |= {f for b in self.graph.blocks for c in b.carry for f in (c.name, c.param) if f}
         for node in self.graph.nodes:
-            used = read.intersection(node.outputs) or node.block in self.idle or any(map(self.maybe, node.outputs))
-            if node.outputs and not used:
+            if node.outputs and read.isdisjoint(node.outputs) and node.block not in self.idle:
                 shown = ", ".join(f"`{o}`" for o in node.outputs)
                 self.warn("RL0451", f"nothing reads {shown} of `{node.id}`, so it will not run", node.span)
 
@@ -94,27 +88,23 @@ class _Use:
         used = {n.call.model for n in nodes} | {m.copy_of for m in models} | {m.shares for m in models}
         trained = {n.call.model for n in nodes if n.call.method is Method.TRAIN}
         for model in models:
-            if self.maybe(model.name):
-                continue
             if model.name not in used:
                 self.warn("RL0453", f"no node uses model `{model.name}`", model.span, "remove it")
-            elif model.kind is not ModelKind.VALUE or model.frozen or self.found.has_errors:
-                continue
-            elif model.name not in trained:
+            elif model.kind is ModelKind.VALUE and not model.frozen and model.name not in trained:
                 what = f"no node trains `{model.name}`, so its values stay as they begin"
                 self.warn("RL0463", what, model.span, f"add `{model.name}.train value_loss(...)`, or write `frozen`")
 
     def params(self) -> None:
         read = {r.name for e in _expressions(self.graph) for r in references(e)}
         for param in self.graph.params:
-            if param.name not in read and param.name != SEED and not self.maybe(param.name):
+            if param.name not in read and param.name != SEED:
                 self.warn("RL0452", f"nothing reads parameter `{param.name}`", param.span, "remove it")
 
     def layouts(self) -> None:
         deploy = self.graph.deploy
         for layout in deploy.layouts if deploy else ():
-            if layout.phase not in _PHASES or layout.model not in self.graph.model_of or self.graph.poisoned:
-                continue
+            if layout.phase not in _PHASES:
+                continue  # RL0506
             methods, does = _PHASES[layout.phase]
             if not any(n.call.model == layout.model and n.call.method in methods for n in self.graph.nodes):
                 what = f"`{layout.model}.{layout.phase}` has a layout, but no node {does} `{layout.model}`"
@@ -138,11 +128,8 @@ def _of_node(node: Node) -> Iterator[Expr]:
 
 
 def _functions(module: Module, found: Diagnostics) -> None:
-    """RL0464 for a file of functions of which none is called, unless some function is unknown."""
+    """RL0464 for a file of functions of which none is called."""
     graph = module.graph
-    called = {n.call.function for n in graph.nodes if n.call.function and n.call.method not in SINKS}
-    if graph.poisoned or not called <= set(module.signatures):
-        return
     used = {s.file for s in module.signatures.values()}
     for use in graph.uses:
         if use.path not in used and not _imported(use.span, graph):

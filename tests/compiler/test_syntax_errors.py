@@ -196,7 +196,7 @@ STRUCTURE = [
     (
         "algorithm a {\n  loop l carry t {\n    node x = compute f(t) -> t\n  }\n  param y : int = 3\n}\n",
         ["`carry` does not fit in a loop"],
-        ["node", "param"],
+        ["validate", "param"],
     ),
     (
         "algorithm a {\n  loop l max 3 carry t:\n    node x = compute f(t) -> t\n  node y = compute f(t) -> z\n}\n",
