@@ -246,7 +246,9 @@ class Reference:
         self._put(collection.rows())
 
     def _metric(self, node: ir.Node) -> None:
-        bound, _ = self._arguments(node.call.args)
+        bound, absent = self._arguments(node.call.args)
+        if absent:
+            return
         field = self._buffer.get(bound["field"], op=node.id)
         data = self._buffer.aligned(list(bound.values()), per_prompt=field.per_prompt, op=node.id)
         values = _flat(data[bound["field"]].data)

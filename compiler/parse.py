@@ -307,7 +307,7 @@ class _Builder:
         call = Call(
             method=Method.METRIC,
             function=found.value,
-            args=self.fields(arguments),
+            args=self.fields(arguments, by_place=True),
             keywords=self.keywords(arguments),
             span=self.token_span(reduction),
         )
@@ -323,8 +323,9 @@ class _Builder:
         )
         return Node(id=str(name), call=call, when=self.condition(tree), span=self.token_span(name))
 
-    def fields(self, tree: _Tree) -> tuple[FieldArg, ...]:
-        return tuple(self.field_arg(f) for fs in _subtrees(tree, "fields") for f in _subtrees(fs, "field"))
+    def fields(self, tree: _Tree, *, by_place: bool = False) -> tuple[FieldArg, ...]:
+        found = (f for fs in _subtrees(tree, "fields") for f in _subtrees(fs, "field"))
+        return tuple(self.field_arg(f, by_place=by_place) for f in found)
 
     def call(self, tree: _Tree) -> Call | None:
         words = _tokens(tree)
@@ -346,10 +347,11 @@ class _Builder:
             span=self.token_span(words[0]),
         )
 
-    def field_arg(self, tree: _Tree) -> FieldArg:
+    def field_arg(self, tree: _Tree, *, by_place: bool = False) -> FieldArg:
+        """A field; the name of its parameter says nothing if it is its own, unless fields bind `by_place`."""
         names = [t for t in _tokens(tree) if t.type == "NAME"]
         optional = any(t.type == "OPTIONAL" for t in _tokens(tree))
-        param = str(names[0]) if len(names) > 1 else None
+        param = str(names[0]) if names[1:] and (by_place or names[0] != names[1]) else None
         return FieldArg(name=str(names[-1]), optional=optional, param=param, span=self.span(tree))
 
     def keywords(self, tree: _Tree) -> tuple[Keyword, ...]:

@@ -124,7 +124,8 @@ def _node_parts(node: Node) -> Iterator[str]:
 def _call(call: Call) -> str:
     if call.method is Method.OUTPUT:
         return ", ".join(_field(a) for a in call.args)
-    arguments = f"({_arguments([_field(a) for a in call.args], call.keywords)})"
+    by_place = call.method is Method.METRIC
+    arguments = f"({_arguments([_field(a, by_place=by_place) for a in call.args], call.keywords)})"
     if call.method is Method.METRIC:
         return f"{call.function}{arguments}"
     if call.method is Method.COLLECT:
@@ -140,8 +141,9 @@ def _arguments(positional: list[str], keywords: tuple[Keyword, ...]) -> str:
     return ", ".join(positional) + (f"; {named}" if named else "")
 
 
-def _field(arg: FieldArg) -> str:
-    name = arg.name if arg.param in (None, arg.name) else f"{arg.param} = {arg.name}"
+def _field(arg: FieldArg, *, by_place: bool = False) -> str:
+    bound = arg.param is None or (arg.param == arg.name and not by_place)
+    name = arg.name if bound else f"{arg.param} = {arg.name}"
     return name + ("?" if arg.optional else "")
 
 

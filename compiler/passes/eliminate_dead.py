@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -24,15 +25,10 @@ class EliminateDead:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The live graph, with edges inferred anew from what is still read."""
-        graph = _without_unread_rows(module.graph)
-        graph = replace(graph, edges=edges_of(graph))
-        roots = [n.id for n in graph.nodes if n.call.method is Method.TRAIN or n.call.method in SINKS]
-        live = leading_to(roots, ((e.source, e.target) for e in graph.edges if _carries_data(e)))
-        kept = tuple(n for n in graph.nodes if n.id in live)
-        read = {f for n in kept for f in n.reads}
-        models = {n.call.model for n in kept}
+        graph = _live(module.graph)
+        live, read = graph.node_of, _read(graph.nodes)
+        models = {n.call.model for n in graph.nodes}
         models |= {m.shares for m in graph.models if m.name in models}
-        graph = graph.with_nodes(kept)
         used = tuple(m for m in graph.models if m.name in models)
         fields = {f: i for f, i in module.fields.items() if f in read}
         # A loop that reads an input by itself leaves the input as it was; that one is not missed.
@@ -58,14 +54,31 @@ class EliminateDead:
         return replace(module, graph=live_graph, fields=fields, dropped=module.dropped + tuple(dropped))
 
 
+def _read(nodes: Iterable[Node]) -> set[str]:
+    return {f for n in nodes for f in n.reads}
+
+
+def _live(graph: Graph) -> Graph:
+    """What trainings, metrics and outputs need. A loop need not collect what only dead nodes read: so once more."""
+    live, read = graph, _read(graph.nodes)
+    before: set[str] | None = None
+    while read != before:
+        thin = _without_unread_rows(graph, read)
+        thin = replace(thin, edges=edges_of(thin))
+        roots = [n.id for n in thin.nodes if n.call.method is Method.TRAIN or n.call.method in SINKS]
+        needed = leading_to(roots, ((e.source, e.target) for e in thin.edges if _carries_data(e)))
+        live = thin.with_nodes(tuple(n for n in thin.nodes if n.id in needed))
+        read, before = _read(live.nodes), read
+    return live
+
+
 def _carries_data(edge: Edge) -> bool:
     """Whether the target needs what the source computes; order and weight edges only say who comes first."""
     return edge.kind in (EdgeKind.FIELD, EdgeKind.ROWS)
 
 
-def _without_unread_rows(graph: Graph) -> Graph:
-    """The graph whose loops collect only what is read of the collection."""
-    read = {f for n in graph.nodes for f in n.reads}
+def _without_unread_rows(graph: Graph, read: set[str]) -> Graph:
+    """The graph whose loops collect only those fields of the collection that are `read`."""
     unread = {b.id: [c.param not in read for c in b.collect] for b in graph.blocks if b.where}
 
     def thin(node: Node) -> Node:

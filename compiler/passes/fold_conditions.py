@@ -27,13 +27,19 @@ class FoldConditions:
         graph = module.graph
         gone = [n for n in graph.nodes if isinstance(n.when, Literal) and not n.when.value]
         missing = {f for n in gone for f in n.outputs}
-        # A metric or an output of nothing goes with its fields.
-        gone += [n for n in graph.nodes if n.call.method in SINKS and n not in gone and missing.issuperset(n.reads)]
-        ids = {n.id for n in gone}
+        ids = {n.id for n in gone} | {n.id for n in graph.nodes if _goes_along(n, missing)}
+        gone = [n for n in graph.nodes if n.id in ids]
         kept = tuple(_without(replace(n, when=None), missing, ids) for n in graph.nodes if n.id not in ids)
         _check_still_useful(kept, graph, context.found)
         dropped = tuple(Dropped(what=n.id, by=self.name, why="its condition is false") for n in gone)
         return replace(module, graph=graph.with_nodes(kept), dropped=module.dropped + dropped)
+
+
+def _goes_along(node: Node, missing: set[str]) -> bool:
+    """Whether a metric goes with its field or mask, or an output with all its fields."""
+    if node.call.method is Method.METRIC:
+        return not missing.isdisjoint(node.reads)
+    return node.call.method is Method.OUTPUT and missing.issuperset(node.reads)
 
 
 def _check_still_useful(kept: tuple[Node, ...], graph: Graph, found: Diagnostics) -> None:

@@ -45,7 +45,7 @@ RESERVED = frozenset(
 names = st.sampled_from(SOFT) | st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True).filter(
     lambda n: n not in RESERVED
 )
-strings = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
+strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
 whole = st.integers(0, 20) | st.integers(0, (1 << 63) - 1)
 real = st.floats(0, allow_nan=False, allow_infinity=False)
 units = st.none() | st.sampled_from(("prompts", "samples", "tokens"))
@@ -175,7 +175,8 @@ metrics = st.builds(
     call=_call(
         method=st.just(Method.METRIC),
         function=st.sampled_from([r.value for r in Reduction]),
-        args=arguments,
+        # Only here does it matter that a field has the name of its parameter: others bind by name.
+        args=few(st.builds(FieldArg, name=names, optional=st.booleans(), param=st.none() | names)),
         keywords=keywords,
     ),
     when=conditions,
