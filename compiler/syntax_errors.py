@@ -449,7 +449,7 @@ class _Recovery:
     def _say(self, said: Said, index: int) -> None:
         """Report it at word `index`, or at the place of its own."""
         word = self.source.word(index)
-        end = len(self.source.text)
+        end = self.source.words[-1].end if self.source.words else 0  # the line of it is there to be shown
         start, stop = (word.start, word.end) if word.text else (end, end + 1)
         if said.at is not None:
             start, stop = self.source.word(said.at).start, self.source.word(said.to or said.at).end
