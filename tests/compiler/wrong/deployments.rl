@@ -1,0 +1,160 @@
+# an axis that the engine has not
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp(tp = 2)
+  #                  ^^^^^^ RL0506 `fsdp` has no parallel axis `tp`
+}
+---
+# a layout of no ranks
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp(dp = 0)
+  #                  ^^^^^^ RL0404 `dp` is out of range
+}
+---
+# a layout of another type
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp(dp = "two")
+  #                  ^^^^^^^^^^ RL0304 `dp` must be of type int
+}
+---
+# an unknown parameter in a layout
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp(dp = ranks)
+  #                       ^^^^^ RL0203 unknown parameter `ranks`
+}
+---
+# a layout that cannot be computed
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp(dp = 1 // 0)
+  #                       ^^^^^^ RL0304 this cannot be computed: integer division or modulo by zero
+}
+---
+# a cluster of nothing
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+#! RL0506 a cluster has at least one device
+  cluster 0 x cpu
+}
+---
+# an unknown kind of cluster
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+#! RL0508 did you mean `h100`?
+  cluster 2 x h10
+}
+---
+# a phase that models have not
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.sleep : fsdp(dp = 1)
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 a model has no phase `sleep`
+}
+---
+# an unknown engine
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.generate : hff(dp = 2)
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0507 did you mean `hf`?
+}
+---
+# more ranks than the cluster has
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 2 x cpu
+  actor.generate : hf(dp = 4)
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.generate` wants 4 ranks of 2
+}
+---
+# a training on some ranks only
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 4 x cpu
+  actor.train : fsdp(dp = 2)
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.train` uses 2 of 4 ranks: weights are sharded over all of them
+}
+---
+# --layout of an unknown engine
+#$ --layout 'actor.generate : hff(dp = 2)'
+#! RL0507 did you mean `hf`?
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+---
+# --cluster that is none
+#$ --cluster 'four cpus'
+#! RL0102 --cluster: `four cpus` is no line of a `deploy` block
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+---
+# --deploy of a file without a deployment
+#$ --deploy missing.rl
+#! RL0101 cannot read `missing.rl`: No such file or directory
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}

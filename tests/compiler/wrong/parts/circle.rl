@@ -1,0 +1,2 @@
+# Imports itself.
+import "circle.rl"

@@ -1,0 +1,4 @@
+# Has a mistake of its own.
+algorithm faulty {
+  param other : integer = 4
+}
