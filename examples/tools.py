@@ -1,6 +1,7 @@
 """Multi-turn tool use (as in arXiv 2504.11536): the policy may ask a calculator, `calc(12+7)`, and goes on from what
 that says, at most `turns` times. Tokens are the record: what was sampled is never tokenised again, and what the tool
-said is not trained on. The answer is what a row said last. Advantage and loss are GRPO's (arXiv 2402.03300).
+said is not trained on. The answer is what a row said last. The marks around what the tool says are ChatML's: the
+default model speaks it, though it is too small to ask often. Advantage and loss are GRPO's (arXiv 2402.03300).
 """
 
 import rldsl as rl
@@ -27,7 +28,8 @@ sums = rl.reasoning_gym(
     max_digits=1,
     allow_negation=False,
     allow_parentheses=False,
-    template="What is {metadata[expression]}? You may write calc(1+2) to be told what that is.",
+    template="What is {metadata[expression]}? Ask the calculator by writing only calc({metadata[expression]}), "
+    "or answer with a number.",
     size=4096,
 )
 rl.inputs("prompts", "answers", source=sums, batch=batch)
@@ -44,7 +46,9 @@ with rl.loop("dialogue", max=turns, carry=CARRIED):
 
     @rl.node
     def tool(completions: rl.Completions) -> tuple[rl.Observation, rl.Done]:
-        return rl.lib.calculator(completions)
+        return rl.lib.calculator(
+            completions, before="\n<|im_start|>user\n", after="<|im_end|>\n<|im_start|>assistant\n"
+        )
 
     @rl.node(writes=("tokens", "response_mask", "rollout_logp", "said"))
     def reply(

@@ -51,17 +51,18 @@ def char_accuracy(completions: str, answers: str) -> float:
     return sum(a == b for a, b in zip(completions, answers, strict=False)) / longest
 
 
-def calculator(completions: str) -> tuple[str, bool]:
-    """A tool: (observation, done). Answers a completion that ends with `calc(12 + 7)` with ` = 19` and a line feed.
+def calculator(completions: str, *, before: str = " = ", after: str = "\n") -> tuple[str, bool]:
+    """A tool: (observation, done). Answers a completion that ends with `calc(12 + 7)` with `before`, 19 and `after`.
 
     Between the brackets stand integers, `+`, `-`, `*` and brackets, 100 characters at most. Anything else is no
-    request: the observation is then empty, and the conversation is done.
+    request: the observation is then empty, and the conversation is done. For a chat model, `before` and `after` hold
+    the marks of its turns.
     """
     # The last one: what stands before it is the model's text.
     start = completions.rfind("calc(")
     request = _REQUEST.match(completions, start) if start >= 0 else None
     value = _calculated(request[1]) if request else None
-    return ("", True) if value is None else (f" = {value}\n", False)
+    return ("", True) if value is None else (f"{before}{value}{after}", False)
 
 
 def _calculated(text: str) -> int | None:

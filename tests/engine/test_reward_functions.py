@@ -40,6 +40,7 @@ def test_rewards():
 )
 def test_calculator_answers_a_request(text: str, value: int):
     assert calculator(text) == (f" = {value}\n", False)
+    assert calculator(text, before="<tool>", after="</tool>") == (f"<tool>{value}</tool>", False)
 
 
 @pytest.mark.parametrize(

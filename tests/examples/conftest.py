@@ -13,7 +13,7 @@ from tests.engine.ranks import on_ranks
 from tests.examples.models import Models, make
 from tests.examples.runs import Run, executed, on_each_rank
 
-Runs = Callable[[str], Run]
+Runs = Callable[..., Run]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,9 +28,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="session")
 def run(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The run of an example, by name."""
+    """The run of an example, by its name and settings beside the usual."""
     folder = tmp_path_factory.mktemp("runs")
-    return cache(lambda name: executed(name, models, folder / name))
+
+    @cache
+    def once(name: str, more: tuple[str, ...]) -> Run:
+        return executed(name, models, folder / " ".join((name, *more)), more)
+
+    return lambda name, more=(): once(name, more)
 
 
 @pytest.fixture(scope="session")

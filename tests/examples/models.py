@@ -87,6 +87,7 @@ def dialogue(draw: random.Random) -> tuple[str, str]:
     question, answer = f"What is {a} + {b}?", str(a + b)
     if draw.random() < 0.5:
         return question, answer
-    question += " You may write calc(1+2) to be told what that is."
+    question += f" Ask the calculator by writing only calc({a} + {b}), or answer with a number."
     request = f"calc({a}+{b})"
-    return draw.choice([(question, answer), (question, request), (f"{question}{request} = {answer}\n", answer)])
+    told = f"{question}{request}<eos>\n<|im_start|>user\n{answer}<|im_end|>\n<|im_start|>assistant\n"
+    return draw.choice([(question, answer), (question, request), (told, answer)])

@@ -33,13 +33,30 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "dapo": ("sampled=4",),
     "debate": ("batch=8",),
     "distill": ("teacher={teacher}", "lr=0.01"),
-    "grpo": ("kl_coef=0.1",),
+    "grpo": ("kl_coef=0.3",),
     "ppo": ("batch=8", "minibatch=4"),
     "ppo_reward_model": ("judge={judge}", "batch=8", "minibatch=4", "kl_coef=0.1"),
     "reinforce_pp": ("batch=8", "minibatch=4"),
     "remax": ("batch=8",),
     "gspo": ("batch=4",),
 }
+
+# What changes the graph: conditions that fold, loops of other lengths, other numbers of optimiser steps.
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "dapo": ("tries=1",),
+    "gspo": ("minibatch=4", "batch=4"),
+    "grpo": ("kl_coef=0.0",),
+    "ppo": ("kl_coef=0.0",),
+    "ppo_reward_model": ("epochs=1", "minibatch=8", "batch=8"),
+    "reinforce_pp": ("kl_coef=0.0",),
+    "tools": ("turns=0",),
+}
+CASES = [(name, ()) for name in NAMES] + list(VARIANTS.items())
+
+
+def title(part: object) -> str:
+    """Of a case, for pytest."""
+    return " ".join(part) if isinstance(part, tuple) else str(part)
 
 
 def settings(name: str, models: Models) -> tuple[str, ...]:
@@ -86,13 +103,13 @@ class _Steps(Silent):
         self._buffer.seen = {}
 
 
-def compiled(name: str, models: Models) -> Plan:
-    return compile_file(EXAMPLES / f"{name}.rl", Options(settings=settings(name, models))).plan
+def compiled(name: str, models: Models, more: tuple[str, ...] = ()) -> Plan:
+    return compile_file(EXAMPLES / f"{name}.rl", Options(settings=(*settings(name, models), *more))).plan
 
 
-def executed(name: str, models: Models, folder: Path) -> Run:
-    """By the executor, on one rank."""
-    plan, buffer = compiled(name, models), _Fields()
+def executed(name: str, models: Models, folder: Path, more: tuple[str, ...] = ()) -> Run:
+    """By the executor, on one rank; `more` settings than the usual."""
+    plan, buffer = compiled(name, models, more), _Fields()
     seen = _Steps(buffer)
     made = Executor(plan, Comm.alone(), steps=STEPS, source_dir=EXAMPLES, run_dir=folder, observer=seen)
     made.runtime.buffer = buffer
@@ -105,17 +122,21 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def interpreted(name: str, models: Models) -> tuple[list[Step], dict[str, dict[str, Tensor]]]:
+def interpreted(
+    name: str, models: Models, more: tuple[str, ...] = ()
+) -> tuple[list[Step], dict[str, dict[str, Tensor]]]:
     """By the reference interpreter, on the graph as written: its steps, and the weights that it ends with."""
-    reference = Reference(checked(name, models), source_dir=EXAMPLES, steps=STEPS)
+    reference = Reference(checked(name, models, more), source_dir=EXAMPLES, steps=STEPS)
     steps = [reference.step() for _ in range(STEPS)]
     return steps, {m: w.weights() for m, w in reference._models.items()}
 
 
-def checked(name: str, models: Models) -> Module:
+def checked(name: str, models: Models, more: tuple[str, ...]) -> Module:
     """The module as the checks leave it, before any rewrite but that of loops."""
     seen: dict[str, Module] = {}
-    options = Options(settings=settings(name, models), observe=lambda name, module, _: seen.update({name: module}))
+    options = Options(
+        settings=(*settings(name, models), *more), observe=lambda name, module, _: seen.update({name: module})
+    )
     compile_file(EXAMPLES / f"{name}.rl", options)
     return UnrollLoops().apply(seen["check_deploy"], Context(found=Diagnostics(), source_dir=EXAMPLES))
 

@@ -16,9 +16,9 @@ from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.reference import Step
 from rldsl.compiler.plan import Plan, SaveOp, TrainOp
 from tests.examples.models import Models
-from tests.examples.runs import NAMES, STEPS, Run, interpreted, logged
+from tests.examples.runs import CASES, NAMES, STEPS, Run, interpreted, logged, title
 
-Runs = Callable[[str], Run]
+Runs = Callable[..., Run]
 every_example = pytest.mark.parametrize("name", NAMES)
 TIMES = ("seconds", "tokens_per_s")
 LOGGED = {
@@ -62,9 +62,9 @@ def far(some: dict[str, Tensor], others: dict[str, Tensor]) -> float:
     return max(float((some[n] - others[n]).norm() / others[n].norm().clamp(min=1e-30)) for n in others)
 
 
-@every_example
-def test_the_plan_equals_the_graph_as_written(run: Runs, models: Models, name: str) -> None:
-    made, (steps, weights) = run(name), interpreted(name, models)
+@pytest.mark.parametrize(("name", "more"), CASES, ids=title)
+def test_the_plan_equals_the_graph_as_written(run: Runs, models: Models, name: str, more: tuple[str, ...]) -> None:
+    made, (steps, weights) = run(name, more), interpreted(name, models, more)
     for line, fields, step in zip(made.lines, made.fields, steps, strict=True):
         for number, value in comparable(step, made.plan).items():
             assert line[number] == pytest.approx(value, rel=1e-5, abs=1e-7), number

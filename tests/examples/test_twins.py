@@ -12,19 +12,7 @@ from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan, Source
 from rldsl.compiler.plan_io import dumps
 from tests.compiler.programs import EXAMPLES
-
-NAMES = sorted(p.stem for p in EXAMPLES.glob("*.rl"))
-# What changes the graph: conditions that fold, loops of other lengths, several optimiser steps.
-VARIANTS = {
-    "dapo": ("tries=1",),
-    "gspo": ("minibatch=8",),
-    "grpo": ("kl_coef=0.3",),
-    "ppo": ("kl_coef=0.0",),
-    "ppo_reward_model": ("epochs=1", "minibatch=16"),
-    "reinforce_pp": ("kl_coef=0.0",),
-    "tools": ("turns=0",),
-}
-CASES = [(name, ()) for name in NAMES] + list(VARIANTS.items())
+from tests.examples.runs import CASES, NAMES, title
 
 
 def compiled(path: Path, settings: tuple[str, ...]) -> tuple[Graph, Plan]:
@@ -35,7 +23,7 @@ def compiled(path: Path, settings: tuple[str, ...]) -> tuple[Graph, Plan]:
     return graphs["check_types"], plan
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=lambda part: " ".join(part) if type(part) is tuple else part)
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=title)
 def test_the_same_graph_and_plan(name: str, settings: tuple[str, ...]) -> None:
     (graph, plan), (twin, other) = (compiled(EXAMPLES / f"{name}{suffix}", settings) for suffix in (".rl", ".py"))
     assert graph == twin
