@@ -1,4 +1,4 @@
-"""REINFORCE++ (arXiv 2501.03262): no critic.
+"""REINFORCE++ (arXiv 2501.03262), without a critic.
 
 A token's return is the score less the KL penalties still to come, normalised over the tokens of the whole batch; the
 loss is PPO's.
