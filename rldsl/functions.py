@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
@@ -31,7 +32,7 @@ V = TypeVar("V")
 R = TypeVar("R")
 
 
-class Function:
+class Function(ABC):
     """A function that a graph can call: with fields it records, with anything else it runs.
 
     `file` is where a user's function stands, None for one of rldsl's.
@@ -55,8 +56,9 @@ class Function:
             function=self.name, args=fields, keywords=settings, file=self.file, writes=self._writes, site=site
         )
 
+    @abstractmethod
     def _implementation(self) -> Callable[..., Any]:
-        raise NotImplementedError
+        """The function itself."""
 
 
 class _Shipped(Function):
@@ -131,16 +133,16 @@ def needs_file(file: str, what: str, span: Span) -> None:
         )
 
 
-class Namespace:
+class Namespace(ABC):
     """Functions as attributes."""
 
+    @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The functions there are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find(self, name: str) -> Function | None:
         """The function of that name."""
-        raise NotImplementedError
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.names()]

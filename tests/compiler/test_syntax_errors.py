@@ -311,4 +311,4 @@ def test_any_damage_is_reported(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
-    read(text)
+    assert read(text)[0].data == "start"

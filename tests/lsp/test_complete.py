@@ -121,4 +121,5 @@ def test_details(view: View):
 
 def test_everywhere(view: View):
     for offset in range(len(MAIN) + 1):
-        complete(view, offset)
+        found = complete(view, offset)
+        assert len({(i.label, i.kind) for i in found}) == len(found), offset
