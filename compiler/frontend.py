@@ -7,7 +7,6 @@ from pathlib import Path
 from rldsl.compiler.imports import with_imports
 from rldsl.compiler.ir import Graph
 from rldsl.compiler.parse import parse
-from rldsl.compiler.trace import trace_file
 from rldsl.diagnostics import Diagnostics, did_you_mean, fail
 
 
@@ -33,4 +32,6 @@ def load_graph(path: Path, text: str, found: Diagnostics | None = None) -> Graph
     """The graph in `text`, read from `path`. What is wrong in it goes to `found`, or is raised without one."""
     if path.suffix == ".rl":
         return with_imports(parse(text, str(path), found), path, found)
+    from rldsl.compiler.trace import trace_file  # a tenth of what `check` of an .rl file takes, which needs none of it
+
     return trace_file(path, text, found)

@@ -29,23 +29,19 @@ class LowerWeights:
         """The ops with weight transfers and saves."""
         trained = [op.model for op in module.ops if isinstance(op, TrainOp)]
         changing = {trunk_of(m, module.graph) for m in trained}
-        rollouts = [op for op in module.ops if isinstance(op, Rollout)]
+        rollouts: dict[tuple[str, int], list[Rollout]] = {}
+        for op in module.ops:
+            if isinstance(op, Rollout):
+                rollouts.setdefault((op.model, op.staleness), []).append(op)
+        syncs = [_sync(same, module, trained=same[0].model in changing) for same in rollouts.values()]
+        before = {same[0].id: s for same, s in zip(rollouts.values(), syncs, strict=True) if not s.staleness}
+        after = {same[-1].id: s for same, s in zip(rollouts.values(), syncs, strict=True) if s.staleness}
         ops: list[AnyOp] = []
         for op in module.ops:
-            if not isinstance(op, Rollout):
-                ops.append(op)
-                continue
-            same = [r for r in rollouts if _engine(r) == _engine(op)]
-            sync = _sync(same, module, trained=op.model in changing)
-            before, after = op is same[0] and not op.staleness, op is same[-1] and op.staleness > 0
-            ops += [*([sync] if before else []), op, *([sync] if after else [])]
+            ops += [each for each in (before.get(op.id), op, after.get(op.id)) if each is not None]
         policies = [m for m in dict.fromkeys(trained) if module.graph.model_of[m].kind is ModelKind.POLICY]
         ops += [_save(m, module, alone=len(policies) == 1) for m in policies]
         return replace(module, ops=tuple(ops))
-
-
-def _engine(op: Rollout) -> tuple[str, int]:
-    return op.model, op.staleness
 
 
 def _sync(rollouts: list[Rollout], module: Module, *, trained: bool) -> SyncWeightsOp:

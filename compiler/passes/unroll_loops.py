@@ -14,7 +14,7 @@ from rldsl.diagnostics import Diagnostics
 
 Rename = Callable[[str], str]
 
-MOST_COPIES = 5_000
+MOST_COPIES = 2_000
 """As many nodes a loop may become: each is an op of every step's program."""
 
 
