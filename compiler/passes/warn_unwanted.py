@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -107,18 +107,21 @@ def _training(node: Node, module: Module, found: Diagnostics) -> None:
 def _uncorrected(node: Node, rollout: Node, module: Module, found: Diagnostics) -> None:
     """RL0457: samples of older weights, and the loss does not know how likely those made them."""
     logp = rollout.outputs[2:3]
+    # `policy_loss` only measures the distance to the sampler, unless it is told to truncate.
+    measured = _shipped(node, module) == "policy_loss" and not keyword_value(node.call.keywords, "tis_cap", None)
+    reads = [a.name for a in node.call.args if not (measured and a.param == "rollout_logp")]
     stale = rollout.call.method is Method.GENERATE and option_of(rollout.call, "staleness") == 1
-    if stale and rollout.call.model == node.call.model and not set(logp) & set(_behind(node, module)):
+    if stale and rollout.call.model == node.call.model and not set(logp) & set(_behind(reads, module)):
         what = f"`{rollout.id}` samples with older weights, and `{node.id}` does not correct for it"
         fix = "hand the log-probs that `generate` writes to the loss, as `old_logp` or as `rollout_logp` with `tis_cap`"
         found.warning("RL0457", what, span=node.call.span, fix=fix)
 
 
-def _behind(node: Node, module: Module) -> Iterator[str]:
-    """Every field that what `node` reads is made of."""
+def _behind(fields: Iterable[str], module: Module) -> Iterator[str]:
+    """Every field that `fields` are made of, and themselves."""
     graph = module.graph
     handed = {c.param: c.name for b in graph.blocks for c in (*b.carry, *b.collect) if c.param}
-    todo, seen = list(node.reads), set[str]()
+    todo, seen = list(fields), set[str]()
     while todo:
         name = todo.pop()
         if name in seen:

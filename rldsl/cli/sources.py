@@ -6,12 +6,11 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from rldsl.cli.entry import UsageError
 from rldsl.cli.options import given, is_plan
 from rldsl.compiler.plan import Plan
 from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.verify import verify_plan
-from rldsl.diagnostics import DiagnosticError
+from rldsl.diagnostics import DiagnosticError, fail
 
 
 def load(path: Path, args: argparse.Namespace) -> tuple[Plan, Path]:
@@ -20,8 +19,9 @@ def load(path: Path, args: argparse.Namespace) -> tuple[Plan, Path]:
         # The compiler takes a third of a second to import, which a plan does not need.
         compiled = import_module("rldsl.cli.compiled").compile_source(path, args)
         return compiled.plan, compiled.source_dir
-    if given(args):
-        raise UsageError(f"rldsl: {path} is compiled already; give {', '.join(given(args))} to `rldsl compile`")
+    if late := ", ".join(given(args)):
+        fix = f"give {'it' if len(given(args)) == 1 else 'them'} to `rldsl compile`"
+        fail("RL0509", f"`{path}` is compiled already: {late} would change it", fix=fix)
     plan = read_plan(path)
     problems = verify_plan(plan)  # it may come from another tool
     if problems:

@@ -13,11 +13,12 @@ import rldsl
 from rldsl.cli.explain import codes, page, title
 from rldsl.compiler.frontend import load_graph
 from rldsl.compiler.pipeline import check_file
-from rldsl.diagnostics import DiagnosticError
+from rldsl.diagnostics import DiagnosticError, Severity
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(rldsl.__file__).parent
 CODE = re.compile(r"\bRL\d{4}\b")
+FILE = re.compile(r"^# (\w+\.(?:rl|py))\n", re.MULTILINE)
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 # Known only when a run starts or goes on: compiling the wrong example finds nothing.
@@ -39,22 +40,33 @@ node update = actor.train policy_loss(tokens, response_mask, old_logp, advantage
 """
 
 
+MINE = """
+def brevity(completions: str) -> float:
+    return 1 / (1 + len(completions))
+"""
+
+
 def with_statements(fragment: str) -> str:
     """The algorithm above with the fragment's statements in place of those of the same kind and name."""
-    if fragment.startswith("algorithm"):
+    if fragment.startswith(("algorithm", "#")):
         return fragment
     if fragment.startswith("deploy"):
         return f"algorithm page {{ {ALGORITHM} }}\n{fragment}"
     new = fragment.strip().splitlines()
-    keys = {tuple(line.split()[:2]) for line in new}
+    # What stands in a block is indented, and has names of its own.
+    keys = {tuple(line.split()[:2]) for line in new if line[:1].isalpha()}
     kept = [line for line in ALGORITHM.strip().splitlines() if tuple(line.split()[:2]) not in keys]
-    return "algorithm page {\n" + "\n".join(kept + new) + "\n}\n"
+    uses = [line for line in new if line.startswith("use ")]
+    body = kept + [line for line in new if line not in uses]
+    return "\n".join([*uses, "algorithm page {", *body, "}\n"])
 
 
-def found_in(text: str, folder: Path, name: str = "page.rl") -> set[str]:
-    path = folder / name
-    path.write_text(text)
-    return {d.code for d in check_file(path)}
+def found_in(text: str, folder: Path, name: str = "page.rl") -> dict[str, Severity]:
+    """The codes that `check` finds; a text of several files, `# a.rl` above each, is that of the first."""
+    parts = FILE.split(text)[1:] or [name, text, "mine.py", MINE]
+    for each, content in zip(parts[::2], parts[1::2], strict=True):
+        (folder / each).write_text(content)
+    return {d.code: d.severity for d in check_file(folder / parts[0])}
 
 
 def blocks(code: str) -> list[tuple[str, str]]:
@@ -76,7 +88,7 @@ def test_every_code_used_has_a_page_and_every_page_a_use():
 
 
 def test_every_code_appears_in_a_test():
-    texts = [p.read_text() for p in (ROOT / "tests").rglob("*.py")]
+    texts = [p.read_text() for p in (ROOT / "tests").rglob("*.*") if p.suffix in (".py", ".rl")]
     tested = {code for text in texts for code in CODE.findall(text)} | set(with_language("rl"))
     assert sorted(set(codes()) - tested) == []
 
@@ -102,7 +114,7 @@ def test_the_wrong_example_is_wrong(code, tmp_path):
 def test_the_right_example_is_right(code, tmp_path):
     found = found_in(with_statements(blocks(code)[2][1]), tmp_path)
     assert code not in found
-    assert not {c for c in found if c[4] != "5"}, "errors besides warnings"
+    assert Severity.ERROR not in found.values(), found
 
 
 def test_python_algorithms(tmp_path):
@@ -119,9 +131,9 @@ def test_python_algorithms(tmp_path):
 
 def test_python_functions(tmp_path):
     for text, expected in zip((blocks("RL0305")[0][1], blocks("RL0305")[2][1]), (True, False), strict=True):
-        (tmp_path / "mine.py").write_text(text)
+        (tmp_path / "own.py").write_text(text)
         node = "node reward = compute reward(completions, answers) -> score"
-        assert ("RL0305" in found_in('use "mine.py"\n' + with_statements(node), tmp_path)) is expected
+        assert ("RL0305" in found_in('use "own.py"\n' + with_statements(node), tmp_path)) is expected
 
 
 def test_other_examples_parse():
