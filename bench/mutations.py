@@ -58,7 +58,7 @@ class Program:
 
 @cache
 def seeds() -> tuple[str, ...]:
-    """Correct programs: the examples, those of the tests, and those of the language reference."""
+    """Programs, nearly all correct: the examples, those of the tests, of the language reference and of error pages."""
     examples = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "examples").rglob("*.rl"))]
     pages = [ROOT / "grammar" / "reference.md", *sorted((ROOT / "rldsl" / "errors").glob("*.md"))]
     blocks = [b for p in pages for b in re.findall(r"```rl\n(.*?)```", p.read_text(encoding="utf-8"), re.DOTALL)]

@@ -35,7 +35,7 @@ def tries(usually: int) -> settings:
     )
 
 
-@tries(250)
+@tries(200)
 @given(graphs())
 def test_text_says_all(graph: Graph) -> None:
     text = print_graph(graph)
@@ -52,7 +52,7 @@ def test_canonical_text_means_the_same(graph: Graph) -> None:
     assert format_text(text, "random.rl") == text
 
 
-@tries(200)
+@tries(150)
 @given(programs())
 def test_right_programs(text: str) -> None:
     graph = graph_of(text)
