@@ -1,39 +1,83 @@
-"""`rldsl explain CODE`: the page of an error code."""
+"""`rldsl explain CODE`: the page of an error code. `rldsl explain FILE [NAME]`: why a plan is as it is."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from rldsl.cli.entry import UsageError
+from rldsl.cli.options import add_compile_options
 from rldsl.cli.output import console
 from rldsl.diagnostics import did_you_mean
 
+if TYPE_CHECKING:
+    from rldsl.render.explain import Explainer
+
 _NUMBER = re.compile(r"(?:RL)?(\d{1,4})", re.IGNORECASE)
+_FILES = (".json", ".rl", ".py")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The code; all are listed without one."""
-    parser.add_argument("code", nargs="?", help="such as RL0201; without it, the list of all codes")
+    """The code or the file; all codes are listed without one."""
+    parser.add_argument(
+        "what", nargs="?", metavar="CODE|FILE", help="an error code such as RL0201, a plan.json, or an algorithm"
+    )
+    parser.add_argument(
+        "name", nargs="?", help="a node, field, model, metric, output or parameter; without it, all that was decided"
+    )
+    add_compile_options(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the page, drawn on a terminal and as it is elsewhere."""
-    if args.code is None:
+    """Print what was asked for, drawn on a terminal and as it is elsewhere."""
+    if args.what is None:
         for code in codes():
             print(f"{code}  {title(code)}")
-        return 0
-    text = page(normal(args.code))
+    elif Path(args.what).suffix in _FILES:
+        _explain_file(args)
+    elif args.name is not None:
+        raise UsageError(f"rldsl explain: `{args.what}` is neither a plan nor an algorithm; nothing in it has a name")
+    else:
+        _explain_code(args)
+    return 0
+
+
+def _explain_code(args: argparse.Namespace) -> None:
+    text = page(normal(args.what))
     if not sys.stdout.isatty():
         sys.stdout.write(text)
-        return 0
+        return
     markdown = import_module("rich.markdown")  # a tenth of a second; only a terminal needs it
 
     console(no_color=args.no_color).print(markdown.Markdown(text, code_theme="ansi_dark"))
-    return 0
+
+
+def _explain_file(args: argparse.Namespace) -> None:
+    explainer = _explainer(args)
+    pages = (explainer.summary(),) if args.name is None else explainer.pages(args.name)
+    if not pages:
+        hint = did_you_mean(args.name, explainer.names())
+        known = f"`rldsl show {args.what}` shows what there is"
+        raise UsageError(f"rldsl explain: {args.what} has nothing called `{args.name}`; {hint or known}")
+    if args.json:
+        print(json.dumps([asdict(p) for p in pages], indent=2, ensure_ascii=False))
+        return
+    view, terminal = import_module("rldsl.render.pages").PageView, console(no_color=args.no_color)
+    for number, each in enumerate(pages):
+        terminal.print(*([""] if number else []), view(each), sep="\n")
+
+
+def _explainer(args: argparse.Namespace) -> Explainer:
+    """Imported here, so that the page of a code needs no plan."""
+    plan, origin = import_module("rldsl.cli.origins").with_origin(Path(args.what), args)
+    return cast("Explainer", import_module("rldsl.render.explain").Explainer(plan, origin))
 
 
 def codes() -> tuple[str, ...]:

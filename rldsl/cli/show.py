@@ -1,4 +1,4 @@
-"""`rldsl show FILE|plan.json`: the graph, then what each rank does."""
+"""`rldsl show FILE|plan.json [SELECTOR ...]`: the graph, what moves, the schedule, then what each rank does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -16,45 +17,116 @@ from rldsl.cli.options import add_compile_options, natural
 from rldsl.cli.output import console
 from rldsl.cli.sources import load
 from rldsl.compiler.plan import Plan, Program, to_builtins
+from rldsl.diagnostics import did_you_mean
 from rldsl.render.export import dot, mermaid
+from rldsl.render.flows import FlowView, flows_of
 from rldsl.render.graph import GraphView
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView
+from rldsl.render.select import SelectorError, names_of, ops_of, selected
+from rldsl.render.timeline import TimelineView, charts_of
+
+FORMATS = ("text", "mermaid", "dot", "json", "html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to show, of which rank, in which form."""
+    """What to show, of which nodes and rank, in which form."""
     parser.add_argument("file", type=Path, help="an algorithm, .rl or .py, or a plan.json")
+    parser.add_argument(
+        "selectors",
+        nargs="*",
+        metavar="NODE",
+        help="only these nodes and their ops: `x`, `+x` with all upstream, `x+` with all downstream, `1+x` one step up",
+    )
     parser.add_argument("--rank", type=natural, metavar="R", help="only the program of this rank")
-    parser.add_argument("--format", choices=("text", "mermaid", "dot", "json"), default="text")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="html: one page that needs nothing else")
     parser.add_argument("--unrolled", action="store_true", help="show every iteration of a loop in the graph")
     add_compile_options(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Print the plan in the format asked for."""
+    if args.format == "html":
+        return _html(args)
     plan, _ = load(args.file, args)
     programs = plan.programs if args.rank is None else (_program(plan, args.rank),)
+    only = _selected(plan, args)
     if args.format == "json":
-        shown = (
-            to_builtins(plan) if args.rank is None else to_builtins(plan)["programs"][plan.programs.index(programs[0])]
-        )
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        print(json.dumps(_json(plan, args, programs, only), indent=2, ensure_ascii=False))
     elif args.format == "text":
         terminal = console(no_color=args.no_color)
-        for view in _views(plan, programs, whole=args.rank is None, unrolled=args.unrolled):
+        for view in _views(plan, programs, args, only):
             terminal.print(view)
     else:
         write = mermaid if args.format == "mermaid" else dot
-        sys.stdout.write(write(plan, unrolled=args.unrolled))
+        sys.stdout.write(write(plan, unrolled=args.unrolled, only=only))
     return 0
 
 
-def _views(plan: Plan, programs: Sequence[Program], *, whole: bool, unrolled: bool) -> list[RenderableType]:
-    views: list[RenderableType] = [PlanHeader(plan), Text()]
-    if whole:
-        views += [GraphView(plan, unrolled=unrolled), Text()]
-    views += [ProgramView(plan, program) for program in programs]
-    return [*views, DroppedView(plan)] if whole else views
+def _html(args: argparse.Namespace) -> int:
+    for option, given in (("--rank", args.rank is not None), ("a selector", bool(args.selectors))):
+        if given:
+            raise UsageError(f"rldsl show: the page shows all of the plan; leave out {option}")
+    plan, origin = import_module("rldsl.cli.origins").with_origin(args.file, args)
+    sys.stdout.write(import_module("rldsl.render.html").page_of(plan, origin, unrolled=args.unrolled))
+    return 0
+
+
+def _selected(plan: Plan, args: argparse.Namespace) -> frozenset[str] | None:
+    if not args.selectors:
+        return None
+    try:
+        return selected(plan, args.selectors, unrolled=args.unrolled)
+    except SelectorError as error:
+        if not error.name:
+            raise UsageError(f"rldsl show: `{error}` selects nothing; write NODE, +NODE, NODE+ or 2+NODE") from None
+        names = names_of(plan, unrolled=args.unrolled)
+        hint = did_you_mean(error.name, names) or f"the nodes are {', '.join(names)}"
+        raise UsageError(f"rldsl show: no node is called `{error.name}`; {hint}") from None
+
+
+def _json(plan: Plan, args: argparse.Namespace, programs: Sequence[Program], only: frozenset[str] | None) -> object:
+    """The whole plan, or the program of a rank; of the selected nodes their ops."""
+    body = to_builtins(plan)
+    if only is None:
+        return body if args.rank is None else body["programs"][plan.programs.index(programs[0])]
+    ops = ops_of(plan, only, unrolled=args.unrolled)
+    chosen = [body["programs"][plan.programs.index(p)] for p in programs]
+    made = [{**program, "ops": [op for op in program["ops"] if op["id"] in ops]} for program in chosen]
+    return made if args.rank is None else made[0]
+
+
+def _views(
+    plan: Plan, programs: Sequence[Program], args: argparse.Namespace, only: frozenset[str] | None
+) -> list[RenderableType]:
+    ops = None if only is None else ops_of(plan, only, unrolled=args.unrolled)
+    timeline = TimelineView(charts_of(plan, programs, ops))
+    tables = [ProgramView(plan, program, ops) for program in programs]
+    if args.rank is not None:
+        return [PlanHeader(plan), Text(), timeline, Text(), *tables]
+    graph = GraphView(plan, unrolled=args.unrolled, only=only)
+    flows = flows_of(plan, unrolled=args.unrolled)
+    if only is not None:
+        near = tuple(f for f in flows if only & {f.source, f.target})
+        return [
+            GraphView(plan, unrolled=args.unrolled, only=only),
+            Text(),
+            FlowView(plan, near),
+            timeline,
+            Text(),
+            *tables,
+        ]
+    graph = GraphView(plan, unrolled=args.unrolled)
+    return [
+        PlanHeader(plan),
+        Text(),
+        graph,
+        Text(),
+        FlowView(plan, flows),
+        timeline,
+        Text(),
+        *tables,
+        DroppedView(plan),
+    ]
 
 
 def _program(plan: Plan, rank: int) -> Program:

@@ -34,9 +34,12 @@ class Part:
         return tuple(n for layer in self.layers for n in layer)
 
 
-def parts_of(plan: Plan, *, unrolled: bool = False) -> tuple[Part, ...]:
-    """The graph from top to bottom: what needs no loop, a loop, what needs it, ...; the validations at the end."""
-    nodes = nodes_of(plan, unrolled=unrolled)
+def parts_of(plan: Plan, *, unrolled: bool = False, only: frozenset[str] | None = None) -> tuple[Part, ...]:
+    """The graph from top to bottom: what needs no loop, a loop, what needs it, ...; the validations at the end.
+
+    `only` are the ids of the nodes shown; None: all.
+    """
+    nodes = tuple(n for n in nodes_of(plan, unrolled=unrolled) if only is None or n.id in only)
     blocks = sorted(blocks_of(plan, unrolled=unrolled), key=lambda b: (b.apart, _begin(nodes, b.id)))
     loops = [b for b in blocks if not b.apart]
     stages = _stages(nodes, edges_of(plan, unrolled=unrolled), [b.id for b in loops])

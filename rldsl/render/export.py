@@ -18,16 +18,26 @@ _FILLS = {
 _FILL = "#eeeeee"
 
 
-def mermaid(plan: Plan, *, unrolled: bool = False) -> str:
-    """A Mermaid flowchart; GitHub draws it between ```mermaid fences."""
-    lines = _mermaid(parts_of(plan, unrolled=unrolled), edges_of(plan, unrolled=unrolled))
+def mermaid(plan: Plan, *, unrolled: bool = False, only: frozenset[str] | None = None) -> str:
+    """A Mermaid flowchart, of the nodes `only` if given; GitHub draws it between ```mermaid fences."""
+    lines = _mermaid(parts_of(plan, unrolled=unrolled, only=only), _edges(plan, only, unrolled=unrolled))
     return "\n".join(lines) + "\n"
 
 
-def dot(plan: Plan, *, unrolled: bool = False) -> str:
-    """A Graphviz digraph."""
-    lines = _dot(plan.algorithm, parts_of(plan, unrolled=unrolled), edges_of(plan, unrolled=unrolled))
+def dot(plan: Plan, *, unrolled: bool = False, only: frozenset[str] | None = None) -> str:
+    """A Graphviz digraph, of the nodes `only` if given."""
+    lines = _dot(plan.algorithm, parts_of(plan, unrolled=unrolled, only=only), _edges(plan, only, unrolled=unrolled))
     return "\n".join(lines) + "\n"
+
+
+def fill_of(role: str) -> str:
+    """The light colour of a role's boxes."""
+    return _FILLS.get(role, _FILL)
+
+
+def _edges(plan: Plan, only: frozenset[str] | None, *, unrolled: bool) -> tuple[Edge, ...]:
+    edges = edges_of(plan, unrolled=unrolled)
+    return edges if only is None else tuple(e for e in edges if {e.source, e.target} <= only)
 
 
 def _mermaid(parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterator[str]:
@@ -45,7 +55,7 @@ def _mermaid(parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterator[str]:
         yield f"  n_{_word(edge.source)} {arrow} n_{_word(edge.target)}"
     for part in parts:
         for node in part.nodes:
-            yield f"  style n_{_word(node.id)} fill:{_FILLS.get(node.role, _FILL)},stroke:#555,color:#111"
+            yield f"  style n_{_word(node.id)} fill:{fill_of(node.role)},stroke:#555,color:#111"
 
 
 def _mermaid_node(node: NodeView) -> str:
@@ -82,7 +92,7 @@ def _dot(name: str, parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterato
 
 def _dot_node(node: NodeView) -> str:
     label = "\\n".join([node.title, node.call, *([node.when] if node.when else []), node.role])
-    return f'  "{node.id}" [label="{label}", fillcolor="{_FILLS.get(node.role, _FILL)}"];'
+    return f'  "{node.id}" [label="{label}", fillcolor="{fill_of(node.role)}"];'
 
 
 def _fields(edge: Edge) -> str:

@@ -24,11 +24,12 @@ class GraphView:
     """The graph of `plan`: a box a node (name, role, type, call, fields read and written), a row a layer.
 
     Lines lead from each layer to the next; a field read from further up is named in its reader's box. A frame holds
-    what belongs to a block: a loop, once, or with `unrolled` each of its iterations; a validation.
+    what belongs to a block: a loop, once, or with `unrolled` each of its iterations; a validation. `only` are the
+    ids of the nodes shown.
     """
 
-    def __init__(self, plan: Plan, *, unrolled: bool = False) -> None:
-        self._parts = parts_of(plan, unrolled=unrolled)
+    def __init__(self, plan: Plan, *, unrolled: bool = False, only: frozenset[str] | None = None) -> None:
+        self._parts = parts_of(plan, unrolled=unrolled, only=only)
         self._edges = [(e.source, e.target) for e in edges_of(plan, unrolled=unrolled) if not e.again]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

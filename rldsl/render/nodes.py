@@ -88,7 +88,7 @@ def edges_of(plan: Plan, *, unrolled: bool = False) -> tuple[Edge, ...]:
     found: dict[tuple[str, str, bool], dict[str, None]] = {}
     for op in ops:
         for source, field in (*((writer[f], f) for f in op.reads if f in writer), *_rows_into(op, ops)):
-            pair = _id(source, unrolled=unrolled), _id(op, unrolled=unrolled)
+            pair = node_id(source, unrolled=unrolled), node_id(op, unrolled=unrolled)
             again = not unrolled and _goes_on(scope_of_op(source), scope_of_op(op))
             found.setdefault((*pair, again), {})[leaf(field)] = None
     return tuple(Edge(a, b, tuple(fields), again) for (a, b, again), fields in found.items())
@@ -117,7 +117,8 @@ def _goes_on(source: Scope, target: Scope) -> bool:
     return source.block == target.block and 0 < source.round < target.round
 
 
-def _id(op: _NodeOp, *, unrolled: bool) -> str:
+def node_id(op: AnyOp, *, unrolled: bool = False) -> str:
+    """The id of the node that the op belongs to; the iterations of a loop have one id, or with `unrolled` so many."""
     name = op.node or op.id
     if isinstance(op, LoadOp):
         name = _within(scope_of_op(op).prefix, op.stream)
@@ -140,7 +141,7 @@ def _input_labels(ops: Iterable[_NodeOp]) -> dict[str, str]:
 def _node(plan: Plan, op: _NodeOp, ops: Iterable[_NodeOp], labels: dict[str, str], *, unrolled: bool) -> NodeView:
     scope = scope_of_op(op)
     block = scope.prefix if unrolled else scope.block
-    name = _id(op, unrolled=unrolled)
+    name = node_id(op, unrolled=unrolled)
     role = _role(plan, op)
     return NodeView(
         id=name,

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rldsl.compiler.plan import AnyOp, Plan, Program, plan_hash, to_builtins
 from rldsl.render.nodes import roles_of
+from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import general, scope_of_op
 from rldsl.render.style import quoted, role_style
 from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
@@ -50,10 +51,14 @@ class PlanHeader:
 
 
 class ProgramView:
-    """One rank class's program: number, op, node, what it does, `all` where the ranks of its group meet."""
+    """One rank class's program: number, op, node, what it does, `all` where the ranks of its group meet.
 
-    def __init__(self, plan: Plan, program: Program) -> None:
+    `only` are the ids of the ops shown.
+    """
+
+    def __init__(self, plan: Plan, program: Program, only: frozenset[str] | None = None) -> None:
         self._program = program
+        self._only = only
         self._total = plan.world_size
         self._roles = roles_of(plan)
 
@@ -69,7 +74,8 @@ class ProgramView:
         if wide:
             table.add_column("node", no_wrap=True, max_width=24)
         table.add_column("what it does", ratio=1)
-        for index, op in enumerate(self._program.ops):
+        shown = ((i, op) for i, op in enumerate(self._program.ops) if self._only is None or op.id in self._only)
+        for index, op in shown:
             meets = "*" if op.collective else " "
             cells = [Text.assemble((meets, "bold yellow"), kind_of(op)), *([self._node(op)] if wide else [])]
             table.add_row(str(index), *cells, self._what(op, wide=wide), style="dim" if op.node is None else "")
@@ -110,14 +116,3 @@ class DroppedView:
         for what, why, by in dict.fromkeys((general(d.what), d.why, d.by) for d in self._plan.dropped):
             table.add_row(what, quoted(why), by)
         yield table
-
-
-def ranks_of(program: Program, world_size: int | None) -> str:
-    """`every rank`, `rank 0`, `ranks 0 to 3`, `ranks 4 and up`."""
-    if program.first == 0 and program.last in (None, world_size):
-        return "every rank"
-    if program.last is None:
-        return f"ranks {program.first} and up"
-    if program.last == program.first + 1:
-        return f"rank {program.first}"
-    return f"ranks {program.first} to {program.last - 1}"

@@ -8,7 +8,8 @@ from rldsl.render.export import dot, mermaid
 from rldsl.render.graph import GraphView
 from rldsl.render.lines import connector
 from rldsl.render.nodes import edges_of, layers_of, nodes_of
-from rldsl.render.program import DroppedView, PlanHeader, ProgramView, ranks_of
+from rldsl.render.program import DroppedView, PlanHeader, ProgramView
+from rldsl.render.ranks import ranks_of
 from rldsl.render.words import describe, flow, number, ranks_words
 
 WIDTHS = (80, 120)

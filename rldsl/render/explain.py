@@ -1,0 +1,129 @@
+"""Explanations of a plan's names: nodes, also those that are gone, fields, models, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rldsl.compiler.plan import AnyOp, ModelSpec, Plan, SaveOp, SyncWeightsOp, TrainOp
+from rldsl.render.explain_node import ModelOp, NodeExplainer
+from rldsl.render.facts import Facts
+from rldsl.render.nodes import node_id, nodes_of
+from rldsl.render.origin import Origin
+from rldsl.render.pages import Page, page
+from rldsl.render.ranks import places_words
+from rldsl.render.scopes import general, leaf
+from rldsl.render.sizes import size_words
+from rldsl.render.words import describe, model_words, ranks_words, scalar
+
+
+class Explainer:
+    """Everything that can be asked about one plan."""
+
+    def __init__(self, plan: Plan, origin: Origin | None = None) -> None:
+        self._plan = plan
+        self._origin = origin or Origin(plan)
+        self._facts = Facts(plan)
+        self._nodes = NodeExplainer(plan, self._facts, self._origin)
+
+    def names(self) -> tuple[str, ...]:
+        """All that can be asked for; rounds of a loop are one."""
+        plan = self._plan
+        parts: tuple[Iterable[str], ...] = (
+            (n.label for n in nodes_of(plan)),
+            (d.what for d in plan.dropped),
+            (f.name for f in plan.fields),
+            (m.name for m in plan.models),
+            plan.parameters,
+        )
+        return tuple(dict.fromkeys(general(name) for part in parts for name in part))
+
+    def pages(self, name: str) -> tuple[Page, ...]:
+        """One page for each thing called `name`: as it stands in the plan, or the only one that ends so. None: ()."""
+        found = tuple(self._called(name))
+        if found:
+            return found
+        ending = [n for n in self.names() if leaf(n) == name]
+        return tuple(self._called(ending[0])) if len(ending) == 1 else ()
+
+    def summary(self) -> Page:
+        """What the compiler decided for the whole plan, and why."""
+        plan = self._plan
+        ranks = [f"{ranks_words(plan)[0].upper()}{ranks_words(plan)[1:]}", *self._classes()]
+        because = ((op, why) for op in self._facts.ops for why in op.because)
+        chosen = [f"`{general(op.id)}`: {why}" for op, why in because]
+        dropped = [f"`{general(d.what)}`: {d.why} ({d.by})" for d in plan.dropped]
+        sections = [("ranks", ranks), ("not in the program", dropped), ("because", chosen)]
+        return page(plan.algorithm, "what the compiler decided", plan.source.path, sections)
+
+    def _classes(self) -> Iterator[str]:
+        for group in self._plan.groups:
+            if group.size is not None:
+                nodes = dict.fromkeys(node_id(op) for op in self._facts.ops if op.group == group.name and op.node)
+                yield f"group `{group.name}`, {group.size} ranks: {', '.join(nodes)}"
+
+    def _called(self, name: str) -> Iterator[Page]:
+        yield from self._nodes.pages(name)
+        if fields := [f.name for f in self._plan.fields if name in (f.name, general(f.name))]:
+            yield self._field(name, fields)
+        yield from (self._model(m) for m in self._plan.models if m.name == name)
+        if name in self._plan.parameters:
+            yield self._param(name)
+
+    def _field(self, name: str, fields: list[str]) -> Page:
+        facts = self._facts
+        first = fields[0]
+        writers = dict.fromkeys(self._label(facts.writer[f]) for f in fields if f in facts.writer)
+        readers = dict.fromkeys(self._label(op) for f in fields for op in facts.readers.get(f, ()))
+        rows = facts.rows(first)
+        ranks = [f"{rows.words()}, {rows.share(self._ranks_of(first))}"] if rows else []
+        moves = [op for f in fields for reader in facts.readers.get(f, ()) for op in facts.moves(f, reader)]
+        freed = [op for op in facts.frees if set(fields) & set(op.fields)]
+        sections = [
+            ("written by", [", ".join(writers)] if writers else []),
+            ("read by", [", ".join(readers)] if readers else []),
+            ("rows", ranks),
+            ("size", [size_words(facts, [first])] if rows else []),
+            ("moved", [f"{describe(op)}, {places_words(facts, op)}" for op in moves]),
+            ("freed", [places_words(facts, op) for op in freed]),
+            ("of a loop", [f"{len(fields)} of these, one a round"] if len(fields) > 1 else []),
+        ]
+        return page(name, f"field, {facts.type(first)}", self._place(name), sections)
+
+    def _ranks_of(self, field: str) -> int | None:
+        writer = self._facts.writer.get(field)
+        return self._facts.ranks(writer.group) if writer else None
+
+    def _model(self, model: ModelSpec) -> Page:
+        ops = [
+            op for op in self._facts.ops if isinstance(op, ModelOp | SyncWeightsOp | SaveOp) and op.model == model.name
+        ]
+        users = [f"{self._label(op)}: {describe(op)}" for op in ops if isinstance(op, ModelOp)]
+        trained = [f"by {self._label(op)}, {places_words(self._facts, op)}" for op in ops if isinstance(op, TrainOp)]
+        syncs = [f"{describe(op)}, {places_words(self._facts, op)}" for op in ops if isinstance(op, SyncWeightsOp)]
+        saves = [describe(op) for op in ops if isinstance(op, SaveOp)]
+        related = [f"copied by {m.name}" for m in self._plan.models if m.copy_of == model.name]
+        related += [f"its trunk is also that of {m.name}" for m in self._plan.models if m.shares == model.name]
+        sections = [
+            ("is", [model_words(model), *related]),
+            ("used by", users),
+            ("trained", trained or ["never"]),
+            ("synced", [*syncs, *(why for op in ops if isinstance(op, SyncWeightsOp) for why in op.because)]),
+            ("saved", saves),
+        ]
+        return page(model.name, "model", self._place(model.name), sections)
+
+    def _param(self, name: str) -> Page:
+        users = [f"`{user}`" for user in self._origin.users(name)]
+        return page(
+            name,
+            "parameter",
+            self._place(name),
+            [("value", [scalar(self._plan.parameters[name])]), ("stands in", [", ".join(users)] if users else [])],
+        )
+
+    def _place(self, name: str) -> str:
+        statement = self._origin.statement(name)
+        return statement.place if statement else ""
+
+    def _label(self, op: AnyOp) -> str:
+        return f"`{self._nodes.label(op)}`"

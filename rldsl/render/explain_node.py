@@ -1,0 +1,238 @@
+"""Why a node is as it is in a plan, and why one is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from rldsl.compiler.plan import (
+    AnyOp,
+    Arg,
+    ComputeOp,
+    Dropped,
+    ExtendOp,
+    GenerateOp,
+    InferOp,
+    LoadOp,
+    ModelSpec,
+    Plan,
+    SyncWeightsOp,
+    TakeOp,
+    TrainOp,
+)
+from rldsl.render.facts import Facts
+from rldsl.render.flows import rollouts_of, trunk
+from rldsl.render.nodes import Edge, NodeView, edges_of, node_id, nodes_of
+from rldsl.render.origin import Origin
+from rldsl.render.pages import Page, page
+from rldsl.render.ranks import group_words, places_words, ranks_of
+from rldsl.render.scopes import general, leaf, scope_of
+from rldsl.render.words import describe, guard_words, plural
+
+ModelOp = GenerateOp | ExtendOp | InferOp | TrainOp
+
+
+class NodeExplainer:
+    """The pages of nodes; of a loop's node one for all rounds, and one for each where its round is named."""
+
+    def __init__(self, plan: Plan, facts: Facts, origin: Origin) -> None:
+        self._plan = plan
+        self._facts = facts
+        self._origin = origin
+        self._nodes = {unrolled: {n.id: n for n in nodes_of(plan, unrolled=unrolled)} for unrolled in (False, True)}
+        self._edges = {unrolled: edges_of(plan, unrolled=unrolled) for unrolled in (False, True)}
+
+    def pages(self, name: str) -> Iterator[Page]:
+        """The page of the node with this id or label, and what became of one that is gone."""
+        unrolled = scope_of(name).round > 0
+        node = next((n for n in self._nodes[unrolled].values() if name in (n.id, n.label)), None)
+        if node:
+            yield self._page(node, unrolled=unrolled)
+        elif gone := self._gone(name):
+            yield self._absent(name, gone)
+
+    def label(self, op: AnyOp, *, unrolled: bool = False) -> str:
+        """The name of the op's node, as views show it."""
+        name = node_id(op, unrolled=unrolled)
+        node = self._nodes[unrolled].get(name)
+        return node.label if node else name
+
+    def _page(self, node: NodeView, *, unrolled: bool) -> Page:
+        ops = [op for op in self._facts.ops if node_id(op, unrolled=unrolled) == node.id and self._own(op)]
+        first = ops[0]
+        statement = self._origin.statement(first.columns[0] if isinstance(first, LoadOp) else node.id)
+        sections = [
+            ("source", [statement.text] if statement and statement.text else []),
+            ("does", [*dict.fromkeys(describe(op) for op in ops), *_rounds(ops)]),
+            ("condition", self._condition(node.id)),
+            ("reads", list(self._reads(ops, unrolled=unrolled))),
+            ("writes", list(self._writes(ops))),
+            ("rows", list(self._rows(ops))),
+            ("steps", [_steps(op) for op in ops if isinstance(op, TrainOp)]),
+            ("upstream", self._reached(node.id, lambda e: (e.target, e.source), unrolled=unrolled)),
+            ("downstream", self._reached(node.id, lambda e: (e.source, e.target), unrolled=unrolled)),
+            ("runs", list(self._runs(ops))),
+            ("weights", [line for op in ops[:1] for line in self._weights(op)]),
+            ("because", [why for op in ops for why in op.because]),
+            ("passes", list(self._passes(node.id))),
+        ]
+        kind = ", ".join(filter(None, ("node", node.role, node.type if node.type != node.role else "")))
+        return page(node.label, kind, statement.place if statement else "", sections, role=node.role)
+
+    def _own(self, op: AnyOp) -> bool:
+        """A weight transfer carries the name of the rollout that it serves."""
+        return not isinstance(op, SyncWeightsOp)
+
+    def _reads(self, ops: list[AnyOp], *, unrolled: bool) -> Iterator[str]:
+        for op in ops:
+            if isinstance(op, TakeOp):
+                sources = dict.fromkeys(self.label(c, unrolled=unrolled) for c in self._facts.collects(op.collection))
+                yield f"what {_listed(sources)} kept, by all-to-all: prompt i lies on rank i again"
+        by_name: dict[str, list[tuple[AnyOp, str]]] = {}
+        for op in ops:
+            for field in dict.fromkeys(op.reads):
+                by_name.setdefault(leaf(field), []).append((op, field))
+        for name, uses in by_name.items():
+            op, field = uses[0]
+            writers = dict.fromkeys(self.label(self._facts.writer[f]) for _, f in uses if f in self._facts.writer)
+            yield f"`{name}` {self._facts.type(field) or ''} from {_listed(writers)}, {self._way(op, field)}"
+        yield from dict.fromkeys(f"`{a.param}`: the policy's own log-probs of the running step" for a in _current(ops))
+
+    def _way(self, op: AnyOp, field: str) -> str:
+        moves = self._facts.moves(field, op)
+        if not moves:
+            return "local"
+        return f"by all-to-all {' -> '.join((moves[0].source, *(m.target for m in moves)))}"
+
+    def _writes(self, ops: list[AnyOp]) -> Iterator[str]:
+        by_name: dict[str, list[str]] = {}
+        for field in (f for op in ops for f in op.writes):
+            by_name.setdefault(leaf(field), []).append(field)
+        for name, fields in by_name.items():
+            readers = dict.fromkeys(self.label(op) for f in fields for op in self._facts.readers.get(f, ()))
+            yield f"`{name}` {self._facts.type(fields[0]) or ''}, read by {_listed(readers)}"
+
+    def _rows(self, ops: list[AnyOp]) -> Iterator[str]:
+        """The arithmetic of what is written, or else of what is read."""
+        by_rows: dict[str, dict[str, None]] = {}
+        for op in ops:
+            for field in op.writes or op.reads:
+                if rows := self._facts.rows(field):
+                    words = f"{rows.words()}, {rows.share(self._facts.ranks(op.group))}"
+                    by_rows.setdefault(words, {})[leaf(field)] = None
+        for words, fields in by_rows.items():
+            yield words if len(by_rows) == 1 else f"{_listed(fields)}: {words}"
+
+    def _condition(self, name: str) -> list[str]:
+        condition = self._origin.condition(name)
+        return [f"{condition}: it holds"] if condition else []
+
+    def _reached(self, start: str, ends: Callable[[Edge], tuple[str, str]], *, unrolled: bool) -> list[str]:
+        """`1 step: reward`, `2 steps: rollout`: the fewest edges to each node."""
+        nearby: dict[str, list[str]] = {}
+        for near, far in map(ends, self._edges[unrolled]):
+            nearby.setdefault(near, []).append(far)
+        seen, front = {start}, [start]
+        lines: list[str] = []
+        while front := [f for f in dict.fromkeys(f for n in front for f in nearby.get(n, ())) if f not in seen]:
+            seen.update(front)
+            names = ", ".join(self._nodes[unrolled][n].label for n in front)
+            lines.append(f"{plural(len(lines) + 1, 'step')}: {names}")
+        return lines
+
+    def _runs(self, ops: list[AnyOp]) -> Iterator[str]:
+        op = ops[0]
+        meets = "; they wait for each other in it" if op.collective else ""
+        where = places_words(self._facts, op)
+        yield f"on {group_words(self._plan, op.group)}" + ("" if len(ops) > 1 else f", as {where}") + meets
+        if len(ops) > 1:
+            yield from (f"round {number}: {places_words(self._facts, each)}" for number, each in enumerate(ops, 1))
+        holding = {(p.first, p.last) for p in self._facts.places[op.id]}
+        idle = [ranks_of(p, self._plan.world_size) for p in self._plan.programs if (p.first, p.last) not in holding]
+        if idle:
+            yield f"not on {', '.join(idle)}"
+        yield from dict.fromkeys(f"only {guard_words(o.guard)}" for o in ops if o.guard)
+
+    def _weights(self, op: AnyOp) -> Iterator[str]:
+        if not isinstance(op, ModelOp):
+            return
+        model = self._plan.model(op.model)
+        trainings = [
+            t for t in self._facts.ops if isinstance(t, TrainOp) and self._trunk(t.model) == self._trunk(op.model)
+        ]
+        if isinstance(op, TrainOp):
+            yield f"changes those of `{op.model}`{_trunk_words(model)}"
+        elif isinstance(op, InferOp):
+            yield from self._read_weights(op, trainings)
+        for sync in (s for s in self._facts.ops if isinstance(s, SyncWeightsOp)):
+            if op in rollouts_of(self._facts, sync) or (
+                op in trainings and self._trunk(sync.model) == self._trunk(op.model)
+            ):
+                yield f"{describe(sync)}: {places_words(self._facts, sync)}"
+
+    def _read_weights(self, op: InferOp, trainings: list[TrainOp]) -> Iterator[str]:
+        if not trainings:
+            yield f"those of `{op.model}`, which never change"
+            return
+        order = [o.id for o in self._facts.ops]
+        before = [t for t in trainings if order.index(t.id) < order.index(op.id)]
+        when = f"after {_listed(map(self.label, before))}" if before else "as the step began"
+        yield f"those of `{op.model}` {when}; trained by {_listed(map(self.label, trainings))}"
+
+    def _trunk(self, model: str) -> str:
+        return trunk(self._plan, model)
+
+    def _passes(self, node: str) -> Iterator[str]:
+        """What passes took from the node, and where other nodes were merged into it."""
+        for dropped in self._plan.dropped:
+            what = general(dropped.what)
+            if what.startswith(f"{general(node)}.") and what not in self._nodes[False]:
+                yield f"{dropped.by} took `{what.removeprefix(f'{general(node)}.')}`: {dropped.why}"
+            elif f"`{node}`" in dropped.why and "." not in what.removeprefix(f"{scope_of(what).block}."):
+                yield f"{dropped.by} took `{what}`: {dropped.why}"
+
+    def _gone(self, name: str) -> list[Dropped]:
+        return [d for d in self._plan.dropped if name in (d.what, general(d.what))]
+
+    def _absent(self, name: str, gone: list[Dropped]) -> Page:
+        statement = self._origin.statement(name)
+        condition = self._origin.condition(name)
+        why = [f"{d.why}{f': {condition}' if d.by == 'fold_conditions' and condition else ''} ({d.by})" for d in gone]
+        readers = dict.fromkeys(self._origin.readers(name))
+        sections = [
+            ("source", [statement.text] if statement and statement.text else []),
+            ("why", why),
+            ("its readers", [f"`{f}` was for `{reader}`{self._became(f, reader)}" for f, reader in readers]),
+        ]
+        return page(general(name), "not in the program", statement.place if statement else "", sections)
+
+    def _became(self, field: str, reader: str) -> str:
+        """Why the reader no longer reads the field."""
+        node = self._origin.nodes[reader]
+        params = {field, *(a.param for a in node.call.args if a.param and leaf(a.name) == field)}
+        taken = [d for d in self._plan.dropped if general(d.what) in {f"{reader}.{p}" for p in params}]
+        taken = taken or self._gone(reader)
+        return "".join(f"; {d.by}: {d.why}" for d in taken[:1])
+
+
+def _current(ops: Iterable[AnyOp]) -> Iterator[Arg]:
+    return (a for op in ops if isinstance(op, ComputeOp | TrainOp) for a in op.args if a.current)
+
+
+def _rounds(ops: list[AnyOp]) -> list[str]:
+    rounds = [scope_of(op.node or "").round for op in ops]
+    return [f"alike in {plural(len(ops), 'round')} of a loop"] if any(rounds) and len(ops) > 1 else []
+
+
+def _steps(op: TrainOp) -> str:
+    """The arithmetic of optimiser steps; the last minibatch of a pass may be smaller."""
+    passes = "1 pass" if op.epochs == 1 else f"{op.epochs} passes"
+    steps = plural(-(-op.batch // op.minibatch) * op.epochs, "optimiser step")
+    return f"{plural(op.batch, 'prompt')} / {op.minibatch} a minibatch x {passes} = {steps}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{n}`" for n in names) or "nothing"
+
+
+def _trunk_words(model: ModelSpec) -> str:
+    return f", and the trunk of `{model.shares}` with them" if model.shares else ""

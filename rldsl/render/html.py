@@ -1,0 +1,218 @@
+"""A plan as one page that needs nothing else: graph, schedule, programs, fields, what was dropped, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from html import escape
+
+from rldsl.compiler.plan import AnyOp, Plan, Program, plan_hash, to_builtins
+from rldsl.render.blocks import parts_of
+from rldsl.render.explain import Explainer
+from rldsl.render.export import fill_of
+from rldsl.render.facts import Facts
+from rldsl.render.flows import Way, flows_of
+from rldsl.render.html_assets import SCRIPT, STYLE
+from rldsl.render.layout import HEIGHT, Picture, Spot, laid_out, path
+from rldsl.render.nodes import edges_of, node_id, nodes_of
+from rldsl.render.origin import Origin
+from rldsl.render.ranks import ranks_of
+from rldsl.render.scopes import general
+from rldsl.render.sizes import size_words
+from rldsl.render.timeline import Chart, Mark, charts_of
+from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_WHOLE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}: plan</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+<script type="application/json" id="pages">{pages}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+_GRAPH_NOTE = "Point at a node for its explanation. Orange lines cross ranks, dashed ones go to the next round."
+_SCHEDULE_NOTE = (
+    "A column an op, in order: no lengths of time are known yet. Outlined in black: ranks meet in it. "
+    "Orange: only moves rows or weights."
+)
+_CELL, _ROW, _NAMES = 16, 18, 190
+
+
+def page_of(plan: Plan, origin: Origin | None = None, *, unrolled: bool = False) -> str:
+    """The page, as text; the same for the same plan. Every name in it shows, when asked, what `explain` says."""
+    explainer = Explainer(plan, origin)
+    parts = (
+        _header(plan),
+        _graph(plan, unrolled=unrolled),
+        _schedule(plan),
+        _moves(plan, unrolled=unrolled),
+        *(_program(plan, p, first=p is plan.programs[0]) for p in plan.programs),
+        _fields(plan),
+        _dropped(plan),
+    )
+    pages = json.dumps(_pages(plan, explainer, unrolled=unrolled), ensure_ascii=False).replace("<", "\\u003c")
+    return _WHOLE.format(
+        policy=_POLICY, title=escape(plan.algorithm), style=STYLE, body="\n".join(parts), pages=pages, script=SCRIPT
+    )
+
+
+def _pages(plan: Plan, explainer: Explainer, *, unrolled: bool) -> dict[str, list[dict[str, object]]]:
+    """What each name shows; the empty name is the whole plan."""
+    nodes = [n.label for n in nodes_of(plan, unrolled=unrolled)]
+    names = dict.fromkeys([*explainer.names(), *nodes])
+    found = {name: [asdict(p) for p in explainer.pages(name)] for name in names}
+    return {"": [asdict(explainer.summary())], **found}
+
+
+def _header(plan: Plan) -> str:
+    digest = plan_hash(to_builtins(plan))[:12]
+    ranks = ranks_words(plan) + (f", on {plan.cluster}" if plan.cluster else "")
+    settings = ", ".join(f"{n}={scalar(v)}" for n, v in plan.parameters.items())
+    facts = [("from", plan.source.path), ("ranks", ranks), ("parameters", settings)]
+    lines = "".join(f'<div><span class="dim">{name}</span> {escape(text)}</div>' for name, text in facts if text)
+    models = "".join(f"<div>{_ask(m.name, m.name, 'code')} : {escape(model_words(m))}</div>" for m in plan.models)
+    return f'<header><h1>{escape(plan.algorithm)}</h1> <span class="dim">plan {digest}</span>{lines}{models}</header>'
+
+
+def _graph(plan: Plan, *, unrolled: bool) -> str:
+    edges = edges_of(plan, unrolled=unrolled)
+    picture = laid_out(parts_of(plan, unrolled=unrolled), edges)
+    crossing = {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.way is not Way.LOCAL}
+    inner = [*_frames(picture)]
+    for edge in edges:
+        kind = f"edge{' again' if edge.again else ''}{' crosses' if (edge.source, edge.target) in crossing else ''}"
+        ends = f'data-source="{escape(edge.source)}" data-target="{escape(edge.target)}"'
+        what = escape(", ".join(edge.fields) + (" (next round)" if edge.again else ""))
+        inner.append(f'<path class="{kind}" {ends} d="{path(edge, picture)}"><title>{what}</title></path>')
+    inner += [_box(spot) for spot in picture.spots.values()]
+    width, height = f"{picture.width:g}", f"{picture.height:g}"
+    head = f'<svg id="graph" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+    drawing = f'<div class="scroll">{head}{"".join(inner)}</svg></div>'
+    panel = '<aside id="panel" data-first=""></aside>'
+    note = f'<p class="dim">{_GRAPH_NOTE}</p>'
+    return f'<section><h2>Graph</h2>{note}<div class="graph">{drawing}{panel}</div></section>'
+
+
+def _frames(picture: Picture) -> Iterator[str]:
+    for frame in picture.frames:
+        yield f'<rect class="frame" x="{frame.x:g}" y="{frame.y:g}" width="{frame.width:g}" height="{frame.height:g}"/>'
+        yield f'<text x="{frame.x + 12:g}" y="{frame.y + 18:g}">{escape(frame.title)}</text>'
+        yield f'<text class="call" x="{frame.x + 12:g}" y="{frame.y + 36:g}">{escape(frame.note)}</text>'
+
+
+def _box(spot: Spot) -> str:
+    node = spot.node
+    name = f'data-name="{escape(node.label)}" data-id="{escape(node.id)}"'
+    return (
+        f'<g class="node" tabindex="0" {name}>'
+        f'<rect x="{spot.x:g}" y="{spot.y:g}" width="{spot.width:g}" height="{HEIGHT}" fill="{fill_of(node.role)}"/>'
+        f'<text x="{spot.x + 10:g}" y="{spot.y + 18:g}" font-weight="600">{escape(node.title)}</text>'
+        f'<text class="call" x="{spot.x + 10:g}" y="{spot.y + 35:g}">{escape(node.call)}</text></g>'
+    )
+
+
+def _schedule(plan: Plan) -> str:
+    charts = "".join(f"<h3>{escape(c.title)}</h3>{_chart(c)}" for c in charts_of(plan))
+    return f'<section><h2>Schedule</h2><p class="dim">{_SCHEDULE_NOTE}</p>{charts}</section>'
+
+
+def _chart(chart: Chart) -> str:
+    width, height = _NAMES + _CELL * len(chart.numbers), _ROW * (len(chart.rows) + 1)
+    inner = [
+        f'<text class="call" x="{_NAMES + _CELL * i}" y="12">{n}</text>'
+        for i, n in enumerate(chart.numbers)
+        if n is not None and (i % 3 == 0)
+    ]
+    for line, row in enumerate(chart.rows, 1):
+        label = escape(row.label if len(row.label) < 26 else f"{row.label[:24]}…")
+        inner.append(f'<text x="0" y="{_ROW * line + 12}" data-name="{escape(row.label)}">{label}</text>')
+        inner += [_bar(i, line, mark, row.role) for i, mark in enumerate(row.marks) if mark is not Mark.NOTHING]
+    return f'<div class="scroll"><svg width="{width}" height="{height}">{"".join(inner)}</svg></div>'
+
+
+def _bar(column: int, line: int, mark: Mark, role: str) -> str:
+    fill = "#e8963a" if mark is Mark.TALKS else fill_of(role)
+    stroke = "#111" if mark is Mark.MEETS else "#889"
+    place = f'x="{_NAMES + _CELL * column}" y="{_ROW * line}" width="{_CELL - 2}" height="{_ROW - 4}"'
+    return f'<rect {place} fill="{fill}" stroke="{stroke}"/>'
+
+
+def _moves(plan: Plan, *, unrolled: bool) -> str:
+    labels = {n.id: n.label for n in nodes_of(plan, unrolled=unrolled)}
+    rows = []
+    for each in flows_of(plan, unrolled=unrolled):
+        how = each.way.value if each.way is Way.LOCAL else f"<b>{each.way.value}</b> {escape(each.between)}"
+        ends = [_ask(labels[end], labels[end]) for end in (each.source, each.target)]
+        rows.append([*ends, _cell(", ".join(each.what)), f'<td class="how">{how}</td>', _cell(each.size)])
+    return _section("What moves", ("from", "to", "what", "how", "how much, on all ranks together"), rows)
+
+
+def _program(plan: Plan, program: Program, *, first: bool) -> str:
+    labels = {n.id: n.label for n in nodes_of(plan)}
+    rows = [[_cell(str(i), "num"), *_op_cells(op, labels)] for i, op in enumerate(program.ops)]
+    title = escape(f"Each step of {ranks_of(program, plan.world_size)}")
+    table = _table(("#", "op", "node", "what it does", "group"), rows)
+    return f"<section><details{' open' if first else ''}><summary>{title}</summary>{table}</details></section>"
+
+
+def _op_cells(op: AnyOp, labels: dict[str, str]) -> list[str]:
+    label = labels.get(node_id(op), "")
+    guard = f' <span class="dim">({escape(guard_words(op.guard))})</span>' if op.guard else ""
+    why = "".join(f'<div class="why">because {_code(reason)}</div>' for reason in op.because)
+    fields = f"<div><code>{escape(flow(op))}</code></div>" if flow(op) else ""
+    what = f"<td>{escape(describe(op))}{guard}{fields}{why}</td>"
+    return [_cell(kind_of(op) + (" *" if op.collective else "")), _ask(label, label), what, _cell(op.group)]
+
+
+def _fields(plan: Plan) -> str:
+    facts = Facts(plan)
+    rows = []
+    for name in dict.fromkeys(general(f.name) for f in plan.fields):
+        spec = next(f for f in plan.fields if general(f.name) == name)
+        counted = facts.rows(spec.name)
+        readers = dict.fromkeys(general(node_id(op)) for op in facts.readers.get(spec.name, ()))
+        cells = (spec.type, general(spec.producer), ", ".join(readers), counted.words() if counted else "")
+        rows.append([_ask(name, name), *map(_cell, cells), _cell(size_words(facts, [spec.name]))])
+    return _section("Fields", ("field", "type", "written by", "read by", "rows", "size"), rows)
+
+
+def _dropped(plan: Plan) -> str:
+    rows = []
+    for what, why, by in dict.fromkeys((general(d.what), d.why, d.by) for d in plan.dropped):
+        rows.append([_ask(what, what), f"<td>{_code(why)}</td>", _cell(by)])
+    return _section("Not in the program", ("what", "why", "pass"), rows)
+
+
+def _section(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return f"<section><h2>{title}</h2>{_table(heads, rows)}</section>" if rows else ""
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+
+
+def _ask(name: str, text: str, tag: str = "td") -> str:
+    """A name that shows its explanation when it is clicked."""
+    return f'<{tag} class="name" data-name="{escape(name)}">{escape(text)}</{tag}>' if name else f"<{tag}></{tag}>"
+
+
+def _code(text: str) -> str:
+    """What stands between backticks as code."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))

@@ -1,0 +1,147 @@
+"""`rldsl explain FILE NAME`."""
+
+import json
+
+import pytest
+
+from rldsl.cli import main
+
+
+@pytest.fixture
+def explain(folder, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["compile", "tiny.rl", "--emit", "plan.json"]) == 0
+    capsys.readouterr()
+
+    def run(*arguments, code=0):
+        assert main(["explain", *arguments]) == code
+        out, err = capsys.readouterr()
+        return err if code else out
+
+    return run
+
+
+@pytest.mark.parametrize("file", ["plan.json", "tiny.rl"])
+def test_a_node(explain, file):
+    text = explain(file, "advantage")
+    assert text.splitlines()[0] == "advantage   node, ADVANTAGE, COMPUTE   tiny.rl:13"
+    assert "node advantage : ADVANTAGE = compute group_advantage(score; group) -> advantages" in text
+    assert "16 prompts x 4 samples = 64 rows, spread over all ranks" in text
+    assert "1 step: reward" in text
+    assert "2 steps: rollout" in text
+
+
+def test_rows_by_rank(explain):
+    text = explain("tiny.rl", "rollout", "--world-size", "4", "--layout", "actor.generate : hf(dp = 2)")
+    assert "16 prompts x 4 samples = 64 rows, 32 a rank on 2 ranks" in text
+    assert "on the first 2 ranks, as op 3 of ranks 0 to 1" in text
+    assert "not on ranks 2 to 3" in text
+    assert "`prompts` text[prompt] from `input`, by all-to-all world -> dp2" in text
+
+
+def test_a_node_whose_condition_is_false(explain):
+    text = explain("tiny.rl", "ref")
+    assert text.splitlines()[0] == "ref   not in the program   tiny.rl:12"
+    assert "its condition is false: `kl_coef > 0` with kl_coef = 0 (fold_conditions)" in text
+    assert "`ref_logp` was for `update`" in text
+    assert "`kl_coef > 0` with kl_coef = 0.1: it holds" in explain("tiny.rl", "ref", "--set", "kl_coef=0.1")
+
+
+def test_a_node_that_nothing_needs(explain):
+    text = explain("plan.json", "old")
+    assert "no training step, metric or output needs it (eliminate_dead)" in text
+    assert "`old_logp` was for `update`; elide_old_logp: `update` takes one optimiser step a batch" in text
+
+
+def test_without_its_source_a_plan_says_less(explain, folder):
+    (folder / "tiny.rl").write_text("# another\n")
+    text = explain("plan.json", "ref")
+    assert "its condition is false (fold_conditions)" in text
+    assert text.splitlines()[0] == "ref   not in the program   tiny.rl:12"
+
+
+def test_passes_that_touched_a_node(explain):
+    text = explain("tiny.rl", "update")
+    assert "elide_old_logp took `old_logp`" in text
+    assert "rows where `advantages` is 0" in text
+    assert "16 prompts / 16 a minibatch x 1 pass = 1 optimiser step" in text
+    assert "`old_logp`: the policy's own log-probs of the running step" in text
+
+
+def test_a_field(explain):
+    text = explain("plan.json", "tokens")
+    assert text.splitlines()[0] == "tokens   field, i64[sample, token]"
+    assert "64 rows x 8 B x tokens" in text
+
+
+def test_a_model(explain):
+    text = explain("plan.json", "actor")
+    assert text.splitlines()[0] == "actor   model   tiny.rl:5"
+    assert "by `update`, op " in text
+    assert "all-gather over the ranks, op 1 of every rank" in text
+
+
+def test_a_model_that_is_gone(explain):
+    assert "no node is left that uses it (eliminate_dead)" in explain("plan.json", "reference")
+
+
+def test_a_parameter(explain):
+    text = explain("plan.json", "group")
+    assert text.split() == ["group", "parameter", "tiny.rl:2", "value", "4", "stands", "in", "`rollout`,", "`advantage`"]
+
+
+def test_all_that_was_decided(explain):
+    text = explain("plan.json")
+    assert "Any number of ranks that divides 16" in text
+    assert "`ref`: its condition is false (fold_conditions)" in text
+    assert "`sync_weights:actor`: training shards the weights" in text
+
+
+def test_json(explain):
+    (page,) = json.loads(explain("plan.json", "reward", "--json"))
+    assert page["title"] == "reward"
+    assert {"heading": "does", "lines": ["last_number"]} in page["sections"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan.json", "advantge"], "plan.json has nothing called `advantge`; did you mean `advantage`?"),
+        (["plan.json", "zzz"], "`rldsl show plan.json` shows what there is"),
+        (["RL0201", "reward"], "`RL0201` is neither a plan nor an algorithm"),
+        (["RL9999"], "there is no code RL9999"),
+        (["plan.json", "reward", "--set", "group=2"], "is compiled already"),
+        (["nope.rl", "reward"], "cannot read `nope.rl`"),
+    ],
+)
+def test_mistakes(explain, arguments, said):
+    assert said in explain(*arguments, code=1)
+
+
+def test_codes_still_have_pages(explain):
+    assert explain("307").startswith("# RL0307")
+    assert "RL0307  " in explain()
+
+
+def test_nodes_of_blocks(folder, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    text = (folder / "tiny.rl").read_text()
+    loop = """  loop resample max 3 collect tokens, response_mask, logp, score where useful {
+    node rollout = actor.generate(prompts; n = group, max_new_tokens = 8) -> tokens, response_mask, logp, texts
+    node reward = compute last_number(texts, answers) -> score
+    node spread = compute has_spread(score; group) -> useful
+  }
+"""
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith(("  node rollout", "  node reward"))]
+    lines.insert(next(i for i, line in enumerate(lines) if line.startswith("  input")) + 1, loop)
+    (folder / "loop.rl").write_text("".join(lines))
+    assert main(["explain", "loop.rl", "spread"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("resample.spread   node, ADVANTAGE, COMPUTE   loop.rl:12\n")
+    assert "alike in 3 rounds of a loop" in shown
+    assert "round 3: op " in shown
+    assert "only until resample is full" in shown
+    assert main(["explain", "loop.rl", "resample.2.spread"]) == 0
+    assert "1 step: resample.2.collect" in capsys.readouterr().out
+    assert main(["explain", "loop.rl", "resample"]) == 0
+    assert "what `resample.collect` kept" in capsys.readouterr().out

@@ -1,0 +1,104 @@
+"""`rldsl show` with selectors, of one rank, as a page."""
+
+import json
+
+import pytest
+
+from rldsl.cli import main
+
+
+@pytest.fixture
+def show(folder, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments, code=0):
+        assert main(["show", "tiny.rl", *arguments]) == code
+        out, err = capsys.readouterr()
+        return err if code else out
+
+    return run
+
+
+
+def titles(text):
+    names = ("input", "rollout", "reward", "advantage", "update")
+    drawn = text[: text.index("What moves")]
+    return [n for n in names if f"─ {n} ─" in drawn]
+
+
+@pytest.mark.parametrize(
+    ("selectors", "nodes"),
+    [
+        (["reward"], ["reward"]),
+        (["+reward"], ["input", "rollout", "reward"]),
+        (["reward+"], ["reward", "advantage", "update"]),
+        (["+reward+"], ["input", "rollout", "reward", "advantage", "update"]),
+        (["1+reward"], ["input", "rollout", "reward"]),
+        (["1+advantage"], ["reward", "advantage"]),
+        (["reward+1"], ["reward", "advantage"]),
+        (["input", "update"], ["input", "update"]),
+    ],
+)
+def test_selectors(show, selectors, nodes):
+    assert titles(show(*selectors)) == nodes
+
+
+def test_a_selection_has_its_ops_only(show):
+    text = show("advantage")
+    assert "group_advantage(group=4)" in text
+    assert "train" not in text.split("Each step")[1]
+    assert "Not in the program" not in text
+
+
+def test_options_and_selectors_mix(show):
+    assert show("--no-color", "reward", "--rank", "1").count("Each step of every rank") == 1
+
+
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        ("rewar+", "no node is called `rewar`; did you mean `reward`?"),
+        ("zzz", "the nodes are input, rollout, reward, advantage, update"),
+        ("+", "`+` selects nothing; write NODE, +NODE"),
+        ("a b c", "selects nothing"),
+    ],
+)
+def test_a_selector_of_nothing(show, selector, said):
+    assert said in show(selector, code=1)
+
+
+def test_json_of_a_selection(show):
+    (program,) = json.loads(show("reward", "--format", "json"))
+    assert [op["op"] for op in program["ops"]] == ["compute", "free"]
+    assert json.loads(show("reward", "--rank", "0", "--format", "json")) == program
+    assert json.loads(show("--format", "json"))["algorithm"] == "tiny"
+
+
+@pytest.mark.parametrize("form", ["mermaid", "dot"])
+def test_graphs_of_a_selection(show, form):
+    text = show("+reward", "--format", form)
+    assert "rollout" in text
+    assert "update" not in text
+
+
+def test_what_moves_and_when(show):
+    text = show("--world-size", "4", "--layout", "actor.generate : hf(dp = 2)")
+    assert "all-to-all world -> dp2" in text
+    assert "64 rows x 4 B = 256 B" in text
+    assert "gathered over world" in text
+    chart = text[text.index("Schedule") : text.index("Each step")]
+    assert "no lengths of time are known" in chart
+    first, second = chart.split("ranks 2 to 3")
+    assert "rollout" in first
+    assert "rollout" not in second
+
+
+def test_a_page(show):
+    page = show("--format", "html")
+    assert page.startswith("<!DOCTYPE html>")
+    assert page == show("--format", "html")
+
+
+def test_a_page_is_of_the_whole_plan(show):
+    assert "leave out a selector" in show("reward", "--format", "html", code=1)
+    assert "leave out --rank" in show("--rank", "0", "--format", "html", code=1)
