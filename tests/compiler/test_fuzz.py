@@ -38,9 +38,9 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
 
 
 def codes(checker: Checker, text: str) -> list[str]:
-    begin = time.perf_counter()
+    begin = time.process_time()  # a check never waits, but tests of others may run beside this one
     found = checker.check(Program(text, FUNCTIONS, "by hand"), as_json=True)[1]
-    assert time.perf_counter() - begin < SECONDS
+    assert time.process_time() - begin < SECONDS
     return list(found)
 
 
