@@ -221,7 +221,7 @@ class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
     """Append `observation`'s tokens to each sequence, then sample a further response; rows that are `done` stay.
 
     The observation's tokens are outside the response mask. `outputs` as those of `GenerateOp`: whole sequences, the
-    mask and log-probs of all responses so far, and the text of the last one.
+    mask and log-probs of all responses so far, and the text of the last response, of a row that is done too.
     """
 
     model: str

@@ -50,7 +50,7 @@ with rl.loop("dialogue", max=turns, carry=CARRIED):
             completions, before="\n<|im_start|>user\n", after="<|im_end|>\n<|im_start|>assistant\n"
         )
 
-    @rl.node(writes=("tokens", "response_mask", "rollout_logp", "said"))
+    @rl.node
     def reply(
         tokens: rl.TokenIds,
         response_mask: rl.Mask,
@@ -59,10 +59,6 @@ with rl.loop("dialogue", max=turns, carry=CARRIED):
         done: rl.Done,
     ) -> rl.Rollout:
         return actor.extend(tokens, response_mask, rollout_logp, observation, done, max_new_tokens=24)
-
-    @rl.node
-    def last(completions: rl.Completions, said: rl.Text, done: rl.Done) -> rl.Completions:
-        return rl.lib.last_said(completions, said, done)
 
 
 @rl.node

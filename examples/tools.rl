@@ -20,8 +20,7 @@ algorithm tools {
 
   loop dialogue max turns carry tokens, response_mask, rollout_logp, completions {
     node tool  = compute calculator(completions; before = "\n<|im_start|>user\n", after = "<|im_end|>\n<|im_start|>assistant\n") -> observation, done
-    node reply = actor.extend(tokens, response_mask, rollout_logp, observation, done; max_new_tokens = 24) -> tokens, response_mask, rollout_logp, said
-    node last  = compute last_said(completions, said, done) -> completions
+    node reply = actor.extend(tokens, response_mask, rollout_logp, observation, done; max_new_tokens = 24) -> tokens, response_mask, rollout_logp, completions
   }
 
   node reward    = compute last_number(completions, answers) -> score

@@ -53,6 +53,12 @@ class _Sequence:
         """Tokens that were not sampled."""
         return cls(tokens, torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.float32))
 
+    def last_response(self) -> _Sequence:
+        """The tokens sampled last, those behind the last one that was not; empty where the sequence ends with one."""
+        given = (~self.mask).nonzero()
+        start = int(given[-1]) + 1 if len(given) else 0
+        return _Sequence(self.tokens[start:], self.mask[start:], self.logp[start:])
+
     def then(self, other: _Sequence) -> _Sequence:
         """This, and `other` after it."""
         pairs = ((self.tokens, other.tokens), (self.mask, other.mask), (self.logp, other.logp))
@@ -131,7 +137,8 @@ class Sampler:
         ids = (prompt_ids.cpu()[:, None] * op.n + torch.arange(op.n)).flatten()
         encoded = [self._encode(p) for p in prompts]
         before = [_Sequence.prompt(torch.from_numpy(e).to(self.device)) for e in encoded for _ in range(op.n)]
-        return self._samples(before, self._sample(encoded, ids, op.n, op, step), ids)
+        made = self._sample(encoded, ids, op.n, op, step)
+        return self._samples([a.then(b) for a, b in zip(before, made, strict=True)], made, ids)
 
     @torch.inference_mode()
     def extend(
@@ -149,7 +156,7 @@ class Sampler:
         """Append each observation's tokens to its sequence and sample a further response.
 
         Tokens that are there stay, whatever the tokenizer would make of their text. Rows where `done` bool[rows]
-        stay as they are, and their completion is "". Draws depend on the seed, the node of `op`, `step` and `ids`
+        stay as they are; their completion is the response that they end with. Draws depend on the seed, the node of `op`, `step` and `ids`
         i64[rows] alone. Errors as `generate` has them.
         """
         ids = ids.cpu()
@@ -162,8 +169,8 @@ class Sampler:
             before[i] = before[i].then(_Sequence.prompt(torch.from_numpy(added).to(self.device)))
         prefixes = [before[i].tokens.cpu().numpy() for i in chosen]
         sampled = dict(zip(chosen, self._sample(prefixes, ids[going], 1, op, step), strict=True))
-        nothing = _Sequence.prompt(torch.empty(0, dtype=torch.int64, device=self.device))
-        return self._samples(before, [sampled.get(i, nothing) for i in range(len(ids))], ids)
+        rows = [each.then(sampled[i]) if i in sampled else each for i, each in enumerate(before)]
+        return self._samples(rows, [sampled.get(i, each.last_response()) for i, each in enumerate(before)], ids)
 
     def _encode(self, prompt: str) -> Ints:
         tokenizer = self.tokenizer
@@ -266,8 +273,7 @@ class Sampler:
             cache.advance()
         return rows
 
-    def _samples(self, before: Sequence[_Sequence], responses: Sequence[_Sequence], ids: Tensor) -> Samples:
-        rows = [a.then(b) for a, b in zip(before, responses, strict=True)]
+    def _samples(self, rows: Sequence[_Sequence], responses: Sequence[_Sequence], ids: Tensor) -> Samples:
         return Samples(
             tokens=_ragged([r.tokens for r in rows], torch.int64, self.device),
             response_mask=_ragged([r.mask for r in rows], torch.bool, self.device),

@@ -17,8 +17,7 @@ algorithm toy_tools {
 
   loop dialogue max turns carry tokens, response_mask, rollout_logp, completions {
     node environment = compute oracle(completions, answers) -> observation, done
-    node reply       = actor.extend(tokens, response_mask, rollout_logp, observation, done; max_new_tokens = 4) -> tokens, response_mask, rollout_logp, said
-    node last        = compute last_said(completions, said, done) -> completions
+    node reply       = actor.extend(tokens, response_mask, rollout_logp, observation, done; max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
     metric over = mean(done)
   }
 
