@@ -1,0 +1,179 @@
+"""Whether two plans do the same, shown by execution and rewriting, with nothing of the verifier's.
+
+The programs of two plans are equal when each class of ranks has the same ops, up to names, in orders that differ only
+by exchanges of neighbours that touch nothing in common (a Mazurkiewicz trace; compared by its lexicographic normal
+form), and when the ranks, walked in lock step, get through all their collectives.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from rldsl.compiler.plan import (
+    AnyOp,
+    CollectOp,
+    ExtendOp,
+    FreeOp,
+    GenerateOp,
+    InferOp,
+    LoadOp,
+    OutputOp,
+    Plan,
+    Program,
+    ReshardOp,
+    SaveOp,
+    SyncWeightsOp,
+    TakeOp,
+    TrainOp,
+)
+
+Touch = tuple[str, bool]  # a thing, and whether it is changed
+
+
+def why_equal(one: Plan, other: Plan) -> str | None:
+    """Why two plans do the same, or None where that cannot be shown."""
+    if one == other:
+        return "the same plan"
+    if _header(one) != _header(other) or not _gets_through(other):
+        return None
+    cuts = _cuts(one) | _cuts(other)
+    for rank in sorted(cuts):
+        mine, theirs = _program(one, rank), _program(other, rank)
+        if mine is None or theirs is None or _normal(one, mine) != _normal(other, theirs):
+            return None
+    same_order = all(
+        [_body(one, op) for op in a.ops] == [_body(other, op) for op in b.ops]
+        for a, b in zip(one.programs, other.programs, strict=False)
+    )
+    return "the same but for names and provenance" if same_order else "the same but for the order of unrelated ops"
+
+
+def _header(plan: Plan) -> dict[str, Any]:
+    """All but programs, provenance, and the names that only ops use; declarations in no order."""
+    body: dict[str, Any] = json.loads(msgspec.json.encode(plan))
+    trained = {op.model for op in plan.ops() if isinstance(op, TrainOp)}
+    for name in ("programs", "dropped", "source", "groups"):
+        body.pop(name)
+    if plan.world_size is not None:
+        body.pop("divides")  # it says on how many ranks a plan may run that does not fix that
+    for model in body["models"]:
+        # The runtime loads a model frozen unless it is trainable and some op trains it.
+        model["trainable"] = model.get("trainable", True) and model["name"] in trained
+    for name in ("models", "fields", "functions", "edges"):
+        body[name] = sorted(json.dumps(each, sort_keys=True) for each in body.get(name, ()))
+    return body
+
+
+def _cuts(plan: Plan) -> set[int]:
+    """The first rank of every stretch of ranks that could differ."""
+    ends = {p.last for p in plan.programs} | {g.size for g in plan.groups}
+    inside = {e for e in ends if e is not None and (plan.world_size is None or e < plan.world_size)}
+    return {0, *(p.first for p in plan.programs), *inside}
+
+
+def _program(plan: Plan, rank: int) -> Program | None:
+    found = [p for p in plan.programs if p.covers(rank)]
+    return found[0] if len(found) == 1 else None
+
+
+def _size(plan: Plan, group: str) -> int | None:
+    size = next(g.size for g in plan.groups if g.name == group)
+    return plan.world_size if size is None else size
+
+
+def _body(plan: Plan, op: AnyOp) -> str:
+    """An op without its name and provenance, its groups as numbers of ranks and its stream as the rounds in it."""
+    body: dict[str, Any] = json.loads(msgspec.json.encode(op))
+    for name in ("id", "because"):
+        body.pop(name, None)
+    for name in ("group", "source", "target") if isinstance(op, ReshardOp) else ("group",):
+        body[name] = _size(plan, getattr(op, name))
+    if isinstance(op, LoadOp):
+        body["stream"] = sorted(o.columns for o in plan.ops() if isinstance(o, LoadOp) and o.stream == op.stream)
+    if isinstance(op, FreeOp):
+        body["fields"] = sorted(op.fields)
+    return json.dumps(body, sort_keys=True)
+
+
+def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
+    """Everything an op works on: two ops that touch one thing, which one of them changes, keep their order."""
+    for name in op.reads:
+        yield f"field {name}", isinstance(op, ReshardOp)
+    for name in (*op.writes, *(op.fields if isinstance(op, FreeOp) else ())):
+        yield f"field {name}", True
+    if op.guard is not None and op.guard.until is not None and not isinstance(op, FreeOp):
+        yield f"collection {op.guard.until}", False
+    if isinstance(op, CollectOp | TakeOp):
+        yield f"collection {op.into if isinstance(op, CollectOp) else op.collection}", True
+    if isinstance(op, LoadOp):
+        yield f"stream {op.stream}", True
+    if isinstance(op, OutputOp):
+        yield f"file {op.name}", True
+    if isinstance(op, GenerateOp | ExtendOp | InferOp | TrainOp | SyncWeightsOp | SaveOp):
+        yield f"trunk {plan.model(op.model).shares or op.model}", isinstance(op, TrainOp)
+    if isinstance(op, SyncWeightsOp):
+        yield f"engine {op.model} {op.staleness}", True
+    if isinstance(op, GenerateOp | ExtendOp):
+        yield f"engine {op.model} {op.staleness}", False
+
+
+def _normal(plan: Plan, program: Program) -> list[str]:
+    """The least order of the ops, by what they are, that keeps the order of those with something in common."""
+    bodies = [_body(plan, op) for op in program.ops]
+    follows: list[set[int]] = [set() for _ in bodies]
+    waits = [0] * len(bodies)
+    changed: dict[str, int] = {}
+    read: dict[str, list[int]] = {}
+    for i, op in enumerate(program.ops):
+        before: set[int] = set()
+        for thing, changes in dict.fromkeys(_touched(plan, op)):
+            before |= {changed[thing]} if thing in changed else set()
+            before |= set(read.get(thing, ())) if changes else set()
+            if changes:
+                changed[thing], read[thing] = i, []
+            else:
+                read.setdefault(thing, []).append(i)
+        for j in before - {i}:
+            follows[j].add(i)
+            waits[i] += 1
+    ready = [(bodies[i], i) for i, count in enumerate(waits) if not count]
+    heapq.heapify(ready)
+    made = []
+    while ready:
+        body, i = heapq.heappop(ready)
+        made.append(body)
+        for j in follows[i]:
+            waits[j] -= 1
+            if not waits[j]:
+                heapq.heappush(ready, (bodies[j], j))
+    return made
+
+
+def _gets_through(plan: Plan) -> bool:
+    """Walks one rank of every class: a collective is passed when all of its group stand before it."""
+    ranks = sorted(_cuts(plan))
+    left: dict[int, list[AnyOp]] = {}
+    for rank in ranks:
+        program = _program(plan, rank)
+        if program is None:
+            return False
+        left[rank] = [op for op in reversed(program.ops) if op.collective]
+    while any(left.values()):
+        for rank in ranks:
+            if not left[rank]:
+                continue
+            op = left[rank][-1]
+            size = _size(plan, op.group)
+            members = [r for r in ranks if size is None or r < size]
+            if rank in members and all(left[r] and left[r][-1].id == op.id for r in members):
+                for each in members:
+                    left[each].pop()
+                break
+        else:
+            return False
+    return True

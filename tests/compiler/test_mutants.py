@@ -1,0 +1,65 @@
+"""Damage of every kind is refused, or shown to change nothing; what nobody damaged is not refused."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from bench.damage import KINDS, Damage
+from bench.equal_plans import why_equal
+from bench.mutants import ROOT, TEXT_KINDS, Tally, judge, wholes
+from rldsl.compiler.verify import verify_plan
+
+EXAMPLES = ROOT / "examples"
+# A loop that collects; a validation, outputs and metrics; a loop that carries; two models; a critic; older weights.
+FILES = tuple(EXAMPLES / f"{n}.rl" for n in ("dapo", "validated", "tools", "debate", "ppo", "off_policy", "toy/ppo"))
+EACH = 5
+HARMLESS = {
+    "a field freed at the end", "a rank class cut in two", "another id on all ranks", "another reason",
+    "something more that was dropped", "another source", "a group under another name",
+}  # fmt: skip
+
+
+def test_there_are_enough_kinds() -> None:
+    assert len(KINDS.keys() - HARMLESS) >= 30 and KINDS.keys() >= HARMLESS
+
+
+@pytest.mark.parametrize("whole", wholes(FILES), ids=lambda w: w.name)
+def test_whole_plans_pass(whole) -> None:
+    assert verify_plan(whole.plan, whole.signatures) == []
+    assert verify_plan(whole.plan) == []
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *TEXT_KINDS])
+def test_damage_is_refused_or_changes_nothing(kind: str) -> None:
+    rng, tally = random.Random(kind), Tally()
+    for _ in range(EACH):
+        while not judge(kind, rng.choice(wholes(FILES)), rng, tally):
+            pass
+    assert tally.made == EACH and not tally.missed
+    if kind in HARMLESS:
+        assert not tally.refused
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["an op dropped on all ranks", "an op dropped on one rank class", "a weight transfer dropped", "a batch off by one",
+     "another number of samples", "another field in a reshard", "another staleness",
+     "a guard that differs between rank classes", "a collection taken before it is filled", "a field of another type",
+     "running log-probs for old ones", "a group of another size", "another node of an op", "a program backwards"],
+)  # fmt: skip
+def test_equality_sees_the_difference(kind: str) -> None:
+    """What excuses a mutant is no rubber stamp."""
+    rng = random.Random(kind)
+    for whole in wholes(FILES):
+        made = KINDS[kind](Damage(whole.plan, rng))
+        assert made is None or why_equal(whole.plan, made) is None
+
+
+def test_equality_sees_that_ranks_wait_for_ever() -> None:
+    whole = next(w for w in wholes(FILES) if "ppo" in w.name and len(w.plan.programs) > 1)
+    first, second = (op for op in whole.plan.programs[1].ops if op.id in ("critic_update", "actor_update"))
+    crossed = Damage(whole.plan, random.Random(0)).swapped(first, second, whole.plan.programs[1])
+    assert crossed is not None and why_equal(whole.plan, crossed) is None
+    assert any("wait for ever" in d.message for d in verify_plan(crossed))
