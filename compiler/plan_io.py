@@ -58,7 +58,7 @@ def loads(text: str | bytes, name: str) -> Plan:
     body = _json(text, name)
     version = str(body.get("schema", ""))
     major = version.partition(".")[0]
-    if not major.isdigit():
+    if not major.isdecimal():
         fail(
             "RL0501",
             f"`{name}` is no plan: it has no `schema` version",
@@ -90,7 +90,8 @@ def loads(text: str | bytes, name: str) -> Plan:
 def _json(text: str | bytes, name: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
-    except ValueError as error:
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair has no bytes to hash
+    except (ValueError, RecursionError) as error:
         fail(
             "RL0501",
             f"`{name}` is no JSON: {error}",
