@@ -284,6 +284,13 @@ class Reference:
             status=self._comm.status,
         )
         self._put(call.run())
+        # Tokens that a function made of others are still those of the rollout.
+        read, written = ([f for f in names if self._ragged(f)] for names in (bound.values(), node.outputs))
+        known = [self._temperatures[f] for f in read if f in self._temperatures]
+        self._temperatures |= dict.fromkeys(written, known[0]) if known else {}
+
+    def _ragged(self, name: str) -> bool:
+        return self._module.fields[name].type.ragged
 
     def _train(self, node: ir.Node) -> None:
         assert node.call.function is not None

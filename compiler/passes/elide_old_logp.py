@@ -10,6 +10,7 @@ from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of, optimiser_steps, option_of
 from rldsl.compiler.passes.check_counts import batch_of
 from rldsl.compiler.passes.infer_edges import trunk_of
+from rldsl.compiler.passes.unroll_loops import is_take
 from rldsl.compiler.plan import Dropped
 
 
@@ -57,18 +58,28 @@ def _recomputed(arg: FieldArg, training: Call, module: Module) -> bool:
     return same_rows and temperature_of(producer.call, module) == temperature_of(training, module)
 
 
-def rollout_of(lineage: str | None) -> str:
-    """The node that sampled rows of this lineage. What a loop collects has that of its iterations, which are alike."""
-    block, kept, inner = (lineage or "").partition(".kept.")
-    return f"{block}.1.{inner.removeprefix(f'{block}.')}" if kept else block
-
-
 def temperature_of(call: Call, module: Module) -> float:
     """As stated, or that of the rollout whose tokens these are: log-probs of two temperatures do not compare."""
     if option_of(call, "temperature") is not None:
         return float(number_of(call, "temperature"))
-    lineage = module.fields[call.args[0].name].lineage
-    rollout = module.graph.node_of.get(rollout_of(lineage))
+    rollout = _rollout_of(call.args[0].name, module)
     stated = float(number_of(rollout.call, "temperature")) if rollout else 1.0
     # Greedy decoding has no distribution of its own; its tokens are judged at temperature 1.
     return stated if stated > 0 else 1.0
+
+
+def _rollout_of(tokens: str, module: Module) -> Node | None:
+    """The node that sampled these tokens: of a dialogue the first, of what a loop collects that of its iterations.
+
+    Not the lineage: rows that answer samples of another rollout have the ids of those, and tokens of their own.
+    """
+    graph, name = module.graph, tokens
+    while (producer := graph.producer_of.get(name)) is not None and producer.call.method is not Method.GENERATE:
+        if is_take(producer):
+            collecting = graph.node_of.get(f"{producer.id}.1.collect")
+            name = collecting.call.args[1 + producer.outputs.index(name)].name if collecting else ""
+            continue
+        read = [a.name for a in producer.call.args if not a.absent and a.name in module.fields]
+        ragged = (n for n in read if module.fields[n].type.ragged)
+        name = next(ragged, "")
+    return producer

@@ -10,6 +10,7 @@ from rldsl.compiler.dag import leading_to
 from rldsl.compiler.ir import SINKS, Edge, EdgeKind, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import edges_of
+from rldsl.compiler.passes.unroll_loops import is_take
 from rldsl.compiler.plan import Dropped
 
 
@@ -65,11 +66,18 @@ def _live(graph: Graph) -> Graph:
     while read != before:
         thin = _without_unread_rows(graph, read)
         thin = replace(thin, edges=edges_of(thin))
-        roots = [n.id for n in thin.nodes if n.call.method is Method.TRAIN or n.call.method in SINKS]
-        needed = leading_to(roots, ((e.source, e.target) for e in thin.edges if _carries_data(e)))
+        needed = leading_to(_roots(thin), ((e.source, e.target) for e in thin.edges if _carries_data(e)))
         live = thin.with_nodes(tuple(n for n in thin.nodes if n.id in needed))
         read, before = _read(live.nodes), read
     return live
+
+
+def _roots(graph: Graph) -> list[str]:
+    """Trainings, metrics, outputs; and what a loop collects, where its count decides whether one of these runs."""
+    sinks = [n for n in graph.nodes if n.call.method in SINKS]
+    waited = {n.block for n in sinks if n.round > 1}
+    takes = [n.id for n in graph.nodes if is_take(n) and n.id in waited]
+    return [*(n.id for n in graph.nodes if n.call.method is Method.TRAIN), *(n.id for n in sinks), *takes]
 
 
 def _carries_data(edge: Edge) -> bool:

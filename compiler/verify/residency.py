@@ -13,6 +13,7 @@ from rldsl.compiler.plan import (
     FreeOp,
     GenerateOp,
     Guard,
+    MetricOp,
     OutputOp,
     Program,
     ReshardOp,
@@ -40,7 +41,11 @@ def _once(facts: Facts) -> Iterator[str]:
 
 
 def _read(facts: Facts) -> Iterator[str]:
-    """Each op that only computes has a result, and each result a reader."""
+    """Each op that only computes has a result, and each result a reader.
+
+    A collection may hold no field if what is logged waits for its count.
+    """
+    counted = {op.guard.until for op in facts.ops if isinstance(op, MetricOp | OutputOp) and op.guard is not None}
     read = {f for op in facts.ops for f in op.reads if not isinstance(op, ReshardOp)}
     for op in facts.ops:
         if isinstance(op, ReshardOp):
@@ -49,8 +54,12 @@ def _read(facts: Facts) -> Iterator[str]:
         for name in writes:
             if name not in read:
                 yield f"`{op.id}` computes `{name}`, which nothing reads"
-        if not writes and isinstance(op, GenerateOp | ExtendOp | ComputeOp | TakeOp):
+        if not writes and isinstance(op, GenerateOp | ExtendOp | ComputeOp):
             yield f"`{op.id}` computes nothing that is kept"
+        if not writes and isinstance(op, TakeOp) and op.collection not in counted:
+            yield f"`{op.id}` computes nothing that is kept"
+        if isinstance(op, CollectOp) and op.into in counted:
+            continue
         if isinstance(op, ReshardOp | FreeOp | OutputOp | CollectOp) and not op.fields:
             yield f"`{op.id}` names no field"
 

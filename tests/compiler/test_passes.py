@@ -3,7 +3,7 @@
 import pytest
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.plan import FreeOp, GenerateOp, ReshardOp, SyncKind, SyncWeightsOp, TrainOp
+from rldsl.compiler.plan import CollectOp, FreeOp, GenerateOp, ReshardOp, SyncKind, SyncWeightsOp, TrainOp
 from tests.compiler.programs import PPO, PROGRAM, after, compiled
 
 DEPLOYED = PROGRAM + "deploy {\n  actor.train : fsdp(dp = 4)\n  actor.generate : hf(dp = 2)\n}\n"
@@ -160,3 +160,38 @@ def test_random_order_of_siblings_does_not_matter() -> None:
     first, last = (next(i for i, line in enumerate(lines) if word in line) for word in ("node rollout", "node update"))
     swapped = "".join([*lines[:first], *reversed(lines[first : last + 1]), *lines[last + 1 :]])
     assert ids(compiled(swapped).plan.ops()) == ids(compiled(PROGRAM).plan.ops())
+
+
+ANSWERED = """
+algorithm answered {
+  model actor : policy = scratch(; alphabet = "01=")
+  input prompts, answers : text[prompt] = jsonl("rows.jsonl") with batch = 8
+  node first   = actor.generate(prompts; n = 2, max_new_tokens = 4, temperature = 0.7) -> a_tokens, a_mask, a_logp, a_text
+  node second  = actor.generate(a_text; max_new_tokens = 4, temperature = 0.5) -> tokens, mask, logp, text
+  node reward  = compute exact_match(completions = text, answers) -> score
+  node old     = actor.logprob(tokens, mask; temperature = 0.7) -> old_logp
+  node update  = actor.train policy_loss(tokens, mask, old_logp, advantages = score) with lr = 0.001
+}
+"""
+
+
+def test_temperature_is_that_of_the_rollout_that_sampled_the_tokens() -> None:
+    """Rows that answer those of another rollout have its ids and lineage, but not its temperature."""
+    plan = compiled(ANSWERED).plan
+    assert op(plan, TrainOp).temperature == 0.5
+    assert "old" in [o.id for o in plan.ops()], "log-probs at another temperature are other log-probs"
+
+
+def test_a_loop_counts_what_it_collects_where_the_count_decides_what_is_logged() -> None:
+    loop = """
+  loop more max 2 collect right where useful {
+    node sampled = actor.generate(prompts; n = 4, max_new_tokens = 4) -> tokens, response_mask, logp, completions
+    node again   = compute exact_match(completions, answers) -> right
+    node spread  = compute has_spread(right) -> useful
+    metric share = mean(useful)
+  }
+}"""
+    plan = compiled(PROGRAM.strip().removesuffix("}") + loop).plan
+    second = next(o for o in plan.ops() if o.id == "more.2.share")
+    assert second.guard is not None and second.guard.until == "more"
+    assert [o.id for o in plan.ops() if isinstance(o, CollectOp)] == ["more.1.collect", "more.2.collect"]
