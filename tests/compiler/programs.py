@@ -8,7 +8,7 @@ from rldsl.compiler.ir import Graph, Module
 from rldsl.compiler.parse import parse
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.pipeline import CHECKS, LOWERING, Compiled, Options, compile_graph, run_passes
-from rldsl.diagnostics import Diagnostics
+from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Severity
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -61,6 +61,15 @@ def compiled(
 ) -> Compiled:
     options = Options(settings=settings, world_size=world_size, disable=disable)
     return compile_graph(graph_of(text), options, source_dir=Path())
+
+
+def errors(text: str, *settings: str) -> list[Diagnostic]:
+    """The errors that compiling `text` finds."""
+    try:
+        compiled(text, *settings)
+    except DiagnosticError as error:
+        return [d for d in error.diagnostics if d.severity is Severity.ERROR]
+    return []
 
 
 def after(text: str, name: str, *settings: str) -> Module:

@@ -7,9 +7,8 @@ import pytest
 from rldsl.compiler.pipeline import Options, check_file, compile_file
 from rldsl.compiler.plan import ComputeOp, SaveOp, TrainOp
 from rldsl.diagnostics import DiagnosticError
-from tests.compiler.programs import PPO, PROGRAM, after, compiled
+from tests.compiler.programs import PPO, PROGRAM, after, compiled, errors
 from tests.compiler.test_functions import python_file
-from tests.compiler.test_wrong_programs import errors
 
 SWITCH = "small {\n  param on : bool = false"
 

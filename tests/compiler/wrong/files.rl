@@ -11,8 +11,8 @@ algorithm wrong {
 }
 ---
 # a file of functions that is not Python
-#! broken.py:2 RL0102 `parts/broken.py` is not Python
-use "parts/broken.py"
+#! broken.txt:2 RL0102 `parts/broken.txt` is not Python
+use "parts/broken.txt"
 import "parts/base.rl"
 
 algorithm wrong {
