@@ -23,10 +23,12 @@ VERBS = {
     "check": "say everything that is wrong with an algorithm; write nothing",
     "compile": "compile an algorithm to plan.json",
     "show": "draw an algorithm's graph and the program of each rank",
+    "verify": "prove that a plan runs, without running it",
     "run": "train",
     "fmt": "rewrite .rl files in canonical form",
     "new": "begin an algorithm from a shipped one",
-    "explain": "say what an error code means, with a wrong and a right example",
+    "explain": "say why a plan is as it is, or what an error code means",
+    "diff": "say what two plans or algorithms do differently",
     "ls": "list the shipped algorithms, functions, engines and data sources",
     "lsp": "serve an editor: diagnostics, hover, completion, definitions (started by the editor)",
 }
@@ -90,7 +92,7 @@ def _run(arguments: list[str]) -> int:
     verb.add_arguments(parser)
     add_output_options(parser)
     try:
-        args = parser.parse_args(arguments[1:])
+        args = parser.parse_intermixed_args(arguments[1:])  # `show plan.json --rank 0 +reward`
     except SystemExit as stop:  # argparse's --help
         return stop.code if isinstance(stop.code, int) else OK
     return verb.execute(args)

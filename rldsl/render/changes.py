@@ -8,8 +8,7 @@ from enum import StrEnum
 
 from rldsl.compiler.plan import FunctionSpec, LoadOp, Plan, SaveOp, SyncWeightsOp
 from rldsl.render.changes_nodes import Said, node_facts, sayings
-from rldsl.render.flows import Way, flows_of
-from rldsl.render.nodes import nodes_of
+from rldsl.render.facts import Facts
 from rldsl.render.order import moved
 from rldsl.render.ranks import group_words
 from rldsl.render.scopes import general, leaf, scope_of_op
@@ -165,15 +164,12 @@ def _schedule(a: Plan, b: Plan) -> tuple[dict[str, Said], dict[str, Said]]:
 
 
 def _movement(plan: Plan) -> dict[str, Said]:
-    """By field and edge, for edges that the nodes' own reads do not tell."""
-    labels = {n.id: n.label for n in nodes_of(plan)}
+    """By field; which of its readers a move is made for has no meaning."""
+    facts = Facts(plan)
     found: dict[str, Said] = {}
-    for each in flows_of(plan):
-        if each.what[0].startswith("weights of "):
-            continue
-        for name in each.what:
-            way = each.way.value if each.way is Way.LOCAL else f"{each.way.value} {each.between}".strip()
-            found[f"{name}, {labels[each.source]} -> {labels[each.target]}"] = {"": way}
+    for name in facts.writer:
+        moves = [f"all-to-all {op.source} -> {op.target}" for op in facts.moves_of(name)]
+        found.setdefault(general(name), {"": ", ".join(moves) or "local"})
     return found
 
 

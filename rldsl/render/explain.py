@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from rldsl.compiler.plan import AnyOp, ModelSpec, Plan, SaveOp, SyncWeightsOp, TrainOp
 from rldsl.render.explain_node import ModelOp, NodeExplainer
 from rldsl.render.facts import Facts
+from rldsl.render.flows import trunk
 from rldsl.render.nodes import node_id, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
@@ -76,7 +77,7 @@ class Explainer:
         readers = dict.fromkeys(self._label(op) for f in fields for op in facts.readers.get(f, ()))
         rows = facts.rows(first)
         ranks = [f"{rows.words()}, {rows.share(self._ranks_of(first))}"] if rows else []
-        moves = [op for f in fields for reader in facts.readers.get(f, ()) for op in facts.moves(f, reader)]
+        moves = [op for f in fields for op in facts.moves_of(f)]
         freed = [op for op in facts.frees if set(fields) & set(op.fields)]
         sections = [
             ("written by", [", ".join(writers)] if writers else []),
@@ -98,7 +99,11 @@ class Explainer:
             op for op in self._facts.ops if isinstance(op, ModelOp | SyncWeightsOp | SaveOp) and op.model == model.name
         ]
         users = [f"{self._label(op)}: {describe(op)}" for op in ops if isinstance(op, ModelOp)]
-        trained = [f"by {self._label(op)}, {places_words(self._facts, op)}" for op in ops if isinstance(op, TrainOp)]
+        trained = [
+            f"{'its trunk ' if op.model != model.name else ''}by {self._label(op)}, {places_words(self._facts, op)}"
+            for op in self._facts.ops
+            if isinstance(op, TrainOp) and trunk(self._plan, op.model) == trunk(self._plan, model.name)
+        ]
         syncs = [f"{describe(op)}, {places_words(self._facts, op)}" for op in ops if isinstance(op, SyncWeightsOp)]
         saves = [describe(op) for op in ops if isinstance(op, SaveOp)]
         related = [f"copied by {m.name}" for m in self._plan.models if m.copy_of == model.name]

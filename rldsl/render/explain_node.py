@@ -40,6 +40,11 @@ class NodeExplainer:
         self._origin = origin
         self._nodes = {unrolled: {n.id: n for n in nodes_of(plan, unrolled=unrolled)} for unrolled in (False, True)}
         self._edges = {unrolled: edges_of(plan, unrolled=unrolled) for unrolled in (False, True)}
+        self._ops: dict[bool, dict[str, list[AnyOp]]] = {False: {}, True: {}}
+        for op in facts.ops:
+            if not isinstance(op, SyncWeightsOp):  # it carries the name of the rollout that it serves
+                for unrolled, found in self._ops.items():
+                    found.setdefault(node_id(op, unrolled=unrolled), []).append(op)
 
     def pages(self, name: str) -> Iterator[Page]:
         """The page of the node with this id or label, and what became of one that is gone."""
@@ -57,7 +62,7 @@ class NodeExplainer:
         return node.label if node else name
 
     def _page(self, node: NodeView, *, unrolled: bool) -> Page:
-        ops = [op for op in self._facts.ops if node_id(op, unrolled=unrolled) == node.id and self._own(op)]
+        ops = self._ops[unrolled][node.id]
         first = ops[0]
         statement = self._origin.statement(first.columns[0] if isinstance(first, LoadOp) else node.id)
         sections = [
@@ -78,10 +83,6 @@ class NodeExplainer:
         kind = ", ".join(filter(None, ("node", node.role, node.type if node.type != node.role else "")))
         return page(node.label, kind, statement.place if statement else "", sections, role=node.role)
 
-    def _own(self, op: AnyOp) -> bool:
-        """A weight transfer carries the name of the rollout that it serves."""
-        return not isinstance(op, SyncWeightsOp)
-
     def _reads(self, ops: list[AnyOp], *, unrolled: bool) -> Iterator[str]:
         for op in ops:
             if isinstance(op, TakeOp):
@@ -94,7 +95,7 @@ class NodeExplainer:
         for name, uses in by_name.items():
             op, field = uses[0]
             writers = dict.fromkeys(self.label(self._facts.writer[f]) for _, f in uses if f in self._facts.writer)
-            yield f"`{name}` {self._facts.type(field) or ''} from {_listed(writers)}, {self._way(op, field)}"
+            yield f"`{name}`{self._type(field)} from {_listed(writers)}, {self._way(op, field)}"
         yield from dict.fromkeys(f"`{a.param}`: the policy's own log-probs of the running step" for a in _current(ops))
 
     def _way(self, op: AnyOp, field: str) -> str:
@@ -109,7 +110,11 @@ class NodeExplainer:
             by_name.setdefault(leaf(field), []).append(field)
         for name, fields in by_name.items():
             readers = dict.fromkeys(self.label(op) for f in fields for op in self._facts.readers.get(f, ()))
-            yield f"`{name}` {self._facts.type(fields[0]) or ''}, read by {_listed(readers)}"
+            yield f"`{name}`{self._type(fields[0])}, read by {_listed(readers)}"
+
+    def _type(self, field: str) -> str:
+        kind = self._facts.type(field)
+        return f" {kind}" if kind else ""
 
     def _rows(self, ops: list[AnyOp]) -> Iterator[str]:
         """The arithmetic of what is written, or else of what is read."""
@@ -183,9 +188,10 @@ class NodeExplainer:
 
     def _passes(self, node: str) -> Iterator[str]:
         """What passes took from the node, and where other nodes were merged into it."""
+        blocks = {scope_of(n).block for n in self._nodes[False]}
         for dropped in self._plan.dropped:
             what = general(dropped.what)
-            if what.startswith(f"{general(node)}.") and what not in self._nodes[False]:
+            if what.startswith(f"{general(node)}.") and node not in blocks and what not in self._nodes[False]:
                 yield f"{dropped.by} took `{what.removeprefix(f'{general(node)}.')}`: {dropped.why}"
             elif f"`{node}`" in dropped.why and "." not in what.removeprefix(f"{scope_of(what).block}."):
                 yield f"{dropped.by} took `{what}`: {dropped.why}"

@@ -102,7 +102,7 @@ class Facts:
 
     def rows(self, field: str) -> Rows | None:
         """How many rows the field has; None where nothing says."""
-        return self._rows.get(field)
+        return self._rows.get(field) if field in self._types else None
 
     def type(self, field: str) -> FieldType | None:
         """The field's type, where the plan has it."""
@@ -118,10 +118,15 @@ class Facts:
         return self.plan.world_size if size is None else size
 
     def moves(self, field: str, reader: AnyOp) -> tuple[ReshardOp, ...]:
-        """The moves of the field's rows between its writer and `reader`, in order."""
-        begin = self._order[self.writer[field].id] if field in self.writer else -1
+        """The moves of the field's rows to `reader`, since they were written or another op read them, in order."""
         end = self._order[reader.id]
-        return tuple(op for op in self._moves.get(field, ()) if begin < self._order[op.id] < end)
+        users = (*self.readers.get(field, ()), *([self.writer[field]] if field in self.writer else ()))
+        begin = max((at for at in (self._order[u.id] for u in users) if at < end), default=-1)
+        return tuple(op for op in self.moves_of(field) if begin < self._order[op.id] < end)
+
+    def moves_of(self, field: str) -> tuple[ReshardOp, ...]:
+        """All moves of the field's rows, in order."""
+        return self._moves.get(field, ())
 
     @cached_property
     def _order(self) -> dict[str, int]:

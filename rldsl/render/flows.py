@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -18,6 +19,8 @@ from rldsl.render.scopes import leaf
 from rldsl.render.sizes import size_words
 
 Rollout = GenerateOp | ExtendOp
+
+_NAME = 30
 
 
 class Way(StrEnum):
@@ -117,13 +120,14 @@ class FlowView:
             return
         yield Text("What moves", style="bold")
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=True, header_style="dim")
-        for name, ratio in (("from", 3), ("to", 3), ("what", 4), ("how", 3), ("how much, on all ranks", 4)):
-            table.add_column(name, ratio=ratio)
-        source = ""
-        for flow in sorted(self._flows, key=lambda f: self._order[f.source]):
-            how = Text(flow.way.value, style="dim" if flow.way is Way.LOCAL else "bold yellow")
-            how.append(f" {flow.between}", style="dim")
-            begin = "" if flow.source == source else self._titles[flow.source]
-            source = flow.source
-            table.add_row(begin, self._titles[flow.target], Text(", ".join(flow.what), style="cyan"), how, flow.size)
+        table.add_column("from -> to", max_width=_NAME, overflow="fold")
+        for name, ratio, least in (("what", 4, 14), ("how", 3, 10), ("how much, on all ranks", 4, 14)):
+            table.add_column(name, ratio=ratio, min_width=least, overflow="fold")
+        for source, each in groupby(sorted(self._flows, key=lambda f: self._order[f.source]), key=lambda f: f.source):
+            table.add_row(self._titles[source])
+            for flow in each:
+                how = Text(flow.way.value, style="dim" if flow.way is Way.LOCAL else "bold yellow")
+                how.append(f" {flow.between}", style="dim")
+                what = Text(", ".join(flow.what), style="cyan")
+                table.add_row(f"  -> {self._titles[flow.target]}", what, how, flow.size)
         yield table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -38,13 +38,38 @@ def _behind(names: Sequence[str], name: str) -> str:
 
 def _sequence(plan: Plan) -> list[str]:
     """Names of ops in order; those that follow one another at one depth by name, as their order has no meaning."""
-    ops = [op for op in in_order(plan) if not isinstance(op, FreeOp)]
-    depths = [plan.depths.get(op.node or "") for op in ops]
-    for index in reversed(range(len(ops))):
-        if depths[index] is None:  # a load or a move serves what comes next
-            depths[index] = depths[index + 1] if index + 1 < len(ops) else None
-    runs = groupby(zip(depths, map(_name, ops), strict=True), key=lambda pair: pair[0])
-    return list(dict.fromkeys(name for _, run in runs for name in sorted(n for _, n in run)))
+    runs = groupby(_placed([op for op in in_order(plan) if not isinstance(op, FreeOp)], plan), key=lambda p: p.run)
+    return list(dict.fromkeys(name for _, run in runs for each in sorted(run) for name in each.names))
+
+
+class _Placed(NamedTuple):
+    """Ops that stay together, in a run of those that may change places; loads and moves go before nodes."""
+
+    run: str
+    rank: int
+    names: tuple[str, ...]
+
+
+def _placed(ops: Sequence[AnyOp], plan: Plan) -> Iterator[_Placed]:
+    """A transfer of weights stays with its rollout where it stands right before it, and else where it is."""
+    before: tuple[str, ...] = ()
+    for index, op in enumerate(ops):
+        following = next((o for o in ops[index + 1 :] if _is_node(o)), None)
+        if isinstance(op, SyncWeightsOp):
+            if following and following.node == op.node:
+                before += (_name(op),)
+            else:
+                yield _Placed(f"alone {index}", 0, (_name(op),))
+        elif _is_node(op):
+            yield _Placed(f"depth {plan.depths.get(op.node or '')}", 1, (_name(op), *before))
+            before = ()
+        else:
+            depth = plan.depths.get(following.node or "") if following else None
+            yield _Placed(f"depth {depth}", 0, (_name(op),))
+
+
+def _is_node(op: AnyOp) -> bool:
+    return op.node is not None and not isinstance(op, LoadOp | ReshardOp | SyncWeightsOp)
 
 
 def _name(op: AnyOp) -> str:

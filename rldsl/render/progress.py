@@ -15,9 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rldsl.compiler.plan import AnyOp, ComputeOp, InferOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.backends.keys import reward_key
+from rldsl.compiler.plan import AnyOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp
 from rldsl.render.nodes import roles_of
-from rldsl.render.scopes import general, leaf
+from rldsl.render.scopes import general
 from rldsl.render.style import role_style
 from rldsl.render.words import plural
 
@@ -45,9 +46,19 @@ class RunState:
 
     @property
     def rewards(self) -> list[float]:
-        """Mean reward of each step; empty when the algorithm logs none."""
-        key = reward_key(self.plan, self.history)
-        return [m[key] for m in self.history if key in m] if key else []
+        """Mean reward of each step that has one."""
+        return [value for _, value in self._values(self.reward_key)] if self.reward_key else []
+
+    @property
+    def reward_key(self) -> str | None:
+        """Under which key the reward is logged; None when the algorithm has none."""
+        return reward_key(self.plan)
+
+    @property
+    def reward_words(self) -> str:
+        """The last step's reward; `-` in a step without samples."""
+        value = self.history[-1].get(self.reward_key or "")
+        return "-" if value is None else f"{value:.3f}"
 
     @property
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
@@ -71,18 +82,10 @@ class RunState:
         """Nodes whose loss is logged, in program order."""
         return [op.node or op.id for op in self.plan.ops() if isinstance(op, TrainOp)]
 
-
-def reward_key(plan: Plan, history: Sequence[Mapping[str, float]]) -> str | None:
-    """The metric that says how good the samples are: `score`, else the first field that is logged.
-
-    One that is there in every step rather than one of a validation.
-    """
-    writers = [op for op in plan.ops() if isinstance(op, (ComputeOp, InferOp, TakeOp))]
-    guarded = {name for op in writers if op.guard for name in op.writes}
-    fields = sorted((n for op in writers for n in op.writes), key=lambda n: (n in guarded, leaf(n) != "score"))
-    # A field called like one of the log's own numbers is logged as `field/<name>`.
-    keys = [key for name in fields for key in (f"field/{name}", name)]
-    return next((key for key in keys if any(key in m for m in history)), None)
+    @property
+    def loops(self) -> list[str]:
+        """Loops that collect prompts, in program order."""
+        return [op.collection for op in self.plan.ops() if isinstance(op, TakeOp)]
 
 
 class ProgressView:
@@ -100,10 +103,10 @@ class ProgressView:
             yield Text(f"starting: {self._now() or 'workers and models'}", style="dim")
             return
         last = state.history[-1]
-        if state.rewards:
+        if state.reward_key:
             curve = sparkline(state.rewards, max(options.max_width - 19, 8))
             yield Text.assemble(
-                ("reward    ", "dim"), (f"{state.rewards[-1]:7.3f}", "bold green"), "  ", (curve, "green")
+                ("reward    ", "dim"), (f"{state.reward_words:>7}", "bold green"), "  ", (curve, "green")
             )
         yield from self._nodes(last)
         if state.metrics:
@@ -129,16 +132,13 @@ class ProgressView:
 
     def _nodes(self, metrics: Mapping[str, float]) -> Iterator[Text]:
         """What loops that collect and training steps say of themselves."""
-        takes = [op.collection for op in self._state.plan.ops() if isinstance(op, TakeOp)]
-        nodes = [*takes, *self._state.train_nodes]
+        nodes = [*self._state.loops, *self._state.train_nodes]
         longest = max(map(len, nodes), default=0)
         for node in nodes:
-            names = _LOOP_METRICS if node in takes else _TRAIN_METRICS
-            shown = [(name, metrics[f"{node}/{name}"]) for name in names if f"{node}/{name}" in metrics]
+            shown = node_words(self._state, node, metrics)
             if shown:
                 style = role_style(self._roles.get(node, ""))
-                parts = [(f"   {name.replace('_', ' ')} {short(value)}", "") for name, value in shown]
-                yield Text.assemble((f"{node:<{longest}}", style), *parts)
+                yield Text.assemble((f"{node:<{longest}}", style), *(f"   {words}" for words in shown))
 
     def _curves(self, width: int) -> Table:
         """The algorithm's metrics: last value, curve; of a validation's also the step that it is of."""
@@ -245,18 +245,29 @@ def step_line(state: RunState) -> str:
     """The last step on one line: `step 3/60  reward 0.412  loss 0.0123  151 tokens/s  3.9 s`."""
     last = state.history[-1]
     parts = [f"step {state.done:>{len(str(state.steps))}}/{state.steps}"]
-    parts += [f"reward {state.rewards[-1]:.3f}"] if state.rewards else []
-    nodes = state.train_nodes
-    for node in nodes:
-        prefix = f"{node}: " if len(nodes) > 1 else ""
-        found = [(name, last[f"{node}/{name}"]) for name in _TRAIN_METRICS if f"{node}/{name}" in last]
-        words = "  ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in found)
-        parts += [prefix + words] if found else []
+    parts += [f"reward {state.reward_words}"] if state.reward_key else []
+    for nodes in (state.loops, state.train_nodes):
+        for node in nodes:
+            prefix = f"{node}: " if len(nodes) > 1 else ""
+            words = "  ".join(node_words(state, node, last))
+            parts += [prefix + words] if words else []
     now = state.done - 1
     parts += [f"{name} {short(values[-1][1])}" for name, values in state.metrics.items() if values[-1][0] == now]
     parts += [f"{last['tokens_per_s']:.0f} tokens/s"] if "tokens_per_s" in last else []
     parts += [f"{last['seconds']:.1f} s"] if "seconds" in last else []
     return "  ".join(parts)
+
+
+def node_words(state: RunState, node: str, metrics: Mapping[str, float]) -> list[str]:
+    """What a loop that collects, or a training step, says of a step: `kept 17`, `rounds 2`; `loss 0.0123`."""
+    if f"{node}/steps" in metrics and not metrics[f"{node}/steps"]:
+        return ["no step taken"]
+    names = _LOOP_METRICS if node in state.loops else _TRAIN_METRICS
+    found = [(name, metrics[f"{node}/{name}"]) for name in names if f"{node}/{name}" in metrics]
+    return [
+        "no prompt kept" if (name, value) == ("kept", 0) else f"{name.replace('_', ' ')} {short(value)}"
+        for name, value in found
+    ]
 
 
 def ending(state: RunState, run_dir: Path) -> Iterator[str]:
@@ -265,7 +276,10 @@ def ending(state: RunState, run_dir: Path) -> Iterator[str]:
     if rewards:
         window = min(_WINDOW, len(rewards))
         first, last = _mean(rewards[:window]), _mean(rewards[-window:])
-        yield f"mean reward: {first:.3f} over the first {window}, {last:.3f} over the last {window} steps"
+        which = "steps" if len(rewards) == state.done else f"of the {plural(len(rewards), 'step')} that had one"
+        yield f"mean reward: {first:.3f} over the first {window}, {last:.3f} over the last {window} {which}"
+    elif state.reward_key and state.done:
+        yield "mean reward: -, no step had one"
     for name, values in state.validated.items():
         (begin, first), (end, last) = values[0], values[-1]
         yield f"{name}: {short(first)} in step {begin + 1}, {short(last)} in step {end + 1}"

@@ -62,7 +62,7 @@ def test_order_and_form_mean_nothing(diff, edited, edits):
 
 
 def test_order_of_independent_nodes_means_nothing(diff, edited, folder):
-    metrics = '  metric best = max(score)\n  metric mean_score = mean(score)\n'
+    metrics = "  metric best = max(score)\n  metric mean_score = mean(score)\n"
     a = edited((r"(  node old)", metrics + r"\1"))
     (folder / "a.rl").write_text((folder / a).read_text())
     b = edited((r"(  node old)", "".join(reversed(metrics.splitlines(keepends=True))) + r"\1"))
@@ -116,8 +116,7 @@ def test_another_deployment(diff, folder):
     shown = diff("all.json", "two.json")
     assert "~ plan  for: any number of ranks that divides 16 -> exactly 4 ranks" in shown
     assert "~ rollout  runs on: all ranks -> the first 2 ranks" in shown
-    assert "~ prompts, input -> rollout" in shown
-    assert "local -> all-to-all world -> dp2" in shown
+    assert "~ prompts        local -> all-to-all world -> dp2" in shown
     assert "~ reward" not in shown
 
 
@@ -133,7 +132,10 @@ def test_code_of_functions(diff, edited, folder):
     for name in ("mine", "yours", "other"):
         file = edited(
             ("algorithm tiny", f'use "{name}.py"\nalgorithm tiny'),
-            (r"(  node advantage : ADVANTAGE = compute group_advantage\()score", r"  node shape = compute shaped(score) -> better\n\1better"),
+            (
+                r"(  node advantage : ADVANTAGE = compute group_advantage\()score",
+                r"  node shape = compute shaped(score) -> better\n\1better",
+            ),
         )
         (folder / f"{name}.rl").write_text((folder / file).read_text())
     diff("mine.rl", "yours.rl", code=0)
@@ -153,7 +155,9 @@ def repository(folder):
     (folder / "sub" / "mine.rl").write_text(f'import "../base.rl"\n{text}')
     git("add", ".")
     git("commit", "-qm", "one")
-    (folder / "sub" / "mine.rl").write_text(f'import "../base.rl"\n{text}'.replace("group : int = 4", "group : int = 2"))
+    (folder / "sub" / "mine.rl").write_text(
+        f'import "../base.rl"\n{text}'.replace("group : int = 4", "group : int = 2")
+    )
     return folder
 
 

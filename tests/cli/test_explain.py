@@ -87,7 +87,17 @@ def test_a_model_that_is_gone(explain):
 
 def test_a_parameter(explain):
     text = explain("plan.json", "group")
-    assert text.split() == ["group", "parameter", "tiny.rl:2", "value", "4", "stands", "in", "`rollout`,", "`advantage`"]
+    assert text.split() == [
+        "group",
+        "parameter",
+        "tiny.rl:2",
+        "value",
+        "4",
+        "stands",
+        "in",
+        "`rollout`,",
+        "`advantage`",
+    ]
 
 
 def test_all_that_was_decided(explain):
@@ -132,7 +142,9 @@ def test_nodes_of_blocks(folder, monkeypatch, capsys):
     node spread = compute has_spread(score; group) -> useful
   }
 """
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith(("  node rollout", "  node reward"))]
+    lines = [
+        line for line in text.splitlines(keepends=True) if not line.startswith(("  node rollout", "  node reward"))
+    ]
     lines.insert(next(i for i, line in enumerate(lines) if line.startswith("  input")) + 1, loop)
     (folder / "loop.rl").write_text("".join(lines))
     assert main(["explain", "loop.rl", "spread"]) == 0

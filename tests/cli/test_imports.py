@@ -38,7 +38,16 @@ def test_the_core_imports_nothing_heavy(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["compile", "tiny.rl", "--emit", "plan.json"], ["show", "tiny.rl"], ["ls"], ["fmt", "tiny.rl"], ["new", "mine"]],
+    [
+        ["compile", "tiny.rl", "--emit", "plan.json"],
+        ["show", "tiny.rl"],
+        ["show", "tiny.rl", "--format", "html"],
+        ["explain", "tiny.rl", "reward"],
+        ["diff", "tiny.rl", "tiny.rl"],
+        ["ls"],
+        ["fmt", "tiny.rl"],
+        ["new", "mine"],
+    ],
 )
 def test_commands_import_nothing_heavy(folder, arguments):
     code = f"from rldsl.cli import main\nassert main({arguments!r}) == 0"
@@ -48,6 +57,11 @@ def test_commands_import_nothing_heavy(folder, arguments):
 def test_compiling_draws_nothing_and_needs_no_rich(folder):
     code = "from rldsl.cli import main\nassert main(['compile', 'tiny.rl', '--emit', 'plan.json']) == 0"
     assert "rich" not in loaded_after(code, str(folder))
+
+
+def test_the_page_of_a_code_needs_no_compiler(folder):
+    code = "from rldsl.cli import main\nassert main(['explain', 'RL0201']) == 0"
+    assert loaded_after(code, str(folder)) & {"lark", "msgspec", "networkx", "rich"} == set()
 
 
 def test_showing_a_plan_needs_no_parser(folder):

@@ -19,7 +19,6 @@ def show(folder, monkeypatch, capsys):
     return run
 
 
-
 def titles(text):
     names = ("input", "rollout", "reward", "advantage", "update")
     drawn = text[: text.index("What moves")]

@@ -1,0 +1,177 @@
+"""The schedule, what moves, and selections of plans built by hand."""
+
+import msgspec
+import pytest
+
+from rldsl.compiler.plan import FieldSpec, Group, Program, ReshardOp
+from rldsl.render.facts import Facts, Rows, in_order
+from rldsl.render.flows import FlowView, Way, flows_of
+from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
+from rldsl.render.sizes import bytes_words, size_words
+from rldsl.render.timeline import Mark, TimelineView, charts_of
+from tests.render.loops import collecting, talking
+
+WIDTHS = (80, 120)
+
+
+TYPES = {
+    "prompts": "text[prompt]",
+    "answers": "text[prompt]",
+    "completions": "text[sample]",
+    "score": "f32[sample]",
+    "tokens": "i64[sample, token]",
+    "response_mask": "bool[sample, token]",
+}
+
+
+def fields_of(plan):
+    """Specs of all that the plan's ops write, 8 samples a prompt."""
+    written = [f for op in plan.ops() for f in op.writes]
+    types = {f: TYPES.get(f.rpartition(".")[2], "f32[sample, token]") for f in written}
+    return tuple(FieldSpec(name=f, type=t, producer="", per_prompt=8 if "sample" in t else 1) for f, t in types.items())
+
+
+def typed(plan):
+    return msgspec.structs.replace(plan, fields=fields_of(plan))
+
+
+def split(plan):
+    """The rollout on the first two of four ranks, its rows moved to all."""
+    ops = list(plan.programs[0].ops)
+    rollout = msgspec.structs.replace(ops[2], group="two")
+    there = ReshardOp(id="there", fields=("prompts",), source="world", target="two", batch=16)
+    back = ReshardOp(id="back", fields=("tokens", "response_mask"), source="two", target="world", batch=16)
+    some = (*ops[:2], there, rollout, back, *ops[3:])
+    rest = tuple(op for op in some if op.group == "world")
+    programs = (Program(first=0, last=2, ops=some), Program(first=2, last=4, ops=rest))
+    groups = (Group(name="world"), Group(name="two", size=2))
+    made = msgspec.structs.replace(plan, world_size=4, groups=groups, programs=programs)
+    return typed(made)
+
+
+PLANS = {"collecting": typed(collecting()), "talking": typed(talking())}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["collecting", "talking", "split"])
+def test_pictures(plan, name, width, drawn, golden):
+    shown = split(plan) if name == "split" else PLANS[name]
+    views = (FlowView(shown, flows_of(shown)), TimelineView(charts_of(shown)))
+    text = "\n".join(drawn(view, width) for view in views)
+    assert max(map(len, text.splitlines())) <= width
+    assert text == golden(f"{name}-schedule-{width}.txt", text)
+
+
+def test_columns_are_the_same_ops_for_all_ranks(plan):
+    first, second = charts_of(split(plan))
+    assert (first.title, second.title) == ("ranks 0 to 1", "ranks 2 to 3")
+    assert len(first.numbers) == len(second.numbers) == 12
+    assert second.numbers[3] is None
+    assert "rollout" not in [r.label for r in second.rows]
+    assert {r.label: r.marks[2] for r in first.rows}["move rows"] is Mark.TALKS
+
+
+def test_marks(plan):
+    (chart,) = charts_of(plan)
+    marks = {r.label: next(m for m in r.marks if m is not Mark.NOTHING) for r in chart.rows}
+    assert marks["rollout"] is Mark.ALONE
+    assert marks["advantage"] is Mark.MEETS
+    assert marks["weights of actor"] is Mark.TALKS
+
+
+def test_one_order_agrees_with_all_programs(plan):
+    shown = split(plan)
+    order = [op.id for op in in_order(shown)]
+    for program in shown.programs:
+        assert [name for name in order if name in {op.id for op in program.ops}] == [op.id for op in program.ops]
+
+
+def test_a_narrow_terminal_cuts_the_columns(drawn):
+    text = drawn(TimelineView(charts_of(PLANS["collecting"])), 40)
+    assert max(map(len, text.splitlines()[1:-1])) <= 40
+    assert text.count("every rank") == 2
+
+
+def test_an_empty_plan_has_no_schedule(plan, drawn):
+    empty = msgspec.structs.replace(plan, programs=())
+    assert drawn(TimelineView(charts_of(empty)), 80) == ""
+    assert drawn(FlowView(empty, flows_of(empty)), 80) == ""
+
+
+def test_ways(plan):
+    flows = {(f.source, f.target, f.what): f for f in flows_of(split(plan))}
+    assert flows["load", "rollout", ("prompts",)].between == "world -> two"
+    assert flows["rollout", "ref", ("tokens", "response_mask")].way is Way.ALL_TO_ALL
+    assert flows["reward", "advantage", ("score",)].way is Way.LOCAL
+    assert flows["update_actor", "rollout", ("weights of actor",)].way is Way.GATHERED
+    assert {f.way for f in flows_of(collecting()) if f.source == "resample.collect"} == {Way.ALL_TO_ALL}
+
+
+def test_weights_of_a_shared_trunk_come_from_its_trainings():
+    ends = {(f.source, f.target) for f in flows_of(talking()) if f.what == ("weights of actor",)}
+    assert {source for source, _ in ends} >= {"update"}
+    assert {target for _, target in ends} == {"talk.act"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "ranks", "words"),
+    [
+        (Rows(8, 4), 2, "8 prompts x 4 samples = 32 rows, 16 a rank on 2 ranks"),
+        (Rows(8, 4), 3, "8 prompts x 4 samples = 32 rows, 8 or 12 a rank on 3 ranks"),
+        (Rows(1, 4), 2, "1 prompt x 4 samples = 4 rows, 0 or 4 a rank on 2 ranks"),
+        (Rows(16, 1), 1, "16 prompts, a row each, 16 a rank on 1 rank"),
+        (
+            Rows(16, 8, at_most=True),
+            None,
+            "at most 16 prompts x 8 samples = 128 rows, spread over all ranks, a prompt's rows on one",
+        ),
+    ],
+)
+def test_rows(rows, ranks, words):
+    assert f"{rows.words()}, {rows.share(ranks)}" == words
+
+
+def test_sizes(plan):
+    facts = Facts(split(plan))
+    assert size_words(facts, ["score", "tokens", "response_mask"]) == "128 rows x (4 B + 9 B x tokens)"
+    assert size_words(facts, ["prompts", "score"]) == "16 rows x text; 128 rows x 4 B = 512 B"
+    assert size_words(Facts(typed(collecting())), ["tokens"]) == "up to 128 rows x 8 B x tokens"
+    assert [bytes_words(n) for n in (128, 1500, 2.5e6, 3e9)] == ["128 B", "1.5 kB", "2.5 MB", "3 GB"]
+    assert size_words(facts, ["nope"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "selector"),
+    [
+        ("x", Selector("x")),
+        ("+x", Selector("x", up=None)),
+        ("x+", Selector("x", down=None)),
+        ("2+a.b+1", Selector("a.b", 2, 1)),
+        ("input 2+", Selector("input 2", down=None)),
+    ],
+)
+def test_selectors(text, selector):
+    assert parse_selector(text) == selector
+
+
+@pytest.mark.parametrize("text", ["", "+", "++x", "x++", "a+b", "-x"])
+def test_no_selectors(text):
+    with pytest.raises(SelectorError):
+        parse_selector(text)
+
+
+def test_selections_of_blocks():
+    plan = collecting()
+    inside = selected(plan, ["test"])
+    assert inside and {n.split(".")[0] for n in inside} == {"test"}
+    assert "resample.2.reward" in selected(plan, ["resample.2.reward+"], unrolled=True)
+    assert "resample.collect" in selected(plan, ["reward_kept", "+resample"])
+    assert "resample" in names_of(plan)
+    with pytest.raises(SelectorError) as raised:
+        selected(plan, ["reward"])
+    assert raised.value.name == "reward"
+
+
+def test_a_rollout_comes_with_its_weights(plan):
+    assert {"rollout", "sync_actor"} <= ops_of(plan, frozenset({"rollout"}))
+    assert "sync_actor" not in ops_of(plan, frozenset({"reward"}))
