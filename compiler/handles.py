@@ -30,6 +30,13 @@ class Handle(ABC):
             "a parameter has no value yet: use `&`, `|`, `~` instead of and, or, not, and `when=` instead of if"
         )
 
+    def __str__(self) -> str:
+        fix = "join strings in a function of yours, where the value is known, or make the whole text a parameter"
+        fail("RL0105", "a parameter has no value yet, so no text can be made of it", span=caller_span(), fix=fix)
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
     def __eq__(self, other: object) -> Handle:  # type: ignore[override]
         return OperatorHandle("==", self, other)
 

@@ -206,8 +206,11 @@ def _own_body(run: Callable[..., Any], definition: ast.FunctionDef, annotations:
     if not has_body(definition):
         fix = "return a call of a model's method or of a function, or compute the result here"
         fail("RL0105", f"node `{run.__name__}` has no body", span=span, fix=fix)
-    for call in (n for n in ast.walk(definition) if isinstance(n, ast.Call)):
+    body = [n for statement in definition.body for n in ast.walk(statement)]
+    calls = [n for n in body if isinstance(n, ast.Call)]
+    for call in calls:
         if _is_model_method(resolve_callee(call.func, run)):
+            _check_inner_calls(call, calls, run)
             fail(
                 "RL0105",
                 f"in node `{run.__name__}`, a model's method must be the whole body, and be returned",
@@ -215,6 +218,7 @@ def _own_body(run: Callable[..., Any], definition: ast.FunctionDef, annotations:
                 fix=f"write `return {ast.unparse(call.func)}(...)`; compute with its result in a node of its own",
             )
         _check_model_name(call, run)
+    _check_parameters(body, run)
     needs_file(file, f"the body of node `{run.__name__}`", span)
     fields, settings = _fields_of(run, definition)
     return CallHandle(
@@ -225,6 +229,33 @@ def _own_body(run: Callable[..., Any], definition: ast.FunctionDef, annotations:
         writes=annotations.writes,
         site=Site(span=span),
     )
+
+
+def _check_inner_calls(method: ast.Call, calls: list[ast.Call], run: Callable[..., Any]) -> None:
+    """RL0105 for what stands inside a model's method, but would have to run, not to be recorded."""
+    inner = [c for c in calls if c is not method and c in list(ast.walk(method))]
+    for call in inner:
+        if _records(call.func, run):
+            continue
+        name, own = ast.unparse(call.func), resolve_callee(call.func, run)
+        what = f"`{name}` is called inside `{ast.unparse(method.func)}(...)`, which is recorded, not run"
+        fix = f"put `@rl.function` above `def {name}`" if inspect.isfunction(own) else "give the value as it is"
+        fail("RL0105", what, span=span_in(run.__code__.co_filename, call), fix=fix)
+    if isinstance(method.func, ast.Attribute) and method.func.attr == Method.TRAIN and not method.args:
+        what = f"`{ast.unparse(method.func)}` needs a loss"
+        fix = f"write `{ast.unparse(method.func)}(rl.lib.policy_loss(...), ...)`"
+        fail("RL0105", what, span=span_in(run.__code__.co_filename, method), fix=fix)
+
+
+def _check_parameters(body: list[ast.AST], run: Callable[..., Any]) -> None:
+    """RL0105 for a parameter that a node's own function reads from outside: when it runs, there are only values."""
+    stored = {n.id for n in body if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    own = stored | set(inspect.signature(run).parameters)
+    for name in (n for n in body if isinstance(n, ast.Name) and n.id not in own):
+        if isinstance(resolve_callee(name, run), Handle):
+            what = f"`{name.id}` is a parameter, which has no value inside `{run.__name__}`"
+            fix = f"take it as a setting: `def {run.__name__}(..., *, {name.id}: float = {name.id})`"
+            fail("RL0105", what, span=span_in(run.__code__.co_filename, name), fix=fix)
 
 
 def _check_model_name(call: ast.Call, run: Callable[..., Any]) -> None:

@@ -194,3 +194,56 @@ def advantage(score: rl.Score) -> rl.GroupAdvantages:
         ("RL0105", 14),
         ("RL0207", 20),
     ]
+
+
+HEAD = """\
+from typing import Annotated
+
+import rldsl as rl
+
+actor = rl.policy("actor", rl.scratch(alphabet="01="))
+weight = rl.param(0.1)
+rl.inputs("prompts", "answers", source=rl.jsonl("rows.jsonl"), batch=4)
+
+
+def plain(logp: rl.PerToken, response_mask: rl.Mask, advantages: rl.PerSample) -> rl.TokenLoss:
+    return rl.TokenLoss(-advantages[:, None] * logp)
+
+
+@rl.node
+def rollout(prompts: rl.Prompts) -> rl.Rollout:
+    return actor.generate(prompts, n=4, max_new_tokens=4)
+
+
+"""
+TRAIN = "@rl.node\ndef update(tokens: rl.TokenIds, response_mask: rl.Mask, advantages: rl.GroupAdvantages) -> rl.Metrics:\n    "
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "fix"),
+    [
+        (
+            TRAIN + "return actor.train(plain(tokens, response_mask, advantages), lr=0.1)\n",
+            "`plain` is called inside `actor.train(...)`",
+            "put `@rl.function` above `def plain`",
+        ),
+        (TRAIN + "return actor.train(lr=0.1)\n", "`actor.train` needs a loss", "write `actor.train(rl.lib"),
+        (
+            TRAIN + "return actor.train(rl.lib.reinforce_loss(tokens, response_mask, advantages), lr=float(weight))\n",
+            "`float` is called inside `actor.train(...)`",
+            "give the value as it is",
+        ),
+        (
+            '@rl.node\ndef score(completions: str) -> Annotated[float, "score"]:\n    return weight * len(completions)\n',
+            "`weight` is a parameter, which has no value inside `score`",
+            "def score(..., *, weight: float = weight)",
+        ),
+        ('rl.policy("other", rl.scratch(alphabet=f"01{weight}"))\n', "so no text can be made of it", "join strings"),
+    ],
+    ids=["unmarked loss", "no loss", "float()", "global parameter", "f-string"],
+)  # fmt: skip
+def test_what_stands_for_a_value_that_is_not_there_yet(tmp_path: Path, text: str, message: str, fix: str) -> None:
+    (tmp_path / "a.py").write_text(HEAD + text)
+    (found,) = (d for d in check_file(tmp_path / "a.py") if d.code == "RL0105")
+    assert message in found.message and found.fix is not None and fix in found.fix
+    assert found.span is not None and found.span.line > HEAD.count("\n")
