@@ -32,7 +32,7 @@ class Handle(ABC):
 
     def __str__(self) -> str:
         fix = "join strings in a function of yours, where the value is known, or make the whole text a parameter"
-        fail("RL0105", "a parameter has no value yet, so no text can be made of it", span=caller_span(), fix=fix)
+        return fail("RL0105", "a parameter has no value yet, so no text can be made of it", span=caller_span(), fix=fix)
 
     def __format__(self, spec: str) -> str:
         return str(self)
