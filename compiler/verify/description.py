@@ -9,6 +9,7 @@ from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, LoadOp, ReshardOp, Sav
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
 
 Edge = tuple[str, str, str]
+_KINDS = frozenset(EdgeKind)
 _OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp)
 
 
@@ -50,7 +51,7 @@ def _edges(facts: Facts, nodes: set[str]) -> Iterator[str]:
     for source, target, carries in facts.plan.edges:
         if source not in nodes or target not in nodes:
             yield f"an edge leads from `{source}` to `{target}`, which are not both there"
-        elif carries.partition(" ")[0] not in set(EdgeKind):
+        elif carries.partition(" ")[0] not in _KINDS:
             yield f"the edge from `{source}` to `{target}` is of no known kind: `{carries}`"
     if len(said) < len(facts.plan.edges):
         yield "an edge is there twice"

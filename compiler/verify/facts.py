@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from rldsl.compiler.plan import (
     AnyOp,
     ExtendOp,
@@ -26,6 +28,10 @@ WithModel = GenerateOp | ExtendOp | InferOp | TrainOp | SyncWeightsOp | SaveOp
 WITH_MODEL = (GenerateOp, ExtendOp, InferOp, TrainOp, SyncWeightsOp, SaveOp)
 
 
+type_of = lru_cache(256)(FieldType.parse)
+"""The type that a text spells: a plan has few, in many fields."""
+
+
 class Facts:
     """Tables over a plan. `ops` holds each op once, as the first program that has it.
 
@@ -37,7 +43,7 @@ class Facts:
         self.plan = plan
         self.ops: tuple[AnyOp, ...] = tuple(plan.ops())
         self.specs: dict[str, FieldSpec] = {f.name: f for f in plan.fields}
-        self.types: dict[str, FieldType] = {f.name: FieldType.parse(f.type) for f in plan.fields}
+        self.types: dict[str, FieldType] = {f.name: type_of(f.type) for f in plan.fields}
         self.models: dict[str, ModelSpec] = {m.name: m for m in plan.models}
         self.functions: dict[str, FunctionSpec] = {f.name: f for f in plan.functions}
         self.layouts: dict[str, int | None] = {

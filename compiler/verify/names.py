@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from rldsl.compiler.ir import ModelKind
 from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, ModelSpec, Plan, ReshardOp, TrainOp
-from rldsl.compiler.verify.facts import WITH_MODEL
-from rldsl.types import FieldType
+from rldsl.compiler.verify.facts import WITH_MODEL, type_of
 
 
 def names(plan: Plan) -> Iterator[str]:
@@ -18,7 +17,7 @@ def names(plan: Plan) -> Iterator[str]:
     yield from _twice("group", (g.name for g in plan.groups))
     for spec in plan.fields:
         try:
-            FieldType.parse(spec.type)
+            type_of(spec.type)
         except ValueError as error:
             yield f"field `{spec.name}`: {error}"
     for model in plan.models:

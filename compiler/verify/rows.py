@@ -130,7 +130,7 @@ class _Rows:
             problems.append(f"`{op.id}` reads samples of different rollouts: {', '.join(given)}")
         if len({r.per_prompt for r in found} - {1}) > 1:
             problems.append(f"`{op.id}` reads fields with different numbers of rows a prompt: {', '.join(given)}")
-        return replace(whole, sequence=None), problems
+        return whole, problems
 
     def sequence(self, op: AnyOp, given: Sequence[str]) -> tuple[Hashable, list[str]]:
         """The one sequence of tokens that all ragged fields of `given` are of."""
@@ -207,13 +207,9 @@ class _Rows:
             if any(k.unit == PROMPT and k.ragged for k in kinds):
                 yield f"`{op.id}` makes tokens of prompt rows"
         for name, kind in zip(op.writes, kinds, strict=True):
-            of_prompts = kind.unit == PROMPT
-            self.rows[name] = replace(
-                found,
-                per_prompt=1 if of_prompts else found.per_prompt,
-                rollout=None if of_prompts else found.rollout,
-                sequence=sequence if kind.ragged else None,
-            )
+            per_prompt, rollout = (1, None) if kind.unit == PROMPT else (found.per_prompt, found.rollout)
+            own = sequence if kind.ragged else None
+            self.rows[name] = Rows(found.prompts, found.batch, per_prompt, rollout, own, found.validates)
 
     def train(self, op: TrainOp) -> Iterator[str]:
         yield from _arguments(op, op.args)
