@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rldsl.compiler.plan import AnyOp, ModelSpec, Plan, SaveOp, SyncWeightsOp, TrainOp
+from rldsl.render.blocks import BlockView, blocks_of
 from rldsl.render.explain_node import ModelOp, NodeExplainer
 from rldsl.render.facts import Facts
 from rldsl.render.flows import trunk
@@ -31,6 +32,7 @@ class Explainer:
         plan = self._plan
         parts: tuple[Iterable[str], ...] = (
             (n.label for n in nodes_of(plan)),
+            (b.id for b in blocks_of(plan)),
             (d.what for d in plan.dropped),
             (f.name for f in plan.fields),
             (m.name for m in plan.models),
@@ -64,11 +66,20 @@ class Explainer:
 
     def _called(self, name: str) -> Iterator[Page]:
         yield from self._nodes.pages(name)
+        yield from (self._block(b) for b in blocks_of(self._plan) if b.id == name)
         if fields := [f.name for f in self._plan.fields if name in (f.name, general(f.name))]:
             yield self._field(name, fields)
         yield from (self._model(m) for m in self._plan.models if m.name == name)
         if name in self._plan.parameters:
             yield self._param(name)
+
+    def _block(self, block: BlockView) -> Page:
+        inside = [n for n in nodes_of(self._plan) if n.block == block.id]
+        sections = [
+            ("is", [block.title, *([block.note] if block.note else [])]),
+            ("nodes", [f"`{n.label}`: {n.call}" for n in inside]),
+        ]
+        return page(block.id, "block", self._place(block.id), sections)
 
     def _field(self, name: str, fields: list[str]) -> Page:
         facts = self._facts

@@ -156,4 +156,6 @@ def test_nodes_of_blocks(folder, monkeypatch, capsys):
     assert main(["explain", "loop.rl", "resample.2.spread"]) == 0
     assert "1 step: resample.2.collect" in capsys.readouterr().out
     assert main(["explain", "loop.rl", "resample"]) == 0
-    assert "what `resample.collect` kept" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "what `resample.collect` kept" in shown
+    assert "resample   block   loop.rl:9" in shown

@@ -12,7 +12,7 @@ from tests.render.test_timeline import split, typed
 WIDTHS = (80, 120)
 ASKED = {
     "ppo": ("rollout", "advantage", "update_actor", "tokens", "actor", "node old", "clip"),
-    "collecting": ("resample", "resample.rollout", "resample.2.reward", "resample.score", "test.accuracy", "actor"),
+    "collecting": ("test", "resample", "resample.rollout", "resample.2.reward", "resample.score", "test.accuracy", "actor"),
     "talking": ("talk.act", "talk.env", "talk.tokens", "critic", "kept"),
 }
 
