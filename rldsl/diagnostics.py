@@ -87,15 +87,14 @@ class Diagnostics:
     """Collects what is wrong, so that one run shows it all."""
 
     def __init__(self) -> None:
-        self._found: list[Diagnostic] = []
+        self._found: dict[Diagnostic, None] = {}  # in the order found
 
     def __iter__(self) -> Iterator[Diagnostic]:
         return iter(self.sorted())
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keep one, unless the very same has been said already."""
-        if diagnostic not in self._found:
-            self._found.append(diagnostic)
+        self._found[diagnostic] = None
 
     def error(
         self,

@@ -31,6 +31,8 @@ _MODULE_ROLES = {
     "rldsl.algos.advantages": Role.ADVANTAGE,
 }
 DEFAULT_ROLE = "COMPUTE"
+_LISTED = 50  # names, of those that are known
+_MISSPELT = 50  # names, for which near ones are looked for: where more are unknown, it is not their spelling
 _HARDLY_ANOTHER = 0.8  # names as alike as this are one, misspelt
 
 
@@ -128,6 +130,11 @@ def _forgets_outputs(node: Node, signatures: dict[str, Signature]) -> bool:
     return signature is not None and len(node.outputs) < len(signature.outputs)
 
 
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
 class _Names:
     """Looks up every name that the graph mentions."""
 
@@ -137,6 +144,7 @@ class _Names:
         self.params = {p.name for p in graph.params}
         self.unnamed = any(_forgets_outputs(n, signatures) for n in graph.nodes)
         self.unknown: dict[tuple[str, str], list[Diagnostic]] = {}
+        self.known_of: dict[str, list[str]] = {}
 
     def check(self) -> None:
         self.look_up()
@@ -172,23 +180,32 @@ class _Names:
     ) -> bool:
         if name in names or name in self.graph.poisoned:
             return True
-        known = sorted({n.rpartition(".")[2] for n in names})  # in a block, too, the user writes the last part
-        listed = ", ".join(known) if known else f"there is no {what} yet"
+        if what not in self.known_of:
+            # In a block, too, the user writes the last part.
+            self.known_of[what] = sorted({n.rpartition(".")[2] for n in names})
+        known = self.known_of[what]
+        same = self.unknown.setdefault((code, name), [])
+        if fix is None and same:
+            fix = same[0].fix
+        elif fix is None and len(self.unknown) <= _MISSPELT:
+            fix = did_you_mean(name, known)
         unknown = Diagnostic(
             code=code,
             message=f"unknown {what} `{name}`",
             span=span,
-            expected=listed,
+            expected=_listed(known) or f"there is no {what} yet",
             found=name,
-            fix=fix or did_you_mean(name, known),
+            fix=fix,
         )
-        self.unknown.setdefault((code, name), []).append(unknown)
+        same.append(unknown)
         return False
 
     def expr(self, expr: Expr) -> None:
         for reference in references(expr):
             constant = FOREIGN.get(reference.name)
             fix = f"write `{constant}`" if constant else None
+            if reference.name in self.fields:
+                fix = f"`{reference.name}` is a field: what is known before a run is computed of parameters"
             self.known("RL0203", "parameter", reference.name, self.params, reference.span, fix)
 
     def keywords(self, keywords: tuple[Keyword, ...]) -> None:
@@ -258,7 +275,11 @@ class _Names:
             self.arguments(call)
             return
         if call.function is not None and call.function not in self.signatures and not self._named_but_unreadable(call):
-            self.known("RL0204", "function", call.function, {*self.own, *library_names()}, call.span)
+            names = {*self.own, *library_names()}
+            brings = None if self.graph.uses else 'if it is yours: `use "mine.py"` brings the functions of a file'
+            self.known(
+                "RL0204", "function", call.function, names, call.span, did_you_mean(call.function, names) or brings
+            )
         if call.method is Method.TRAIN and call.function is None:
             self.found.error(
                 "RL0302",
@@ -270,6 +291,8 @@ class _Names:
 
     def arguments(self, call: Call) -> None:
         for arg in call.args:
+            if arg.param and arg.name in self.params - self.fields:
+                continue  # a setting before the `;`, which `bind_arguments` knows
             if arg.name in self.fields or not self._unnamed_output(arg.name):
                 self.known("RL0201", "field", arg.name, self.fields, arg.span or call.span)
         self.keywords(call.keywords)
@@ -277,8 +300,10 @@ class _Names:
 
     def _unnamed_output(self, name: str) -> bool:
         """Whether a field is rather one that a node forgets to name (RL0306) than one that is misspelt."""
+        if not self.unnamed:
+            return False
         fields = {f.rpartition(".")[2] for f in self.fields}
-        return self.unnamed and not get_close_matches(name, fields, n=1, cutoff=_HARDLY_ANOTHER)
+        return not get_close_matches(name, fields, n=1, cutoff=_HARDLY_ANOTHER)
 
     def _named_but_unreadable(self, call: Call) -> bool:
         """Whether RL0305 has been said of this function: one mistake, one message."""
