@@ -384,6 +384,9 @@ def _before_semicolon(fault: Fault) -> Said | None:
     value = found.kind in _VALUES or found.text in ("-", "(", "not", "true", "false", "none", *FOREIGN)
     if not value or "NAME" not in fault.accepts or last.text not in ("=", ",", "("):
         return None
+    if found.text == "-" and last.text != "=":
+        message = "what stands before `;` is a field, and nothing can be computed of one here"
+        return Said(message, fix="let a function make the field that you want", at=fault.at)
     name, at = (fault.word(-2).text, fault.at - 2) if last.text == "=" else ("NAME", fault.at)
     message = "`;` is missing before settings: before it stand fields"
     return Said(message, fix=f"write `; {name} = {found.text}`", at=at)

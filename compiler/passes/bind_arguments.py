@@ -75,7 +75,8 @@ class _Binder:
         hypers = {h.name for h in signature.hypers} if signature else set()
         spec = METHODS[call.method] if call.method else None
         own = {k.name for k in spec.keywords} if spec else set()
-        self.keywords(call.keywords, hypers | own, f"`{call.function or call.method}`")
+        own_fields = {p.name for p in signature.inputs} if signature else set()
+        self.keywords(call.keywords, hypers | own, f"`{call.function or call.method}`", own_fields)
         self.keywords(call.options, {o.name for o in spec.options} if spec else set(), f"`{call.method or 'compute'}`")
         self.required(call, signature, node.span)
         self.outputs(node, signature)
@@ -124,6 +125,8 @@ class _Binder:
 
     def too_many(self, node: Node, arg: FieldArg, names: list[str]) -> None:
         hint = did_you_mean(arg.param, names) if arg.param else None
+        if arg.param in self.settings(node.call):
+            hint = f"settings stand behind `;`: write `; {arg.param} = {arg.name}`"
         self.found.error(
             "RL0303",
             f"`{_called(node.call)}` has no parameter for `{arg.param or arg.name}`",
@@ -133,8 +136,15 @@ class _Binder:
             fix=hint,
         )
 
-    def keywords(self, given: tuple[Keyword, ...], known: Iterable[str], of: str) -> None:
-        names = sorted(known)
+    def settings(self, call: Call) -> set[str]:
+        """The names of what a call takes behind `;`."""
+        signature = self.module.signatures.get(call.function or "")
+        own = {k.name for k in METHODS[call.method].keywords} if call.method else set()
+        return own | ({h.name for h in signature.hypers} if signature else set())
+
+    def keywords(self, given: tuple[Keyword, ...], known: Iterable[str], of: str, fields: Iterable[str] = ()) -> None:
+        """RL0207 for settings that are not `known`. `fields` are what the function would take as fields."""
+        names, others = sorted(known), set(fields)
         for keyword in given:
             if keyword.name not in names:
                 self.found.error(
@@ -143,7 +153,9 @@ class _Binder:
                     span=keyword.span,
                     expected=", ".join(names) or "nothing",
                     found=keyword.name,
-                    fix=did_you_mean(keyword.name, names),
+                    fix=_keyword_only(of, keyword.name)
+                    if keyword.name in others
+                    else near_setting(keyword.name, names),
                 )
 
     def required(self, call: Call, signature: Signature | None, span: Span | None) -> None:
@@ -162,9 +174,8 @@ class _Binder:
         options = {k.name for k in call.options}
         for option in spec.options if spec else ():
             if option.required and option.name not in options and not _misspelt(option.name, options):
-                self.found.error(
-                    "RL0302", f"`{_called(call)}` needs `with {option.name} = ...`", span=call.span or span
-                )
+                what = f"`{call.model}.{call.method}` needs `with {option.name} = ...`"
+                self.found.error("RL0302", what, span=call.span or span)
 
     def outputs(self, node: Node, signature: Signature | None) -> None:
         method = node.call.method
@@ -223,7 +234,33 @@ class _Binder:
 
 def _misspelt(name: str, given: Iterable[str]) -> bool:
     """Whether what is missing may be there under a wrong name, which is reported by itself."""
-    return any(did_you_mean(other, [name]) for other in given)
+    return any(near_setting(other, [name]) for other in given)
+
+
+_ALIASES = {
+    "learning_rate": "lr",
+    "num_generations": "n",
+    "num_samples": "n",
+    "samples": "n",
+    "max_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "mini_batch_size": "minibatch",
+    "batch_size": "minibatch",
+    "num_epochs": "epochs",
+    "ppo_epochs": "epochs",
+}
+"""What other systems call our settings."""
+
+
+def _keyword_only(of: str, name: str) -> str:
+    return f"a setting stands behind `*` in the function: `def {of.strip('`')}(..., *, {name}: ...)`"
+
+
+def near_setting(name: str, known: Iterable[str]) -> str | None:
+    """`did you mean X?`, by spelling or because another system calls it so."""
+    known = list(known)
+    alias = _ALIASES.get(name)
+    return f"did you mean `{alias}`?" if alias in known else did_you_mean(name, known)
 
 
 def _wanted(arg: FieldArg) -> str:

@@ -117,7 +117,8 @@ class _Checker:
                 rollouts.setdefault(info.lineage, arg)
         if len(sets) > 1:
             shown = ", ".join(f"`{a.name}` of {_set_name(s)}" for s, a in sets.items())
-            self.found.error("RL0310", f"these are rows of different prompts: {shown}", span=node.call.span)
+            what = f"these are rows of different prompts: {shown}"
+            self.found.error("RL0310", what, span=node.call.span, fix=self.to_collect(read))
         elif len(rollouts) > 1:
             shown = ", ".join(f"`{a.name}` of `{rollout}`" for rollout, a in rollouts.items())
             fix = "a function with `group` can write one row a prompt, which goes with the samples of any rollout"
@@ -127,6 +128,14 @@ class _Checker:
             lineage = node.id
         first = read[0][1] if read else FieldInfo(type=_FLAG, producer="")
         return replace(first, prompts=next(iter(sets), None), lineage=lineage)
+
+    def to_collect(self, read: list[tuple[FieldArg, FieldInfo]]) -> str | None:
+        """What to collect besides, where some of the rows are those that a loop kept."""
+        kept = next((i.prompts for _, i in read if (i.prompts or "").endswith(".kept")), None)
+        others = dict.fromkeys(a.written or a.name for a, i in read if i.prompts != kept)
+        if kept is None:
+            return None
+        return f"collect it too: `loop {kept.removesuffix('.kept')} ... collect ..., {', '.join(others)} where ...`"
 
     def collection(self, node: Node) -> None:
         """What a loop collects has the types that it has inside, but rows of a set of its own."""

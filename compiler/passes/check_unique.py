@@ -89,7 +89,7 @@ class _Once:
             kept = []
             for name in written:
                 if name in first and name not in self.known:
-                    _twice("field", name, span, first[name], self.found)
+                    _twice("field", name, span, first[name], self.found, _replacing(name, span, nodes))
                 kept.append(UNNAMED if name in first else name)
                 first.setdefault(name, span)
             return tuple(kept)
@@ -129,7 +129,15 @@ def _replaced(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
     return tuple(item for index, item in enumerate(inputs) if not later(index))
 
 
-def _twice(what: str, name: str, span: Span | None, first: Span | None, found: Diagnostics) -> None:
+def _replacing(field: str, span: Span | None, nodes: Iterable[Node]) -> str | None:
+    """How to replace the imported node that writes a field, for a node of another name."""
+    first = next((n for n in nodes if field in n.outputs), None)
+    return f"call it `{first.id}` to replace that one" if first and _elsewhere(span, first.span) else None
+
+
+def _twice(
+    what: str, name: str, span: Span | None, first: Span | None, found: Diagnostics, instead: str | None = None
+) -> None:
     labels = (Label(span=first, message="first defined here"),) if first else ()
-    fix = "give one of them another name"
+    fix = instead or "give one of them another name"
     found.error("RL0205", f"{what} `{name}` is defined twice", span=span, labels=labels, fix=fix)

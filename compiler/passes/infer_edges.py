@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Edge, EdgeKind, Graph, Method, Module, Node
+from rldsl.compiler.ir import BlockKind, Edge, EdgeKind, Graph, Method, Module, Node
 from rldsl.compiler.passes.base import Context
 from rldsl.diagnostics import Diagnostics, Label
 
@@ -116,5 +116,19 @@ def _check_cycles(graph: Graph, found: Diagnostics) -> None:
             f"these nodes wait for each other: {shown}",
             span=graph.node_of[path[0]].span,
             labels=labels,
-            fix="a node reads only what the nodes before it write; weights are those of the step's beginning",
+            fix=_way_out(path, graph),
         )
+
+
+def _way_out(path: list[str], graph: Graph) -> str:
+    """Inside a loop what closes the circle is mostly a field of the iteration before, which is to be carried."""
+    blocks = {graph.node_of[n].block for n in path}
+    loop = graph.block_of.get(next(iter(blocks)) or "") if len(blocks) == 1 else None
+    if loop is None or loop.kind is not BlockKind.LOOP or loop.where is not None:
+        return "a node reads only what the nodes before it write; weights are those of the step's beginning"
+    ring = set(zip(path, [*path[1:], path[0]], strict=True))
+    within = {e.carries.removeprefix(f"{loop.id}.") for e in graph.edges if (e.source, e.target) in ring}
+    outside = [name for name in (*graph.input_of, *graph.producer_of) if name in within]
+    if outside:
+        return f"carry what an iteration reads of the one before: `loop {loop.id} ... carry ..., {', '.join(outside)}`"
+    return "what an iteration reads of the one before is carried, and has a first value from outside the loop"

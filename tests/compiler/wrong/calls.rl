@@ -11,7 +11,7 @@ import "parts/base.rl"
 
 algorithm wrong {
   node update = actor.train policy_loss(tokens, response_mask, old_logp, advantages) with minibatch = 8
-  #             ^^^^^ RL0302 `policy_loss` needs `with lr = ...`
+  #             ^^^^^ RL0302 `actor.train` needs `with lr = ...`
 }
 ---
 # no number of tokens
