@@ -12,7 +12,8 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.fits import check_hardware
 from rldsl.backends.folder import RunFolder
 from rldsl.backends.handlers import HANDLERS
-from rldsl.backends.metrics import StepMetrics, reward_key
+from rldsl.backends.keys import reward_key
+from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.observer import Observer, Silent
 from rldsl.backends.outputs import clear_outputs
 from rldsl.backends.runtime import Runtime

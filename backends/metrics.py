@@ -12,40 +12,9 @@ import torch
 from torch import Tensor
 
 from rldsl.backends.comm import Comm
-from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, InferOp, LoadOp, MetricOp, Plan, Reduction, TakeOp
-from rldsl.types import DType, FieldType, Reduce
-
-COUNTS = ("prompts", "samples", "tokens", "response_tokens")
-OWN_KEYS = frozenset({"step", "seconds", "tokens_per_s", *COUNTS})
-
-
-def mean_fields(plan: Plan) -> tuple[str, ...]:
-    """The computed f32 fields with one number a row, whose means are logged, see `logged_as`.
-
-    What a filter let through counts as computed. Not those of a loop's iterations, `block.2.score`.
-    """
-    kinds = {f.name: FieldType.parse(f.type) for f in plan.fields}
-    written = [name for op in plan.ops() if isinstance(op, (ComputeOp, InferOp, TakeOp)) for name in op.writes]
-    return tuple(
-        n
-        for n in dict.fromkeys(written)
-        if kinds[n].dtype is DType.F32 and not kinds[n].ragged and not any(p.isdigit() for p in n.split("."))
-    )
-
-
-def logged_as(name: str, kind: str = "field") -> str:
-    """The key of a field's mean or of a metric: its name, or `<kind>/<name>` where the log has another such key."""
-    return f"{kind}/{name}" if name in OWN_KEYS else name
-
-
-def reward_key(plan: Plan) -> str | None:
-    """The key of the reward curve: that of `score`, else of the first field that has a mean.
-
-    One that is there in every step rather than one of a validation.
-    """
-    guarded = {name for op in plan.ops() if op.guard is not None for name in op.writes}
-    fields = sorted(mean_fields(plan), key=lambda n: (n in guarded, n.rpartition(".")[2] != "score"))
-    return next(map(logged_as, fields), None)
+from rldsl.backends.keys import COUNTS, logged_as, mean_fields
+from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, MetricOp, Plan, Reduction
+from rldsl.types import Reduce
 
 
 @dataclass(slots=True)

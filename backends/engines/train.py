@@ -86,8 +86,8 @@ def train(
 ) -> dict[str, float]:
     """Run `op` with `head` of the scorer; returns global metrics, the same on every rank.
 
-    `loss` and `grad_norm` are means over optimiser steps, 0 if there was none: minibatches without a row on any rank
-    take no step. `tokens` counts prompt and response tokens of the batch on all ranks; the loss function's metrics
+    `steps` counts optimiser steps, and `loss` and `grad_norm` are means over them, 0 if there was none: minibatches
+    without a row on any rank take no step. `tokens` counts prompt and response tokens of the batch on all ranks; the loss function's metrics
     are averaged as the loss is, over rows that were not skipped.
     """
     began = time.perf_counter()
@@ -107,6 +107,7 @@ def train(
         **_combined(comm, sums, len(norms)),
         "grad_norm": sum(norms) / max(1, len(norms)),
         "lr": op.lr,
+        "steps": float(len(norms)),
         "tokens": float(totals[0]),
         "seconds": time.perf_counter() - began,
     }

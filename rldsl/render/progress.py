@@ -291,7 +291,9 @@ def ending(state: RunState, run_dir: Path) -> Iterator[str]:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """A curve of at most `width` characters, least to greatest value; more values are averaged."""
+    """A curve of at most `width` characters, least to greatest value; more values are averaged, none give none."""
+    if not values:
+        return ""
     count = min(len(values), width)
     edges = [round(i * len(values) / count) for i in range(count + 1)]
     means = [_mean(values[a:b]) for a, b in pairwise(edges)]

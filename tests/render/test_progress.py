@@ -6,7 +6,7 @@ import re
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import MetricOp, Program, Reduction
+from rldsl.compiler.plan import FieldSpec, MetricOp, Program, Reduction
 from rldsl.render.progress import (
     Progress,
     ProgressView,
@@ -14,7 +14,6 @@ from rldsl.render.progress import (
     bar,
     duration,
     ending,
-    reward_key,
     sparkline,
     step_line,
 )
@@ -111,15 +110,29 @@ def test_numbers_that_are_not_finite_are_left_out(plan):
     assert progress._running.rewards == [0.05]
 
 
-def test_reward_is_score_or_the_first_output(plan):
-    assert reward_key(plan, [{}, {"score": 1.0, "returns": 0.0}]) == "score"
-    assert reward_key(plan, [{"returns": 0.0, "advantages": 0.0}]) == "advantages"
-    assert reward_key(plan, [{"seconds": 1.0}]) is None
-
-
 def test_ending_without_rewards(plan, tmp_path):
     state = RunState(plan=plan, steps=1, started=0.0, history=[{"seconds": 1.0}])
+    assert next(ending(state, tmp_path)) == "mean reward: -, no step had one"
+    unrewarded = msgspec.structs.replace(plan, programs=())
+    state = RunState(plan=unrewarded, steps=1, started=0.0, history=[{"seconds": 1.0}])
     assert next(ending(state, tmp_path)).startswith("1 step in ")
+    assert step_line(state) == "step 1/1  1.0 s"
+
+
+NOTHING_KEPT = {"prompts": 24.0, "tokens": 1206.0, "resample/kept": 0.0, "resample/rounds": 3.0, "update/steps": 0.0}
+
+
+def test_a_step_that_kept_nothing_has_no_reward(collected, tmp_path, drawn):
+    collected.history = [{**NOTHING_KEPT, "update/loss": 0.0, "update/grad_norm": 0.0}] * 3
+    assert step_line(collected) == "step  3/60  reward -  no prompt kept  rounds 3  no step taken"
+    assert next(ending(collected, tmp_path)) == "mean reward: -, no step had one"
+    text = drawn(ProgressView(collected), 80)
+    assert re.search(r"^reward +-$", text, re.MULTILINE)
+    assert re.search(r"^resample   no prompt kept   rounds 3$", text, re.MULTILINE)
+    collected.history += [{"score": 1.0}, {"score": 2.0}]
+    assert next(ending(collected, tmp_path)) == (
+        "mean reward: 1.500 over the first 2, 1.500 over the last 2 of the 2 steps that had one"
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +173,8 @@ def validated(step):
 
 @pytest.fixture
 def collected():
-    made = RunState(plan=collecting(), steps=60, started=0.0)
+    score = FieldSpec(name="score", type="f32[sample]", producer="resample")
+    made = RunState(plan=msgspec.structs.replace(collecting(), fields=(score,)), steps=60, started=0.0)
     made.history = [validated(step) for step in range(21)]
     return made
 
@@ -191,13 +205,6 @@ def test_validation_keeps_its_last_value_between_its_steps(collected, drawn):
 def test_a_step_with_a_validation_says_its_metrics(collected, tmp_path):
     assert "test.accuracy 0.6  test.best 1" in step_line(collected)
     assert "test.accuracy: 0.1 in step 1, 0.6 in step 21" in list(ending(collected, tmp_path))
-
-
-def test_the_reward_is_not_that_of_a_validation():
-    plan = collecting()
-    assert reward_key(plan, [{"test.score": 1.0, "score": 0.0}]) == "score"
-    assert reward_key(plan, [{"test.score": 1.0, "advantages": 0.0}]) == "advantages"
-    assert reward_key(plan, [{"test.score": 1.0}]) == "test.score"
 
 
 def test_a_metric_called_like_one_of_the_log_is_found():

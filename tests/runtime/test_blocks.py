@@ -10,7 +10,7 @@ import pytest
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
-from rldsl.backends.metrics import mean_fields, reward_key
+from rldsl.backends.keys import mean_fields, reward_key
 from rldsl.diagnostics import DiagnosticError
 from tests.runtime.blocks import EVERY, ROUNDS, TEST, blocks
 from tests.runtime.plans import BATCH, GROUP

@@ -11,7 +11,8 @@ import pytest
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.executor import Executor
-from rldsl.backends.metrics import StepMetrics, reward_key
+from rldsl.backends.keys import reward_key
+from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.runtime import changed_models
 from rldsl.compiler.plan import (
     AnyOp,
