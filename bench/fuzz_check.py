@@ -1,11 +1,12 @@
-"""Mutated programs through what `rldsl check` does: none may crash it, take over 2 s, or more than 500 MB.
+"""Mutated programs through what `rldsl check` does: none may crash it, take over 2 s, or over 500 MB.
 
     python bench/fuzz_check.py [--count 100000] [--seed 0] [--out DIR]
 
 Bytes, tokens and syntax trees of correct programs are changed at random (`bench/mutations.py`), the same for each
 seed. One child process checks them all; the parent ends it where it hangs, and goes on behind that program. Prints
-programs a second, the worst time, the peak of resident memory, and how many programs had which codes. For each crash
-the program, without the lines that it does not need, is written to DIR. Exit 1 above a limit.
+programs a second, the worst processor time (a check never waits, and other processes do not count), the peak of
+resident memory, and how many programs had which codes. For each crash the program, without the words that it does not
+need, is written to DIR. Exit 1 above a limit.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _CODE = re.compile(r'^(?:error|warning)\[(RL\d{4})\]|"code": "(RL\d{4})"', re.MU
 
 @dataclass(frozen=True)
 class Outcome:
-    """One program checked: wall time, the process's peak so far, its codes, and the crash if there was one."""
+    """One program checked: processor time, the process's peak so far, its codes, and the crash if there was one."""
 
     number: int
     seconds: float
@@ -95,14 +96,14 @@ class Checker:
 
     def outcome(self, number: int, one: Program) -> Outcome:
         """Check program `number`; if that crashes, with the shortest program found that does so, too."""
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             status, codes = self.check(one, as_json=number % 2 == 0)
         except Exception:
             crash = traceback.format_exc(limit=-8)
             short = self.minimised(one, as_json=number % 2 == 0)
-            return Outcome(number, time.perf_counter() - begin, _peak(), crash=crash, text=short)
-        seconds = time.perf_counter() - begin
+            return Outcome(number, time.process_time() - begin, _peak(), crash=crash, text=short)
+        seconds = time.process_time() - begin
         slow = one.text if seconds > SECONDS else ""
         return Outcome(number, seconds, _peak(), codes, failed=status != 0, text=slow)
 

@@ -115,6 +115,11 @@ def test_a_field_carried_twice(checker: Checker) -> None:
     assert codes(checker, text) == ["RL0205"]
 
 
+def test_a_thousand_unknown_names(checker: Checker) -> None:
+    lines = "".join(f"  node n{i} = compute exact_match(completion{i}, answers) -> out{i}\n" for i in range(1000))
+    assert codes(checker, PROGRAM.replace("  node reward", f"{lines}  node reward")).count("RL0201") == 1000
+
+
 def test_what_is_left_of_a_crash_is_what_it_needs(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(one: Program, *, as_json: bool) -> None:
         assert "kl_coef > 0" not in one.text
