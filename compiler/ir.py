@@ -133,6 +133,7 @@ class Model:
     """Named weights: from a source, a copy of another model (frozen or trained on its own), or a head on one.
 
     `shares` names the model whose trunk it uses: one set of weights below two heads. `options` are those of LoRA.
+    `origin_span` is where another model is named.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Model:
     frozen: bool = False
     options: tuple[Keyword, ...] = ()
     span: Span | None = field(default=None, compare=False)
+    origin_span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +213,7 @@ class Node:
     skip_where_zero: str | None = None
     because: tuple[str, ...] = ()
     span: Span | None = field(default=None, compare=False)
+    after_spans: tuple[Span, ...] = field(default=(), compare=False)
 
     @property
     def type(self) -> NodeType:

@@ -227,6 +227,7 @@ class _Builder:
             frozen=frozen,
             options=self.keywords(_only(tree, "options")),
             span=self.token_span(name),
+            origin_span=next((self.token_span(_tokens(t)[-1]) for t in (*copies, *shared)), None),
         )
 
     def source(self, tree: _Tree) -> SourceCall:
@@ -285,6 +286,7 @@ class _Builder:
             when=self.condition(tree),
             after=_names_under(tree, "order"),
             span=self.token_span(_tokens(tree)[0]),
+            after_spans=tuple(self.token_span(t) for o in _subtrees(tree, "order") for t in _tokens(_only(o, "names"))),
         )
 
     def role(self, tree: _Tree) -> tuple[str | None, NodeType | None]:

@@ -23,8 +23,8 @@ from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Span
 def trace_file(path: Path, text: str, found: Diagnostics | None = None) -> Graph:
     """Run a Python file, whose text is `text`, and return what it declared.
 
-    What is wrong with its declarations goes to `found`, or is raised if there is none. RL0102 when it, or a module that it imports, does not
-    parse; RL0104 when running it raises.
+    What is wrong with its declarations goes to `found`, or is raised if there is none. RL0102 when it, or a module
+    that it imports, does not parse; RL0104 when running it raises.
     """
     name = str(path)
     builder = Builder(algorithm_name(path), path.parent)

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
@@ -217,10 +218,11 @@ class _Names:
             self.expr(keyword.value)
 
     def model(self, model: Model) -> None:
+        place = model.origin_span or model.span
         if model.copy_of is not None:
-            self.known("RL0202", "model", model.copy_of, self.graph.model_of, model.span)
+            self.known("RL0202", "model", model.copy_of, self.graph.model_of, place)
             self.check_copies_end(model)
-        if model.shares is not None and self.known("RL0202", "model", model.shares, self.graph.model_of, model.span):
+        if model.shares is not None and self.known("RL0202", "model", model.shares, self.graph.model_of, place):
             self.trunk(model)
         self.keywords(model.options)
         if model.source is not None:
@@ -265,8 +267,8 @@ class _Names:
         self.call(node.call)
         if node.when:
             self.expr(node.when)
-        for other in node.after:
-            self.known("RL0208", "node", other, self.graph.node_of, node.span)
+        for other, span in zip_longest(node.after, node.after_spans[: len(node.after)]):
+            self.known("RL0208", "node", other, self.graph.node_of, span or node.span)
 
     def call(self, call: Call) -> None:
         if call.model is not None:

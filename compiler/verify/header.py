@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rldsl.compiler.methods import DATA_SOURCES, MODEL_SOURCES, Setting
-from rldsl.compiler.plan import ComputeOp, LoadOp, ModelSpec, ReshardOp, Scalar, SourceSpec, TrainOp
+from rldsl.compiler.plan import (
+    ComputeOp,
+    LoadOp,
+    MetricOp,
+    ModelSpec,
+    OutputOp,
+    Reduction,
+    ReshardOp,
+    Scalar,
+    SourceSpec,
+    TrainOp,
+)
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts
 
 _PRECISIONS = ("fp32", "bf16")
@@ -25,9 +36,14 @@ def header(facts: Facts) -> Iterator[str]:
             yield f"function `{function.name}` needs a module or a file, and not both"
         if function.per_row and function.reduces:
             yield f"function `{function.name}` is of one row and cannot sum over ranks"
+    reductions: dict[str, Reduction] = {}
     for op in facts.ops:
         if isinstance(op, LoadOp):
             yield from _source(op.source, op.id)
+        if isinstance(op, OutputOp) and (not op.name or set(op.name) & set("/\\\0")):
+            yield f"`{op.id}` puts its rows out under a name that no file can have: {op.name!r}"
+        if isinstance(op, MetricOp) and reductions.setdefault(op.name, op.reduction) is not op.reduction:
+            yield f"`{op.id}` reduces `{op.name}` in another way than others of that name"
 
 
 def _unused(facts: Facts) -> Iterator[str]:

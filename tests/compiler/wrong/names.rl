@@ -27,7 +27,7 @@ import "parts/base.rl"
 
 algorithm wrong {
   model critic : value = copy acter
-  #     ^^^^^^ RL0202 did you mean `actor`?
+  #                           ^^^^^ RL0202 did you mean `actor`?
   node baseline = critic.value(tokens, response_mask) -> values
   metric v = mean(values, response_mask)
 }
@@ -138,7 +138,7 @@ import "parts/base.rl"
 
 algorithm wrong {
   node old = actor.logprob(tokens, response_mask) -> old_logp after rewrd
-  #    ^^^ RL0208 did you mean `reward`?
+  #                                                                 ^^^^^ RL0208 did you mean `reward`?
 }
 ---
 # an unknown source of weights

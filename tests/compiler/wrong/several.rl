@@ -68,7 +68,7 @@ algorithm wrong {
   model actor : policy = scratch(; alphabt = "01")
   #                                ^^^^^^^^^^^^^^ RL0207 did you mean `alphabet`?
   model reference : policy = frozen acter
-  #     ^^^^^^^^^ RL0202 did you mean `actor`?
+  #                                 ^^^^^ RL0202 did you mean `actor`?
   input prompts, answers : text[prompt] = json("rows.jsonl") with batch
   #                                       ^^^^^^^^^^^^^^^^^^ RL0209 did you mean `jsonl`?
 
@@ -284,7 +284,7 @@ algorithm wrong {
   node rollout = actor.generate(prompts; n = group, max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
   node reward = compute exact_match(completions, answers) -> score
   node old = actor.logprob(tokens, response_mask) -> old_logp after rewrd
-  #    ^^^ RL0208 did you mean `reward`?
+  #                                                                 ^^^^^ RL0208 did you mean `reward`?
   node ref = reference.logprob(tokens, response_mask) -> ref_logp when kl_coeff > 0 and group
   #                                                                    ^^^^^^^^ RL0203 did you mean `kl_coef`?
   node advantage = compute group_advantage(score; group) -> advantages
