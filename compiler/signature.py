@@ -272,6 +272,14 @@ def _check_loss(function: ast.FunctionDef, inputs: list[FieldParam]) -> None:
         )
 
 
+def _check_reduce(function: ast.FunctionDef, alone: str | None) -> None:
+    """Ranks have different numbers of rows and of micro-batches: what is called for each cannot wait for the others."""
+    reduce = next(filter(_is_reduce, function.args.kwonlyargs), None)
+    if alone is not None and reduce is not None:
+        expected = "`rl.Reduce` only in a function of all of a rank's rows"
+        raise _UnreadableError(f"`{function.name}` is {alone} and cannot sum over ranks", reduce, expected)
+
+
 def read_signature(function: ast.FunctionDef) -> Signature:
     """The signature of one function definition. Raises `_UnreadableError`."""
     if function.args.vararg or function.args.kwarg or function.args.posonlyargs:
@@ -283,6 +291,8 @@ def read_signature(function: ast.FunctionDef) -> Signature:
     _check_rows(function, [row for _, row in inputs], [o.row for o in outputs])
     if is_loss:
         _check_loss(function, [p for p, _ in inputs])
+    per_row = bool(outputs) and all(o.row for o in outputs)
+    _check_reduce(function, "a loss" if is_loss else "a function of one row" if per_row else None)
     return Signature(
         name=function.name,
         inputs=tuple(p for p, _ in inputs),
@@ -290,7 +300,7 @@ def read_signature(function: ast.FunctionDef) -> Signature:
         outputs=tuple(o.types[0] for o in outputs),
         output_names=tuple(o.name for o in outputs),
         is_loss=is_loss,
-        per_row=bool(outputs) and all(o.row for o in outputs),
+        per_row=per_row,
         reduces=any(_is_reduce(a) for a, _ in keyword_only),
         vanishing=_vanishing(function),
     )

@@ -237,6 +237,10 @@ class _Checker:
                 found=", ".join(map(str, signature.outputs)),
                 fix="a function of whole groups has a setting `group` and writes one row a group",
             )
+        elif any(k.unit == PROMPT and k.ragged for k in signature.outputs):
+            fix = "write one number a group, such as `rl.PerPrompt`, or keep the samples' rows"
+            what = f"`{node.call.function}` makes one row of each group, whose samples differ in length"
+            self.found.error("RL0301", what, span=node.call.span, expected="a type without tokens", fix=fix)
 
     def argument(self, node: Node, arg: FieldArg, param: FieldParam | None) -> bool:
         """Whether the argument's type is known and right."""
