@@ -17,6 +17,7 @@ from rldsl.compiler.plan import (
     MetricOp,
     OutputOp,
     Plan,
+    Reduction,
     SaveOp,
     Source,
     SyncKind,
@@ -112,6 +113,18 @@ def _(d: Damage) -> Plan | None:
 @kind("a checkpoint elsewhere")
 def _(d: Damage) -> Plan | None:
     return d.changed(d.op(SaveOp), path=d.rng.choice(("", "/etc/checkpoint", "../checkpoint", "a/../../b")))
+
+
+@kind("rows put out elsewhere")
+def _(d: Damage) -> Plan | None:
+    return d.changed(d.op(OutputOp), name=d.rng.choice(("", "../rows", "a/b", "a\0b")))
+
+
+@kind("two metrics of one name that differ")
+def _(d: Damage) -> Plan | None:
+    op = d.op(MetricOp)
+    other = op and d.one(o for o in d.plan.ops() if isinstance(o, MetricOp) and o.id != op.id)
+    return other and d.changed(op, name=other.name, reduction=d.other(Reduction, other.reduction))
 
 
 # -- the graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -9,7 +10,10 @@ import pytest
 from bench.damage import KINDS, Damage
 from bench.equal_plans import why_equal
 from bench.mutants import ROOT, TEXT_KINDS, Tally, judge, wholes
+from rldsl.compiler.plan import plan_hash, to_builtins
+from rldsl.compiler.plan_io import loads
 from rldsl.compiler.verify import verify_plan
+from rldsl.diagnostics import DiagnosticError
 
 EXAMPLES = ROOT / "examples"
 # A loop that collects; a validation, outputs and metrics; a loop that carries; two models; a critic; older weights.
@@ -63,3 +67,55 @@ def test_equality_sees_that_ranks_wait_for_ever() -> None:
     crossed = Damage(whole.plan, random.Random(0)).swapped(first, second, whole.plan.programs[1])
     assert crossed is not None and why_equal(whole.plan, crossed) is None
     assert any("wait for ever" in d.message for d in verify_plan(crossed))
+
+
+def _places(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _places(inner, (*path, key))
+
+
+STRANGE = (
+    None,
+    True,
+    -1,
+    0,
+    7,
+    1e300,
+    float("nan"),
+    "",
+    "ghost",
+    "\x00",
+    "../..",
+    "f32[sample]",
+    [],
+    {},
+    [[]],
+    1 << 80,
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_json_gets_a_verdict(seed: int) -> None:
+    """What a stranger may write gives diagnostics, whatever it is: never a traceback."""
+    rng = random.Random(seed)
+    for whole in rng.sample(wholes(FILES), 3):
+        text = json.dumps(to_builtins(whole.plan))
+        places = [p for p in _places(json.loads(text)) if p]
+        for _ in range(40):
+            body = json.loads(text)
+            *before, last = rng.choice(places)
+            inside = body
+            for key in before:
+                inside = inside[key]
+            if isinstance(inside, dict) and rng.random() < 0.3:
+                del inside[last]
+            else:
+                inside[last] = rng.choice(STRANGE)
+            try:
+                plan = loads(json.dumps(body | {"hash": plan_hash(body)}), "strange.json")
+            except DiagnosticError:
+                continue
+            assert all(d.code == "RL0505" for d in verify_plan(plan, whole.signatures))
