@@ -88,7 +88,7 @@ def ways(number: int, sizes: list[int]) -> Iterator[Way]:
     draw = random.Random(number)
     for ranks in (r for r in sizes if r > 1):
         yield Way(ranks=ranks)
-        few = [draw.randrange(1, ranks + 1) for _ in range(2)]
+        few = [draw.choice([n for n in range(1, ranks + 1) if ranks % n == 0]) for _ in range(2)]
         yield Way(ranks=ranks, layouts=(f"actor.generate : hf(dp = {few[0]})", f"rival.generate : hf(dp = {few[1]})"))
 
 

@@ -107,11 +107,9 @@ class Maker:
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
         self.lines: list[str] = []
-        self.calls: list[tuple[str, list[str]]] = []  # of the block being written, to be repeated
         self.number = 0
         self.n, self.batch = self.one(1, 2, 2, 4), self.one(8, 8, 16, 24)
         self.policies = ["actor"]
-        self.looped = False
 
     def one(self, *choices: T) -> T:
         return self.draw.choice(choices)
@@ -124,8 +122,11 @@ class Maker:
         return f"{stem}{self.number}"
 
     def put(self, call: str, *outputs: str, tail: str = "") -> None:
-        arrow = f" -> {', '.join(outputs)}" if outputs else ""
-        self.lines.append(f"node {self.name('n')} = {call}{arrow}{tail}")
+        """A node, now and then after another of the same block that it does not read."""
+        name, arrow = self.name("n"), f" -> {', '.join(outputs)}" if outputs else ""
+        before = [line.split()[1] for line in self.lines if line.startswith("node ") and ".train" not in line]
+        after = f" after {self.one(*before)}" if before and self.now_and_then(10) else ""
+        self.lines.append(f"node {name} = {call}{arrow}{tail}{after}")
 
     def made(self, call: str, tail: str = "") -> str:
         """The field that a call makes; now and then it is called twice."""
@@ -279,7 +280,7 @@ class Maker:
     # Blocks
 
     def block(self, head: str, body: list[str]) -> None:
-        self.lines += [f"{head} {{", *body, "}"]
+        self.lines += [f"{head} {{", *(f"  {line}" for line in body), "}"]
 
     def dialogue(self, rows: Rows) -> Rows:
         """Turns that go on from `rows`, or none."""
