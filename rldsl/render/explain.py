@@ -25,6 +25,7 @@ class Explainer:
         self._plan = plan
         self._origin = origin or Origin(plan)
         self._facts = Facts(plan)
+        self._blocks = blocks_of(plan)
         self._nodes = NodeExplainer(plan, self._facts, self._origin)
 
     def names(self) -> tuple[str, ...]:
@@ -32,7 +33,7 @@ class Explainer:
         plan = self._plan
         parts: tuple[Iterable[str], ...] = (
             (n.label for n in nodes_of(plan)),
-            (b.id for b in blocks_of(plan)),
+            (b.id for b in self._blocks),
             (d.what for d in plan.dropped),
             (f.name for f in plan.fields),
             (m.name for m in plan.models),
@@ -66,7 +67,7 @@ class Explainer:
 
     def _called(self, name: str) -> Iterator[Page]:
         yield from self._nodes.pages(name)
-        yield from (self._block(b) for b in blocks_of(self._plan) if b.id == name)
+        yield from (self._block(b) for b in self._blocks if b.id == name)
         if fields := [f.name for f in self._plan.fields if name in (f.name, general(f.name))]:
             yield self._field(name, fields)
         yield from (self._model(m) for m in self._plan.models if m.name == name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rldsl.compiler.plan import (
     AnyOp,
@@ -21,12 +21,14 @@ from rldsl.compiler.plan import (
 )
 from rldsl.render.facts import Facts
 from rldsl.render.flows import rollouts_of, trunk
-from rldsl.render.nodes import Edge, NodeView, edges_of, node_id, nodes_of
+from rldsl.render.nodes import NodeView, edges_of, node_id, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words, ranks_of
 from rldsl.render.scopes import general, leaf, scope_of
 from rldsl.render.words import describe, guard_words, plural
+
+_FAR = 8
 
 ModelOp = GenerateOp | ExtendOp | InferOp | TrainOp
 
@@ -39,7 +41,13 @@ class NodeExplainer:
         self._facts = facts
         self._origin = origin
         self._nodes = {unrolled: {n.id: n for n in nodes_of(plan, unrolled=unrolled)} for unrolled in (False, True)}
-        self._edges = {unrolled: edges_of(plan, unrolled=unrolled) for unrolled in (False, True)}
+        self._up: dict[bool, dict[str, list[str]]] = {False: {}, True: {}}
+        self._down: dict[bool, dict[str, list[str]]] = {False: {}, True: {}}
+        for unrolled in (False, True):
+            for edge in edges_of(plan, unrolled=unrolled):
+                self._up[unrolled].setdefault(edge.target, []).append(edge.source)
+                self._down[unrolled].setdefault(edge.source, []).append(edge.target)
+        self._blocks = {n.block for n in self._nodes[False].values()}
         self._ops: dict[bool, dict[str, list[AnyOp]]] = {False: {}, True: {}}
         for op in facts.ops:
             if not isinstance(op, SyncWeightsOp):  # it carries the name of the rollout that it serves
@@ -73,8 +81,8 @@ class NodeExplainer:
             ("writes", list(self._writes(ops))),
             ("rows", list(self._rows(ops))),
             ("steps", [_steps(op) for op in ops if isinstance(op, TrainOp)]),
-            ("upstream", self._reached(node.id, lambda e: (e.target, e.source), unrolled=unrolled)),
-            ("downstream", self._reached(node.id, lambda e: (e.source, e.target), unrolled=unrolled)),
+            ("upstream", self._reached(node.id, self._up[unrolled], unrolled=unrolled)),
+            ("downstream", self._reached(node.id, self._down[unrolled], unrolled=unrolled)),
             ("runs", list(self._runs(ops))),
             ("weights", [line for op in ops[:1] for line in self._weights(op)]),
             ("because", [why for op in ops for why in op.because]),
@@ -131,15 +139,15 @@ class NodeExplainer:
         condition = self._origin.condition(name)
         return [f"{condition}: it holds"] if condition else []
 
-    def _reached(self, start: str, ends: Callable[[Edge], tuple[str, str]], *, unrolled: bool) -> list[str]:
-        """`1 step: reward`, `2 steps: rollout`: the fewest edges to each node."""
-        nearby: dict[str, list[str]] = {}
-        for near, far in map(ends, self._edges[unrolled]):
-            nearby.setdefault(near, []).append(far)
+    def _reached(self, start: str, nearby: Mapping[str, list[str]], *, unrolled: bool) -> list[str]:
+        """`1 step: reward`, `2 steps: rollout`: the fewest edges to each node; far ones are only counted."""
         seen, front = {start}, [start]
         lines: list[str] = []
         while front := [f for f in dict.fromkeys(f for n in front for f in nearby.get(n, ())) if f not in seen]:
             seen.update(front)
+            if len(lines) == _FAR:
+                rest = len(_all(front, nearby) - seen) + len(front)
+                return [*lines, f"more than {_FAR} steps: {plural(rest, 'node')}"]
             names = ", ".join(self._nodes[unrolled][n].label for n in front)
             lines.append(f"{plural(len(lines) + 1, 'step')}: {names}")
         return lines
@@ -188,10 +196,9 @@ class NodeExplainer:
 
     def _passes(self, node: str) -> Iterator[str]:
         """What passes took from the node, and where other nodes were merged into it."""
-        blocks = {scope_of(n).block for n in self._nodes[False]}
         for dropped in self._plan.dropped:
             what = general(dropped.what)
-            if what.startswith(f"{general(node)}.") and node not in blocks and what not in self._nodes[False]:
+            if what.startswith(f"{general(node)}.") and node not in self._blocks and what not in self._nodes[False]:
                 yield f"{dropped.by} took `{what.removeprefix(f'{general(node)}.')}`: {dropped.why}"
             elif f"`{node}`" in dropped.why and "." not in what.removeprefix(f"{scope_of(what).block}."):
                 yield f"{dropped.by} took `{what}`: {dropped.why}"
@@ -218,6 +225,16 @@ class NodeExplainer:
         taken = [d for d in self._plan.dropped if general(d.what) in {f"{reader}.{p}" for p in params}]
         taken = taken or self._gone(reader)
         return "".join(f"; {d.by}: {d.why}" for d in taken[:1])
+
+
+def _all(start: Iterable[str], nearby: Mapping[str, list[str]]) -> set[str]:
+    """Everything that can be reached."""
+    seen, waiting = set(start), list(start)
+    while waiting:
+        new = set(nearby.get(waiting.pop(), ())) - seen
+        seen |= new
+        waiting += new
+    return seen
 
 
 def _current(ops: Iterable[AnyOp]) -> Iterator[Arg]:

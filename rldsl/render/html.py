@@ -136,7 +136,7 @@ def _chart(chart: Chart) -> str:
     for line, row in enumerate(chart.rows, 1):
         label = escape(row.label if len(row.label) < 26 else f"{row.label[:24]}…")
         inner.append(f'<text x="0" y="{_ROW * line + 12}" data-name="{escape(row.label)}">{label}</text>')
-        inner += [_bar(i, line, mark, row.role) for i, mark in enumerate(row.marks) if mark is not Mark.NOTHING]
+        inner += [_bar(i, line, mark, row.role) for i, mark in row.marks.items()]
     return f'<div class="scroll"><svg width="{width}" height="{height}">{"".join(inner)}</svg></div>'
 
 

@@ -5,7 +5,7 @@ No op has a time yet, so a column is no length of time: the chart shows what fol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,7 +16,6 @@ from rldsl.compiler.plan import (
     AnyOp,
     CollectOp,
     FreeOp,
-    Guard,
     Plan,
     Program,
     ReshardOp,
@@ -28,10 +27,10 @@ from rldsl.render.facts import in_order
 from rldsl.render.nodes import NodeView, node_id, nodes_of
 from rldsl.render.ranks import ranks_of
 from rldsl.render.style import role_style
-from rldsl.render.words import guard_words
 
 _LABEL = 24
 _MOVES = "move rows"
+_NOTHING = "·"
 
 
 class Mark(Enum):
@@ -40,17 +39,15 @@ class Mark(Enum):
     ALONE = "█"
     MEETS = "▓"
     TALKS = "◆"
-    NOTHING = "·"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one node does in each column; `when` in which steps."""
+    """What one node does, by column; it does nothing in the others."""
 
     label: str
     role: str
-    marks: tuple[Mark, ...]
-    when: str = ""
+    marks: Mapping[int, Mark]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +63,17 @@ def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: froze
     """A chart for each of `programs`, all with the same columns; `only` are the ids of the ops shown."""
     columns = [op for op in in_order(plan) if not isinstance(op, FreeOp) and (only is None or op.id in only)]
     nodes = {n.id: n for n in nodes_of(plan)}
-    labels = list(dict.fromkeys(_label(op, nodes) for op in columns))
-    return [_chart(plan, p, columns, labels, nodes) for p in (programs or plan.programs)]
+    return [_chart(plan, p, columns, nodes) for p in (programs or plan.programs)]
 
 
-def _chart(
-    plan: Plan, program: Program, columns: Sequence[AnyOp], labels: list[str], nodes: dict[str, NodeView]
-) -> Chart:
+def _chart(plan: Plan, program: Program, columns: Sequence[AnyOp], nodes: dict[str, NodeView]) -> Chart:
     number = {op.id: i for i, op in enumerate(program.ops)}
-    rows = []
-    for label in labels:
-        mine = [op for op in columns if _label(op, nodes) == label]
-        own = {op.id for op in mine if op.id in number}
-        if own:
-            marks = tuple(_mark(op) if op.id in own else Mark.NOTHING for op in columns)
-            rows.append(Row(label, _role(mine[0], nodes), marks, _when(op.guard for op in mine)))
-    return Chart(ranks_of(program, plan.world_size), tuple(rows), tuple(number.get(op.id) for op in columns))
+    rows: dict[tuple[str, str], dict[int, Mark]] = {}
+    for column, op in enumerate(columns):
+        if op.id in number:
+            rows.setdefault((_label(op, nodes), _role(op, nodes)), {})[column] = _mark(op)
+    made = tuple(Row(label, role, marks) for (label, role), marks in rows.items())
+    return Chart(ranks_of(program, plan.world_size), made, tuple(number.get(op.id) for op in columns))
 
 
 def _label(op: AnyOp, nodes: dict[str, NodeView]) -> str:
@@ -104,12 +96,6 @@ def _mark(op: AnyOp) -> Mark:
     return Mark.MEETS if op.collective else Mark.ALONE
 
 
-def _when(guards: Iterable[Guard | None]) -> str:
-    """Said only where all of the row's ops run in some steps only."""
-    found = list(dict.fromkeys(guards))
-    return guard_words(found[0]) if len(found) == 1 else ""
-
-
 class TimelineView:
     """Charts one below the other, cut into parts where a terminal is too narrow for all columns."""
 
@@ -127,24 +113,23 @@ class TimelineView:
             "   a column an op, in order; no lengths of time are known yet", style="dim not bold"
         )
         for begin in range(0, count, room // cell):
-            columns = slice(begin, begin + room // cell)
+            columns = range(begin, min(count, begin + room // cell))
             for chart in self._charts:
                 yield from _drawn(chart, columns, label, cell)
         yield Text("█ works by itself  ▓ works, and ranks meet in it  ◆ only moves rows or weights", style="dim")
 
 
-def _drawn(chart: Chart, columns: slice, label: int, cell: int) -> Iterator[Text]:
+def _drawn(chart: Chart, columns: range, label: int, cell: int) -> Iterator[Text]:
     yield Text(chart.title, style="bold")
-    numbers = chart.numbers[columns]
-    yield Text(" " * label + _ruler(numbers, cell), style="dim")
+    yield Text(" " * label + _ruler(chart.numbers[columns.start : columns.stop], cell), style="dim")
     for row in chart.rows:
-        marks = row.marks[columns]
-        if any(m is not Mark.NOTHING for m in marks):
-            name = row.label if len(row.label) < label else f"{row.label[: label - 2]}…"
-            line = Text(f"{name:<{label}}", style=role_style(row.role) if row.role else "dim")
-            for mark in marks:
-                line.append(_cell(mark, cell), style=_style(mark, row.role))
-            yield line
+        if row.marks.keys().isdisjoint(columns):
+            continue
+        name = row.label if len(row.label) < label else f"{row.label[: label - 2]}…"
+        line = Text(f"{name:<{label}}", style=role_style(row.role) if row.role else "dim")
+        for mark in (row.marks.get(column) for column in columns):
+            line.append(_cell(mark, cell), style=_style(mark, row.role))
+        yield line
 
 
 def _ruler(numbers: Sequence[int | None], cell: int) -> str:
@@ -156,12 +141,12 @@ def _ruler(numbers: Sequence[int | None], cell: int) -> str:
     return text.rstrip()
 
 
-def _cell(mark: Mark, cell: int) -> str:
-    wide = mark.value * (cell - 1) if mark in (Mark.ALONE, Mark.MEETS) else f"{mark.value}".ljust(cell - 1)
-    return wide + " " if cell > 1 else mark.value
+def _cell(mark: Mark | None, cell: int) -> str:
+    text = mark.value if mark else _NOTHING
+    return (text * max(1, cell - 1) if mark in (Mark.ALONE, Mark.MEETS) else text).ljust(cell)
 
 
-def _style(mark: Mark, role: str) -> str:
-    if mark is Mark.NOTHING:
+def _style(mark: Mark | None, role: str) -> str:
+    if mark is None:
         return "dim"
     return "bold yellow" if mark is Mark.TALKS else role_style(role)

@@ -1,9 +1,11 @@
 """Explanations of plans built by hand, as they are drawn."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import Dropped
+from rldsl.compiler.plan import Arg, Dropped, Program
 from rldsl.render.explain import Explainer
 from rldsl.render.pages import PageView
 from tests.render.loops import collecting, talking
@@ -12,7 +14,15 @@ from tests.render.test_timeline import split, typed
 WIDTHS = (80, 120)
 ASKED = {
     "ppo": ("rollout", "advantage", "update_actor", "tokens", "actor", "node old", "clip"),
-    "collecting": ("test", "resample", "resample.rollout", "resample.2.reward", "resample.score", "test.accuracy", "actor"),
+    "collecting": (
+        "test",
+        "resample",
+        "resample.rollout",
+        "resample.2.reward",
+        "resample.score",
+        "test.accuracy",
+        "actor",
+    ),
     "talking": ("talk.act", "talk.env", "talk.tokens", "critic", "kept"),
 }
 
@@ -50,3 +60,18 @@ def test_what_was_merged_into_a_node_is_said_there(plan):
     dropped = (Dropped(what="again", by="merge_equal_nodes", why="`ref` computes the same"),)
     (page,) = Explainer(msgspec.structs.replace(plan, dropped=dropped)).pages("ref")
     assert page.sections[-1].lines == ("merge_equal_nodes took `again`: `ref` computes the same",)
+
+
+def test_far_nodes_are_counted(plan):
+    """A chain of twelve more nodes behind `reward`."""
+    reward = plan.programs[0].ops[3]
+    names = ["score", *(f"more{i}" for i in range(12))]
+    links = tuple(
+        msgspec.structs.replace(reward, id=b, node=b, args=(Arg(param="score", field=a),), outputs=(b,))
+        for a, b in pairwise(names)
+    )
+    longer = msgspec.structs.replace(plan, programs=(Program(ops=(*plan.ops(), *links)),))
+    (page,) = Explainer(longer).pages("reward")
+    (down,) = (s.lines for s in page.sections if s.heading == "downstream")
+    assert down[0] == "1 step: advantage, more0"
+    assert down[-1] == "more than 8 steps: 4 nodes"
