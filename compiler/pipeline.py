@@ -257,7 +257,8 @@ def _plan(module: Module) -> Plan:
 
 
 def _spans(graph: Graph) -> dict[str, tuple[int, int]]:
-    return {n.id: (n.span.line, n.span.column) for n in graph.nodes if n.span}
+    named = [*((n.id, n) for n in graph.nodes), *((f"{b.id}.{n.id}", n) for b in graph.blocks for n in b.nodes)]
+    return {name: (n.span.line, n.span.column) for name, n in named if n.span}
 
 
 def _relative(path: Path, start: Path) -> str:
