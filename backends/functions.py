@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged, no_rows
 from rldsl.backends.status import Status
+from rldsl.compiler.neighbours import neighbours
 from rldsl.compiler.plan import FunctionSpec, Scalar
 from rldsl.diagnostics import DiagnosticError, Span, fail
 from rldsl.types import PROMPT, DType, FieldType, Reduce
@@ -35,6 +36,7 @@ class Functions:
     def __init__(self, source_dir: Path) -> None:
         self._source_dir = source_dir
         self._files: dict[Path, ModuleType] = {}
+        self._fresh = set[Path]()
 
     def find(self, spec: FunctionSpec) -> Callable[..., Any]:
         """The function; RL0704 when its file is not the one the plan was compiled from."""
@@ -56,20 +58,55 @@ class Functions:
     def _load(self, path: Path, spec: FunctionSpec) -> ModuleType:
         if path in self._files:
             return self._files[path]
-        if not path.is_file():
-            fail("RL0704", f"the file of function `{spec.name}` is gone: {path}", fix="compile the plan again")
-        text = path.read_bytes()
-        found = hashlib.sha256(text).hexdigest()
-        if spec.sha256 is not None and found != spec.sha256:
-            fail(
-                "RL0704",
-                f"{path} changed since the plan was compiled; the plan no longer says what would run",
-                expected=f"sha256 {spec.sha256[:16]}...",
-                found=f"sha256 {found[:16]}...",
-                fix="compile the plan again",
-            )
+        text = _unchanged(path, spec.sha256, f"the file of function `{spec.name}`")
+        self._check_neighbours(path, spec)
         self._files[path] = _execute(path, text)
         return self._files[path]
+
+    def _check_neighbours(self, path: Path, spec: FunctionSpec) -> None:
+        """RL0704 unless the modules of its folder that the file imports are those the plan was compiled from."""
+        for name, sha256 in spec.modules.items():
+            _unchanged(self._source_dir / name, sha256, f"`{name}`, imported by `{spec.file}`,")
+        assert spec.file is not None, "only users' files have neighbours"
+        for name in neighbours(path, spec.file).keys() - spec.modules.keys():
+            fail(
+                "RL0704",
+                f"`{spec.file}` imports `{name}`, which was not there when the plan was compiled",
+                fix="compile the plan again",
+            )
+        for name in spec.modules:
+            self._forget(self._source_dir / name, path.parent)
+
+    def _forget(self, path: Path, folder: Path) -> None:
+        """Have the module in `path` imported anew: an earlier run of this process may have had another text or file."""
+        if path not in self._fresh:
+            self._fresh.add(path)
+            parts = path.relative_to(folder).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            old = getattr(sys.modules.get(name), "__file__", None)
+            if old is not None and Path(old) in _neighbours:
+                del sys.modules[name]
+            _neighbours.add(path.absolute())
+
+
+_neighbours = set[Path]()  # files that runs of this process have imported from a user's folder
+
+
+def _unchanged(path: Path, sha256: str | None, what: str) -> bytes:
+    """The bytes of `path`; RL0704 when they are not those the plan was compiled from."""
+    if not path.is_file():
+        fail("RL0704", f"{what} is gone: {path}", fix="compile the plan again")
+    text = path.read_bytes()
+    found = hashlib.sha256(text).hexdigest()
+    if sha256 is not None and found != sha256:
+        fail(
+            "RL0704",
+            f"{path} changed since the plan was compiled; the plan no longer says what would run",
+            expected=f"sha256 {sha256[:16]}...",
+            found=f"sha256 {found[:16]}...",
+            fix="compile the plan again",
+        )
+    return text
 
 
 def _execute(path: Path, text: bytes) -> ModuleType:
@@ -88,11 +125,16 @@ def _execute(path: Path, text: bytes) -> ModuleType:
 
 @contextmanager
 def _importing_from(folder: Path) -> Any:
-    """As `python file.py` would: the file's own folder comes first, while the file runs."""
+    """As `python file.py` would: the file's own folder comes first, while the file runs.
+
+    No bytecode is written: Python would take that of a text of the same second and size for the present text's.
+    """
     sys.path.insert(0, str(folder))
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = written
         sys.path.remove(str(folder))
 
 

@@ -107,12 +107,16 @@ class FieldSpec(_Struct, frozen=True, kw_only=True):
 
 
 class FunctionSpec(_Struct, frozen=True, kw_only=True):
-    """Where a library or user function lives. `file` is relative to the algorithm's source; None means shipped."""
+    """Where a library or user function lives. `file` is relative to the algorithm's source; None means shipped.
+
+    `modules` has the sha256 of each file that `file` imports from its own folder, by paths like `file`.
+    """
 
     name: str
     module: str | None = None
     file: str | None = None
     sha256: str | None = None
+    modules: dict[str, str] = {}
     per_row: bool = False
     reduces: bool = False
 

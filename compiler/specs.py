@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypedDict
 
 from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Input, Model, Module, SourceCall
 from rldsl.compiler.methods import DATA_SOURCES, LORA, MODEL_SOURCES, SourceKind
+from rldsl.compiler.neighbours import neighbours
 from rldsl.compiler.passes.bind_parameters import keyword_value
 from rldsl.compiler.plan import FunctionSpec, ModelSpec, Scalar, SourceSpec
 from rldsl.compiler.signature import Signature
@@ -64,12 +66,17 @@ def _adapters(model: Model) -> _Adapters:
 
 
 def function_spec(signature: Signature) -> FunctionSpec:
-    """Where a function is found at run time, and how it is called."""
+    """Where a function is found at run time, and how it is called. Reads what a user's file imports."""
+    modules = dict[str, str]()
+    if signature.file is not None:
+        assert signature.span is not None, "a user's function has been read from its file"
+        modules = neighbours(Path(signature.span.file), signature.file)
     return FunctionSpec(
         name=signature.name,
         module=signature.module,
         file=signature.file,
         sha256=signature.sha256,
+        modules=modules,
         per_row=signature.per_row,
         reduces=signature.reduces,
     )

@@ -87,8 +87,8 @@ def train(
     """Run `op` with `head` of the scorer; returns global metrics, the same on every rank.
 
     `steps` counts optimiser steps, and `loss` and `grad_norm` are means over them, 0 if there was none: minibatches
-    without a row on any rank take no step. `tokens` counts prompt and response tokens of the batch on all ranks; the loss function's metrics
-    are averaged as the loss is, over rows that were not skipped.
+    without a row on any rank take no step. `tokens` counts prompt and response tokens of the batch on all ranks; the
+    loss function's metrics are averaged as the loss is, over rows that were not skipped.
     """
     began = time.perf_counter()
     scorer.check_length(longest(batch.tokens))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.functions import Call, Functions
 from rldsl.backends.handlers import _reduce
 from rldsl.backends.status import Status
+from rldsl.compiler.neighbours import neighbours
 from rldsl.compiler.plan import FunctionSpec
 from rldsl.diagnostics import Diagnostic, DiagnosticError
 from rldsl.types import FieldType
@@ -129,10 +131,36 @@ def test_nan_beyond_a_rows_end_does_not_matter_but_within_it_does() -> None:
     assert "the first for sample 41" in str(told(lambda tokens: values, "tokens", out=PER_TOKEN).found)
 
 
+def with_neighbours(folder: Path, helper: str) -> FunctionSpec:
+    (folder / "helper_of_mine.py").write_text(helper)
+    spec = user_function(folder, "from helper_of_mine import FACTOR\ndef user(a):\n    return a * FACTOR\n")
+    return msgspec.structs.replace(spec, modules=neighbours(folder / "mine.py", "mine.py"))
+
+
 def test_a_users_file_may_import_its_neighbours(tmp_path: Path) -> None:
-    (tmp_path / "helper_of_mine.py").write_text("FACTOR = 3")
-    spec = user_function(tmp_path, "from helper_of_mine import FACTOR\ndef user(a):\n    return a * FACTOR\n")
-    assert Functions(tmp_path).find(spec)(2) == 6
+    assert Functions(tmp_path).find(with_neighbours(tmp_path, "FACTOR = 3"))(2) == 6
+    # A later run of this process, of another text of the same second and size; a file of the same name elsewhere.
+    assert Functions(tmp_path).find(with_neighbours(tmp_path, "FACTOR = 4"))(2) == 8
+    (tmp_path / "other").mkdir()
+    assert Functions(tmp_path / "other").find(with_neighbours(tmp_path / "other", "FACTOR = 5"))(2) == 10
+
+
+def test_a_neighbour_that_changed_since_the_plan_was_compiled(tmp_path: Path) -> None:
+    spec = with_neighbours(tmp_path, "FACTOR = 3")
+    helper = tmp_path / "helper_of_mine.py"
+    helper.write_text("def broken(")
+    with pytest.raises(DiagnosticError, match=r"RL0704.*helper_of_mine.py changed since the plan was compiled"):
+        Functions(tmp_path).find(spec)
+    helper.unlink()
+    with pytest.raises(DiagnosticError, match=r"RL0704: `helper_of_mine.py`, imported by `mine.py`, is gone"):
+        Functions(tmp_path).find(spec)
+
+
+def test_a_neighbour_that_was_not_there_when_the_plan_was_compiled(tmp_path: Path) -> None:
+    spec = user_function(tmp_path, "import random, statistics\ndef user(a):\n    return statistics.mean([a])\n")
+    (tmp_path / "statistics.py").write_text("mean = max")
+    with pytest.raises(DiagnosticError, match=r"RL0704: `mine.py` imports `statistics.py`, which was not there"):
+        Functions(tmp_path).find(spec)
 
 
 def test_a_file_that_changed_since_the_plan_was_compiled(tmp_path: Path) -> None:
