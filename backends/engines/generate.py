@@ -156,8 +156,8 @@ class Sampler:
         """Append each observation's tokens to its sequence and sample a further response.
 
         Tokens that are there stay, whatever the tokenizer would make of their text. Rows where `done` bool[rows]
-        stay as they are; their completion is the response that they end with. Draws depend on the seed, the node of `op`, `step` and `ids`
-        i64[rows] alone. Errors as `generate` has them.
+        stay as they are; their completion is the response that they end with. Draws depend on the seed, the node of
+        `op`, `step` and `ids` i64[rows] alone. Errors as `generate` has them.
         """
         ids = ids.cpu()
         going = torch.ones(len(ids), dtype=torch.bool) if done is None else ~done.cpu()
