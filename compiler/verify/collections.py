@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rldsl.compiler.plan import CollectOp, FreeOp, TakeOp
-from rldsl.compiler.verify.facts import Facts
+from rldsl.compiler.plan import CollectOp, FreeOp, LoadOp, TakeOp
+from rldsl.compiler.verify.facts import Facts, ranks_of
 
 
 def collections(facts: Facts) -> Iterator[str]:
@@ -30,6 +30,30 @@ def collections(facts: Facts) -> Iterator[str]:
             taken.add(op.collection)
     for name in filled.keys() - taken:
         yield f"nothing takes the collection `{name}`"
+    yield from _turns(facts)
+
+
+def _turns(facts: Facts) -> Iterator[str]:
+    """On every rank the loads of a stream come in the order of rounds, and a guard is asked after as many rounds."""
+    asked: dict[str, int] = {}
+    for program in facts.plan.programs:
+        where = f" ({ranks_of(program)})"
+        loaded: dict[str, int] = {}
+        rounds: dict[str, int] = {}
+        for op in program.ops:
+            until = op.guard.until if op.guard is not None else None
+            if until is not None and not isinstance(op, FreeOp):
+                done = rounds.get(until, 0)
+                if asked.setdefault(op.id, done) != done:
+                    yield f"`{op.id}` asks whether `{until}` is full earlier on some ranks than on others{where}"
+                if isinstance(op, LoadOp) and op.round != done:
+                    yield f"`{op.id}` is for round {op.round} of `{until}`, and runs after {done}{where}"
+            if isinstance(op, LoadOp):
+                turn = loaded[op.stream] = loaded.get(op.stream, -1) + 1
+                if op.round != turn:
+                    yield f"`{op.id}` is for round {op.round} of its stream, and takes what is for round {turn}{where}"
+            if isinstance(op, CollectOp):
+                rounds[op.into] = rounds.get(op.into, 0) + 1
 
 
 def _collect(op: CollectOp, first: CollectOp, facts: Facts) -> Iterator[str]:
