@@ -224,7 +224,8 @@ def _(d: Damage) -> Plan | None:
 def _(d: Damage) -> Plan | None:
     op = d.op(ComputeOp, TrainOp)
     name = d.one(op.params) if d.rng.random() < 0.5 else None
-    return d.changed(op, params={**op.params, name or "ghost": "ghost"})
+    wrong = 7 if isinstance(op.params.get(name), str) else "ghost"
+    return d.changed(op, params={**op.params, name or "ghost": wrong})
 
 
 @kind("a result more or less")

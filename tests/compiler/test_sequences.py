@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rldsl.compiler.pipeline import Options, compile_graph
 from rldsl.compiler.plan import SyncWeightsOp
 from rldsl.diagnostics import DiagnosticError, Severity
-from tests.compiler.programs import compiled
+from tests.compiler.programs import compiled, graph_of
 
 HEAD = """\
 algorithm mixed {
@@ -73,3 +76,40 @@ def test_a_validation_with_older_weights_gets_those_of_the_step_before() -> None
 """
     ops = compiled(HEAD + UPDATE + text).plan.ops()
     assert [op.guard for op in ops if isinstance(op, SyncWeightsOp) and op.staleness] == [None]
+
+
+MINE = """\
+import rldsl as rl
+
+
+def summed_row(completions: str, answers: str, *, reduce: rl.Reduce) -> float:
+    return 1.0
+
+
+def summed_loss(logp: rl.PerToken, response_mask: rl.Mask, advantages: rl.PerSample, *, reduce: rl.Reduce) -> rl.TokenLoss:
+    return rl.TokenLoss(logp)
+
+
+def tokens_of_groups(score: rl.PerSample, mask: rl.Mask, *, group: int) -> "Annotated[Tensor, 'f32[prompt, token]']": ...
+"""
+OWN = {
+    "a function of one row that sums": ("  node own = compute summed_row(completions, answers) -> x\n", "RL0305"),
+    "a loss that sums": (
+        "  node own = actor.train summed_loss(tokens, response_mask, advantages) with lr = 0.1\n",
+        "RL0305",
+    ),
+    "groups with tokens": (
+        "  node own = compute tokens_of_groups(score, response_mask; group = 4) -> x\n  output rows = x\n",
+        "RL0301",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_no_plan_could_run_is_an_error_of_the_user(tmp_path: Path, name: str) -> None:
+    statement, code = OWN[name]
+    (tmp_path / "mine.py").write_text(MINE)
+    graph = graph_of('use "mine.py"\n' + HEAD + UPDATE + statement + "}\n")
+    with pytest.raises(DiagnosticError) as raised:
+        compile_graph(graph, Options(), source_dir=tmp_path)
+    assert code in {d.code for d in raised.value.diagnostics}
