@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,23 +99,12 @@ def large(nodes: int) -> str:
 """
 
 
-def test_thirty_nodes_are_answered_at_once(tmp_path: Path):
-    """Scan, hover, definition and completion, each position of the text: well within 50 ms."""
+def test_every_place_of_a_large_file_has_an_answer(tmp_path: Path):
+    """How fast is for `bench/lsp_speed.py` to say."""
     text, path = large(30), tmp_path / "large.rl"
     module = analyse(path, text).module
     assert module is not None
-    slowest = 0.0
-    for offset in range(0, len(text), 7):
-        began = time.perf_counter()
-        view = View.of(path, text, module)
-        hover(view, offset)
-        occurrence = view.source.scan.at(offset)
-        if occurrence:
-            view.definitions(occurrence)
-        complete(view, offset)
-        slowest = max(slowest, time.perf_counter() - began)
-    assert slowest < 0.15, "three times the bound, as other work may share the machine"
-    view, began = View.of(path, text, module), time.perf_counter()
-    for _ in range(20):
-        hover(view, text.index("advantages"))
-    assert (time.perf_counter() - began) / 20 < 0.05
+    view = View.of(path, text, module)
+    places = [o for offset in range(0, len(text), 7) if (o := view.source.scan.at(offset))]
+    assert len(places) > 150
+    assert all(hover(view, o.start) or not view.definitions(o) for o in places)
