@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from rldsl.lsp.complete import complete
 from rldsl.lsp.facts import hover
 from rldsl.lsp.view import View, analyse
 from tests.lsp.conftest import MAIN, at
