@@ -36,7 +36,7 @@ DIAMOND = """\
 """
 MINE = "import rldsl as rl\n\n\ndef weigh(a: rl.PerSample, b: rl.PerSample) -> rl.PerSample: ...\n"
 LAST = """\
-  node update = actor.train policy_loss(tokens, response_mask, score{j}, old_logp = rollout_logp, ref_logp) with lr = 1e-3
+  node fit = actor.train policy_loss(tokens, response_mask, score{j}, old_logp = rollout_logp, ref_logp) with lr = 0.001
 }}
 """
 

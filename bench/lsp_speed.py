@@ -1,6 +1,6 @@
 """What an editor waits for, on an algorithm of 30 nodes: a hover, a definition, a completion, an analysis.
 
-python bench/lsp_speed.py prints milliseconds, the median and the worst over all places of the file, and the limit of 50.
+python bench/lsp_speed.py prints milliseconds: the median and the worst over all places of the file, and the limit.
 """
 
 from __future__ import annotations
