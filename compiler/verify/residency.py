@@ -54,7 +54,8 @@ def _read(facts: Facts) -> Iterator[str]:
         for name in writes:
             if name not in read:
                 yield f"`{op.id}` computes `{name}`, which nothing reads"
-        if not writes and isinstance(op, GenerateOp | ExtendOp | ComputeOp):
+        # A function without any result is called for what else it does.
+        if not writes and (isinstance(op, GenerateOp | ExtendOp) or (isinstance(op, ComputeOp) and op.outputs)):
             yield f"`{op.id}` computes nothing that is kept"
         if not writes and isinstance(op, TakeOp) and op.collection not in counted:
             yield f"`{op.id}` computes nothing that is kept"
