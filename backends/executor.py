@@ -42,6 +42,7 @@ class Executor:
         self._run_dir, self._source_dir = run_dir, source_dir
         self._observer = observer if comm.rank == 0 and observer is not None else Silent()
         self._ops = plan.program(comm.rank).ops
+        comm.status.steps = steps
         comm.status.enter(step=-1, op="agree", node=None)
         check_hardware(plan, hardware(comm.device))
         agree(plan, comm, steps)

@@ -161,7 +161,8 @@ def shorten(text: str) -> str:
 class Call:
     """One call of a function on this rank's rows of a step.
 
-    `columns` are the arguments that are fields, over the same rows; `absent` the parameters that are None.
+    `columns` are the arguments that are fields, over the same rows; `absent` the parameters that are None; `batch` is
+    how many prompts the rows of all ranks are of.
     An output of None is one that nothing reads; one of prompts, made from samples, has a row for each group of
     `per_prompt`. Texts go in as list[str], f32[rows] as is, ragged fields as [rows, longest], padded with zeros on
     the right. A function is not called for no rows at all, unless it sums over ranks and others wait for it.
@@ -175,6 +176,7 @@ class Call:
     params: Mapping[str, Scalar]
     outputs: Sequence[tuple[str, FieldType] | None]
     per_prompt: int
+    batch: int
     reduce: Reduce | None
     status: Status
 
@@ -257,15 +259,20 @@ class Call:
             self._raised(error, row)
 
     def _raised(self, error: BaseException, row: int | None) -> NoReturn:
-        step = f"step {self.status.step}"
-        where = f"in {step}" if row is None else f"on {self._name(row)} of {step}"
+        step = self.status.step_words
+        where = f"in {step}" if row is None else f"on {self._name(row)}, in {step}"
         shown = () if row is None else tuple(self._show(p, c, row) for p, c in self.columns.items())
         raised(f"the function `{self.spec.name}` raised {type(error).__name__} {where}", error, self.file, shown)
 
     def _name(self, row: int, kind: FieldType | None = None) -> str:
-        """Such as `sample 17`, by the id that is unique over ranks and steps; of an argument, or an output's."""
+        """Such as `sample 2 of prompt 7 (id 25)`, of an argument, or an output's.
+
+        What is counted is counted from 1, within the step; the id is unique over ranks and steps, as in outputs.
+        """
         ids, per_prompt = (self.ids, self.per_prompt) if kind is None else self._rows_of(kind)
-        return f"{'prompt' if per_prompt == 1 else 'sample'} {int(ids[row])}"
+        prompt, sample = divmod(int(ids[row]), per_prompt)
+        of_prompt = f"prompt {prompt % self.batch + 1} (id {int(ids[row])})"
+        return of_prompt if per_prompt == 1 else f"sample {sample + 1} of {of_prompt}"
 
     def _show(self, param: str, column: Column, row: int) -> str:
         value = element(column.data, row)
@@ -275,8 +282,8 @@ class Call:
     def _wrong(self, expected: str, found: str) -> NoReturn:
         fail(
             "RL0706",
-            f"the function `{self.spec.name}` returned something that does not fit, in step {self.status.step}",
-            span=definition(self.function, self.file),
+            f"the function `{self.spec.name}` returned something that does not fit, in {self.status.step_words}",
+            span=definition(self.function),
             expected=expected,
             found=found,
         )
@@ -337,10 +344,11 @@ class Call:
             self._wrong(f"{name}: finite numbers", found)
 
 
-def definition(function: Callable[..., Any], file: Path | None) -> Span | None:
+def definition(function: Callable[..., Any]) -> Span | None:
     """Where a user's function begins; None for a shipped one."""
-    code = inspect.unwrap(function).__code__
-    return None if file is None else Span.whole_line(str(file), code.co_firstlineno)
+    plain = inspect.unwrap(function)
+    shipped = plain.__module__.partition(".")[0] == "rldsl"
+    return None if shipped else Span.whole_line(plain.__code__.co_filename, plain.__code__.co_firstlineno)
 
 
 def dense(data: Data) -> Any:

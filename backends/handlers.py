@@ -132,6 +132,7 @@ def compute(rt: Runtime, op: ComputeOp) -> None:
         params=op.params,
         outputs=[None if name is None else (name, rt.types[name]) for name in op.outputs],
         per_prompt=op.per_prompt,
+        batch=rt.prompts[op.reads[0]],
         reduce=_reduce(rt.group(op.group)) if spec.reduces else None,
         status=rt.comm.status,
     )
@@ -183,13 +184,14 @@ def _guarded(
         except DiagnosticError:
             raise
         except (Exception, SystemExit) as error:
-            raised(f"the loss `{spec.name}` raised {type(error).__name__} in step {rt.step}", error, file)
+            step = rt.comm.status.step_words
+            raised(f"the loss `{spec.name}` raised {type(error).__name__} in {step}", error, file)
         if not isinstance(made, TokenLoss):
             found = type(made).__name__
             fail(
                 "RL0706",
                 f"the loss `{spec.name}` returned no TokenLoss",
-                span=definition(function, file),
+                span=definition(function),
                 expected="rl.TokenLoss(loss, metrics)",
                 found=found,
             )

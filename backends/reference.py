@@ -280,6 +280,7 @@ class Reference:
             params=self._hypers(node, signature, per_prompt),
             outputs=[(name, self._module.fields[name].type) for name in node.outputs],
             per_prompt=per_prompt,
+            batch=self._batches[self._module.fields[node.call.args[0].name].prompts],
             reduce=self._comm.all_reduce if signature.reduces else None,
             status=self._comm.status,
         )

@@ -32,6 +32,7 @@ from rldsl.compiler.plan import (
     LoadOp,
     Plan,
     SyncWeightsOp,
+    TakeOp,
     TrainOp,
 )
 from rldsl.diagnostics import fail
@@ -60,6 +61,7 @@ class Runtime:
         assert any(isinstance(op, LoadOp) for op in plan.ops()), (
             "the plan loads no prompts: the compiler refuses such programs"
         )
+        self.prompts = prompts_of(plan)
         self.trained = changed_models(plan)
         self._functions = Functions(source_dir)
         # Cheap things first: a bad data file or function is told before weights are read.
@@ -184,6 +186,18 @@ def _stream(op: LoadOp) -> str:
 def _trunk(model: str, plan: Plan) -> str:
     """The model that holds the layers which `model` runs through: itself, unless it shares another's."""
     return plan.model(model).shares or model
+
+
+def prompts_of(plan: Plan) -> dict[str, int]:
+    """How many prompts the rows of each field are of, all ranks together, before a filter."""
+    found: dict[str, int] = {}
+    for op in plan.ops():
+        if isinstance(op, (LoadOp, TakeOp)):
+            batch = op.batch
+        else:
+            batch = next((found[name] for name in op.reads if name in found), 0)
+        found |= dict.fromkeys(op.writes, batch)
+    return found
 
 
 def changed_models(plan: Plan) -> frozenset[str]:

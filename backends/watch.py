@@ -44,6 +44,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     op: str
     node: str
     step: int
+    steps: int
     done: bool = False
 
     @staticmethod
@@ -62,7 +63,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
 def peer_died(store: Store, rank: int, how: str, *, observer: Status | None = None) -> Diagnostic:
     """RL0701 about `rank`, told by `observer` (None: by the launcher)."""
     beat = Beat.of(store, rank)
-    where = place(beat.op, beat.node, beat.step) if beat else "start-up"
+    where = place(beat.op, beat.node, beat.step, beat.steps) if beat else "start-up"
     who = f"rank {rank} (pid {beat.pid} on {beat.host.split('|')[0]})" if beat else f"rank {rank}"
     seen = () if observer is None else (f"seen by rank {observer.rank} in {observer.where()}",)
     return Diagnostic(
@@ -182,6 +183,7 @@ class Watch:
             op=now.op,
             node=now.node,
             step=now.step,
+            steps=now.steps,
             done=done,
         )
         self._store.set(Beat.key(now.rank), msgspec.json.encode(beat).decode())

@@ -15,8 +15,9 @@ from rldsl.backends.engines.module import Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import MicroBatch, idle, micro_batches
 from rldsl.backends.engines.score import budget, fill, longest
+from rldsl.backends.functions import definition
 from rldsl.compiler.plan import Aggregate, TrainOp
-from rldsl.diagnostics import fail
+from rldsl.diagnostics import Span, fail
 from rldsl.types import TokenLoss
 
 Loss = Callable[..., TokenLoss]
@@ -150,8 +151,8 @@ def _backward(work: _Work, micro: MicroBatch | None, count: float, sums: _Sums) 
         return
     current = micro.dense(found)
     made = work.loss(current, micro.mask, **_arguments(op, work.batch, micro, current), **op.params)
-    _check(made, micro.mask, op)
-    _check_gradient(made, op)
+    _check(made, micro.mask, op, definition(work.loss))
+    _check_gradient(made, op, definition(work.loss))
     weight = _weight(micro.mask, op.aggregate) / count
     total = (torch.where(micro.mask, made.loss, 0.0) * weight).sum()
     torch.autograd.backward(total)
@@ -187,7 +188,7 @@ def _rows(data: Data | None, micro: MicroBatch) -> object:
     return data[micro.rows].to(device)
 
 
-def _check(made: TokenLoss, mask: Tensor, op: TrainOp) -> None:
+def _check(made: TokenLoss, mask: Tensor, op: TrainOp, span: Span | None) -> None:
     """RL0706 unless the loss and its metrics have one number a token."""
     returned: list[tuple[str, object]] = [("loss", made.loss), *made.metrics.items()]
     for name, value in returned:
@@ -196,6 +197,7 @@ def _check(made: TokenLoss, mask: Tensor, op: TrainOp) -> None:
             fail(
                 "RL0706",
                 f"loss function `{op.loss}` returned no tensor as `{name}`",
+                span=span,
                 expected=expected,
                 found=repr(value),
             )
@@ -203,16 +205,18 @@ def _check(made: TokenLoss, mask: Tensor, op: TrainOp) -> None:
             fail(
                 "RL0706",
                 f"loss function `{op.loss}` returned `{name}` of the wrong shape",
+                span=span,
                 expected=f"one number a token, not yet averaged: [rows, tokens] = {list(mask.shape)}",
                 found=str(list(value.shape)),
             )
 
 
-def _check_gradient(made: TokenLoss, op: TrainOp) -> None:
+def _check_gradient(made: TokenLoss, op: TrainOp, span: Span | None) -> None:
     """RL0706 for a loss that its first argument has no part in: there would be nothing to train."""
     if not made.loss.requires_grad:
         fix = "compute it from the first argument, without `detach` or `no_grad`"
-        fail("RL0706", f"the loss of `{op.loss}` has no gradient: it does not depend on the model", fix=fix)
+        message = f"the loss of `{op.loss}` has no gradient: it does not depend on the model"
+        fail("RL0706", message, span=span, fix=fix)
 
 
 def _combined(comm: Comm, sums: _Sums, steps: int) -> dict[str, float]:

@@ -56,5 +56,5 @@ def test_a_plan_has_them(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"FACTOR = 3").hexdigest()
     assert compile_file(source).plan.function("brevity").modules == {"helper.py": digest}
     files(tmp_path, helper="FACTOR = ")
-    with pytest.raises(DiagnosticError, match="RL0102: `helper.py` is not Python"):
+    with pytest.raises(DiagnosticError, match=r"RL0102: `helper.py` is not Python"):
         compile_file(source)

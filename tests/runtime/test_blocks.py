@@ -70,7 +70,8 @@ def test_what_is_put_out(base: tuple[Path, Recorder]) -> None:
     for row in tests:
         assert list(row) == names and isinstance(row["done"], bool) and isinstance(row["score"], float)
         assert len(row["tokens"]) == len(row["response_mask"]) and set(row["response_mask"]) <= {True, False}
-        assert row["completions"] == "" or not row["done"]
+        # The last response's text, also in a round that a row that is done sits out.
+        assert len(row["completions"]) <= sum(row["response_mask"])
     for step, line in enumerate(seen.steps):
         kept = [r for r in rows(folder / "run", "kept") if r["step"] == step]
         count = min(BATCH, int(line["keep/kept"] or 0))

@@ -42,8 +42,9 @@ def call(
         params=more,
         outputs=[None if out is None else ("out", out)],
         per_prompt=4,
+        batch=8,
         reduce=None,
-        status=Status(step=7),
+        status=Status(step=7, steps=30),
     )
     return made.run()["out"]
 
@@ -88,7 +89,7 @@ def test_the_failing_row_is_named(per_row: bool) -> None:
 
     found = told(mine, "texts", "score", per_row=per_row)
     assert found.code == "RL0705"
-    assert found.message == "the function `mine` raised ValueError on sample 41 of step 7"
+    assert found.message == "the function `mine` raised ValueError on sample 2 of prompt 3 (id 41), in step 8 of 30"
     assert "texts = " in found.notes[0] and "bb" in found.notes[0] and len(found.notes[0]) < 230
     assert found.notes[-1].startswith(f"raised at {__file__}:")
     assert found.found is not None and found.found.startswith("ValueError: no bbb") and len(found.found) < 230
@@ -101,7 +102,7 @@ def test_a_function_that_fails_only_on_the_whole_batch() -> None:
             raise ValueError
         return score
 
-    assert told(mine, "score").message == "the function `mine` raised ValueError in step 7"
+    assert told(mine, "score").message == "the function `mine` raised ValueError in step 8 of 30"
 
 
 @pytest.mark.parametrize(
@@ -113,8 +114,12 @@ def test_a_function_that_fails_only_on_the_whole_batch() -> None:
         (torch.zeros(3, dtype=torch.int64), PER_SAMPLE, "[3] of torch.int64"),
         (torch.zeros(3), PER_TOKEN, "[3] of torch.float32"),
         (None, PER_SAMPLE, "NoneType None"),
-        ([1.0, None, 2.0], PER_SAMPLE, "NoneType None for sample 41"),
-        (torch.tensor([1.0, 2.0, float("nan")]), PER_SAMPLE, "1 of 3 are NaN or infinite, the first for sample 42"),
+        ([1.0, None, 2.0], PER_SAMPLE, "NoneType None for sample 2 of prompt 3 (id 41)"),
+        (
+            torch.tensor([1.0, 2.0, float("nan")]),
+            PER_SAMPLE,
+            "1 of 3 are NaN or infinite, the first for sample 3 of prompt 3 (id 42)",
+        ),
         ([[0.0], 1.0, "x"], TEXT, "a list of 3"),
     ],
 )
@@ -128,7 +133,9 @@ def test_nan_beyond_a_rows_end_does_not_matter_but_within_it_does() -> None:
     values[COLUMNS["tokens"].data.valid()] = 1.0
     assert call(lambda tokens: values, "tokens", out=PER_TOKEN).data.values.tolist() == [1.0] * 6
     values[1, 2] = float("inf")
-    assert "the first for sample 41" in str(told(lambda tokens: values, "tokens", out=PER_TOKEN).found)
+    assert "the first for sample 2 of prompt 3 (id 41)" in str(
+        told(lambda tokens: values, "tokens", out=PER_TOKEN).found
+    )
 
 
 def with_neighbours(folder: Path, helper: str) -> FunctionSpec:
@@ -222,9 +229,9 @@ def test_a_row_function_may_answer_yes_or_no() -> None:
 @pytest.mark.parametrize(
     ("result", "out", "found"),
     [
-        (0.5, FLAG, "float 0.5 for sample 40"),
-        (1, FLAG, "int 1 for sample 40"),
-        (0.5, COUNT, "float 0.5 for sample 40"),
+        (0.5, FLAG, "float 0.5 for sample 1 of prompt 3 (id 40)"),
+        (1, FLAG, "int 1 for sample 1 of prompt 3 (id 40)"),
+        (0.5, COUNT, "float 0.5 for sample 1 of prompt 3 (id 40)"),
     ],
 )
 def test_numbers_do_not_change_silently(result: Any, out: FieldType, found: str) -> None:
@@ -237,7 +244,7 @@ def groups(function: Callable[..., Any], kind: FieldType, rows: int = 6, **more:
     columns = {"score": Column(torch.arange(6, 6 + rows), torch.arange(rows).float(), 3)}
     made = Call(
         spec=FunctionSpec(name="mine", module="x"), function=function, file=None, columns=columns, absent=(),
-        params={"group": 3}, outputs=[("out", kind)], per_prompt=3, reduce=None, status=Status(step=7), **more,
+        params={"group": 3}, outputs=[("out", kind)], per_prompt=3, batch=8, reduce=None, status=Status(step=7, steps=30), **more,
     )  # fmt: skip
     return made.run()["out"]
 
@@ -259,7 +266,7 @@ def test_a_group_functions_rows_are_counted_and_named_as_prompts() -> None:
     assert found.expected == "out: f32[prompt], here [2] of torch.float32" and found.found == "[6] of torch.float32"
     with pytest.raises(DiagnosticError) as caught:
         groups(lambda score, group: torch.tensor([1.0, float("nan")]), PER_PROMPT)
-    assert str(caught.value.diagnostics[0].found).endswith("the first for prompt 3")
+    assert str(caught.value.diagnostics[0].found).endswith("the first for prompt 4 (id 3)")
 
 
 @pytest.mark.parametrize("kind", [PROMPT_FLAG, PER_PROMPT, PER_SAMPLE, TEXT])
@@ -282,7 +289,7 @@ def test_a_function_that_sums_over_ranks_is_called_for_no_rows_too() -> None:
 
     made = Call(
         spec=FunctionSpec(name="mine", module="x", reduces=True), function=mine, file=None, columns=columns,
-        absent=(), params={}, outputs=[("out", PER_SAMPLE)], per_prompt=3, reduce=_reduce(Comm.alone()),
-        status=Status(step=7),
+        absent=(), params={}, outputs=[("out", PER_SAMPLE)], per_prompt=3, batch=8, reduce=_reduce(Comm.alone()),
+        status=Status(step=7, steps=30),
     )  # fmt: skip
     assert len(made.run()["out"]) == 0 and called == [0.0]

@@ -13,7 +13,7 @@ from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.executor import Executor
 from rldsl.backends.keys import reward_key
 from rldsl.backends.metrics import StepMetrics
-from rldsl.backends.runtime import changed_models
+from rldsl.backends.runtime import changed_models, prompts_of
 from rldsl.compiler.plan import (
     AnyOp,
     Arg,
@@ -30,7 +30,7 @@ from rldsl.compiler.plan import (
     TrainOp,
 )
 from rldsl.diagnostics import DiagnosticError
-from tests.runtime.blocks import blocks
+from tests.runtime.blocks import TEST, blocks
 from tests.runtime.plans import field, grpo, only_compute, scratch, user_function
 
 
@@ -204,3 +204,32 @@ def test_the_reward_is_found_under_the_name_it_is_logged_by(tmp_path: Path) -> N
     made.run()
     assert StepMetrics(plan, Comm.alone()).close(3)["step"] == 3
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"field/step": 7.0') == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("TokenLoss(logp.sum(), {})", "returned `loss` of the wrong shape"),
+        ("TokenLoss(logp.detach(), {})", "has no gradient"),
+        ("logp", "returned no TokenLoss"),
+    ],
+)
+def test_a_wrong_loss_is_shown_where_it_is_defined(tmp_path: Path, made: str, said: str) -> None:
+    body = (
+        "from rldsl import TokenLoss\n\n"
+        f"def policy_loss(logp, response_mask, old_logp, advantages, ref_logp):\n    return {made}\n"
+    )
+    plan = grpo(tmp_path, save=False)
+    mine = user_function(tmp_path, body, name="policy_loss")
+    others = tuple(f for f in plan.functions if f.name != "policy_loss")
+    with pytest.raises(DiagnosticError) as caught:
+        executor(msgspec.structs.replace(plan, functions=(*others, mine)), tmp_path).run_step(0)
+    found = caught.value.diagnostics[0]
+    assert found.code == "RL0706" and said in found.message
+    assert found.span is not None and (found.span.file, found.span.line) == (str(tmp_path / "mine.py"), 3)
+
+
+def test_prompts_of_fields(tmp_path: Path) -> None:
+    found = prompts_of(blocks(tmp_path))
+    assert {found[name] for name in ("tokens", "advantages", "keep.1.score")} == {8}
+    assert found["test.score"] == found["test.completions"] == TEST
