@@ -64,6 +64,8 @@ class Executor:
         if self._comm.rank != 0:
             self._run_steps(None)
             return
+        for warning in self.runtime.warnings:
+            self._observer.on_warning(warning)
         clear_outputs(self._run_dir, self._plan, self._comm.world_size)
         with closing(RunFolder(self._run_dir, self._plan, self._source_dir)) as folder:
             self._run_steps(folder)

@@ -56,6 +56,8 @@ class StepMetrics:
         self._means = mean_fields(plan)
         self._ops = tuple(op.id for op in plan.ops() if not isinstance(op, FreeOp))
         self._reductions = {op.name: op.reduction for op in plan.ops() if isinstance(op, MetricOp)}
+        # What a loss measures is known once it has been called; from then on every line has the key.
+        self._seen: dict[str, None] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -113,7 +115,7 @@ class StepMetrics:
         """The step's line, the same on every rank for what is reduced. Collective over the world.
 
         Means are over all rows of all ranks, seconds the slowest rank's; `tokens` are prompt and response. None
-        stands for the mean or metric of nothing.
+        stands for the mean or metric of nothing. A key that a line has the later ones have too.
         """
         elapsed = time.perf_counter() - self._began
         tallies = list(self._tallies.values())
@@ -128,8 +130,14 @@ class StepMetrics:
             line[logged_as(name)] = total / rows if rows else None
         line |= {**counts, "tokens_per_s": counts["tokens"] / most[0]}
         line |= self._metrics(found[len(self._means) :], most[1 + len(self._ops) :])
-        line |= {name: value if math.isfinite(value) else None for name, value in self._global.items()}
+        line |= self._reported()
         return line | {f"seconds/{n}": s for n, s in zip(self._ops, most[1:], strict=False)}
+
+    def _reported(self) -> dict[str, float | None]:
+        """What engines said, None for what they said in an earlier step only."""
+        self._seen |= dict.fromkeys(self._global)
+        values = ((name, self._global.get(name, math.nan)) for name in self._seen)
+        return {name: value if math.isfinite(value) else None for name, value in values}
 
     def _metrics(self, totals: list[tuple[float, float]], ends: list[float]) -> dict[str, float | None]:
         """Each metric by its key. `totals`: sum and count over all ranks; `ends`: minus the minimum, the maximum."""

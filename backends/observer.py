@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from rldsl.backends.failure import plain
 from rldsl.compiler.plan import AnyOp, Plan
+from rldsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -23,6 +26,9 @@ class Observer(Protocol):
     def on_start(self, plan: Plan, steps: int) -> None:
         """The run begins."""
 
+    def on_warning(self, warning: Diagnostic) -> None:
+        """What the user should know before the first step."""
+
     def on_op(self, op: AnyOp) -> None:
         """Rank 0 enters `op`."""
 
@@ -34,10 +40,14 @@ class Observer(Protocol):
 
 
 class Silent:
-    """Sees nothing."""
+    """Sees nothing, and writes warnings to stderr: who starts ranks on their own is told too."""
 
     def on_start(self, plan: Plan, steps: int) -> None:
         """Nothing."""
+
+    def on_warning(self, warning: Diagnostic) -> None:
+        """Plain text."""
+        print(plain(warning), file=sys.stderr, flush=True)
 
     def on_op(self, op: AnyOp) -> None:
         """Nothing."""
@@ -50,6 +60,7 @@ class Silent:
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    warning: Diagnostic | None = None
     op: str | None = None
     metrics: dict[str, float | None] | None = None
 
@@ -70,6 +81,10 @@ class Sender:
 
     def on_start(self, plan: Plan, steps: int) -> None:
         """Nothing: the launcher knows."""
+
+    def on_warning(self, warning: Diagnostic) -> None:
+        """Pass it on."""
+        self._send(_Event(warning=warning))
 
     def on_op(self, op: AnyOp) -> None:
         """Pass it on."""
@@ -110,6 +125,8 @@ class Receiver:
             event = msgspec.json.decode(self._store.get(_key(self._number)), type=_Event)
             self._store.delete_key(_key(self._number))
             self._number += 1
+            if event.warning is not None:
+                self._observer.on_warning(event.warning)
             if event.op is not None:
                 self._observer.on_op(self._ops[event.op])
             if event.metrics is not None:

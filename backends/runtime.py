@@ -66,6 +66,7 @@ class Runtime:
         self._functions = Functions(source_dir)
         # Cheap things first: a bad data file or function is told before weights are read.
         self.loaders = self._open_streams([op for op in ops if isinstance(op, LoadOp)])
+        self.warnings = [w for loader in self.loaders.values() for w in loader.warnings]
         self.calls = {op.id: self._function(op) for op in ops if isinstance(op, (ComputeOp, TrainOp))}
         self.models = self._load_models(ops)
         check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()})

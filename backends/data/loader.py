@@ -16,7 +16,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data
 from rldsl.backends.data.sources import Row, Rows, open_rows
 from rldsl.compiler.plan import LoadOp, SourceSpec
-from rldsl.diagnostics import did_you_mean, fail
+from rldsl.diagnostics import Diagnostic, Severity, did_you_mean, fail
 from rldsl.types import DType, FieldType
 
 GYM_COLUMNS = {"prompts": "question", "answers": "answer"}
@@ -27,7 +27,8 @@ SEEDS = 2**63  # a generator takes seeds below this; ours may be any integer
 class Loader:
     """One stream of prompts on the rank `rank` of `size`, for the ops that take turns at it.
 
-    Every size reads the same global batches. Raises RL0603 to RL0606 (file, column, row, arguments) when made or read.
+    Every size reads the same global batches. Raises RL0603 to RL0606 (file, column, row, arguments) when made or read;
+    `warnings` are for the user.
     """
 
     def __init__(
@@ -48,8 +49,11 @@ class Loader:
         self._rank, self._size = rank, size
         # Procedural rows come in random order already.
         shuffle = bool(source.args.get("shuffle", source.kind != "reasoning_gym"))
+        self.warnings: tuple[Diagnostic, ...] = ()
         if first.first:
             _check_rows(rows, first.batch)
+        elif len(rows) < first.batch:
+            self.warnings = (_repeated(rows, first.batch),)
         shard = _Shard(len(rows), first.batch, rank=rank, size=size, seed=seed, shuffle=shuffle and not first.first)
         # torchdata's own call of something torch is about to drop: not for our users to read.
         warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
@@ -206,6 +210,15 @@ def _check_rows(rows: Rows, batch: int) -> None:
             found=f"{len(rows)} rows",
             fix=f"`batch = {len(rows)}`, or fewer",
         )
+
+
+def _repeated(rows: Rows, batch: int) -> Diagnostic:
+    """RL0611: each step reads some rows more than once."""
+    message = f"{rows.name} has {len(rows)} rows, fewer than the batch of {batch} prompts"
+    fix = f"a batch of at most {len(rows)} prompts, or more rows"
+    return Diagnostic(
+        code="RL0611", message=f"{message}: each step reads rows more than once", severity=Severity.WARNING, fix=fix
+    )
 
 
 def _check_column(rows: Rows, wanted: str) -> None:

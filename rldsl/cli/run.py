@@ -80,9 +80,9 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def check_run_dir(path: Path, *, overwrite: bool) -> None:
-    """RL0101 when a run could not be written there, or would replace an earlier one unasked."""
+    """RL0101 when a run could not be written there, RL0710 when it would replace an earlier one unasked."""
     if (path / METRICS_FILE).exists() and not overwrite:
-        fail("RL0101", f"`{path}` holds a run already", fix="choose another --run-dir, or add --overwrite")
+        fail("RL0710", f"`{path}` holds a run already", fix="choose another --run-dir, or add --overwrite")
     missing = [p for p in (path, *path.parents) if not p.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from rich.text import Text
 
 from rldsl.backends.keys import reward_key
 from rldsl.compiler.plan import AnyOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.diagnostics import Diagnostic
+from rldsl.render.diagnostics import DiagnosticView
 from rldsl.render.nodes import roles_of
 from rldsl.render.scopes import general
 from rldsl.render.style import role_style
@@ -207,6 +209,10 @@ class Progress:
         if self._console.is_terminal:
             self._live = Live(ProgressView(self._state), console=self._console, refresh_per_second=2)
             self._live.start()
+
+    def on_warning(self, warning: Diagnostic) -> None:
+        """Print it above what else there is to see."""
+        self._console.print(DiagnosticView(warning))
 
     def on_op(self, op: AnyOp) -> None:
         """`op` begins on the observed rank."""

@@ -387,7 +387,7 @@ def test_an_earlier_run_is_not_replaced_unasked(folder, backend, capsys):
     (folder / "old").mkdir()
     (folder / "old" / "metrics.jsonl").write_text("{}\n")
     assert main(["run", "tiny.rl", "--steps", "1", "--run-dir", "old"]) == 1
-    assert "holds a run already" in capsys.readouterr().err
+    assert "error[RL0710]: `old` holds a run already" in capsys.readouterr().err
     assert (folder / "old" / "metrics.jsonl").read_text() == "{}\n"
     assert main(["run", "tiny.rl", "--steps", "1", "--run-dir", "old", "--overwrite"]) == 0
 

@@ -20,7 +20,7 @@ from rldsl.backends.worker import device_of
 from rldsl.compiler.plan import AnyOp, Plan, Source
 from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.verify import verify_plan
-from rldsl.diagnostics import DiagnosticError
+from rldsl.diagnostics import Diagnostic, DiagnosticError
 from tests.runtime.plans import grpo, only_compute, user_function
 
 
@@ -28,12 +28,16 @@ class Recorder:
     """An observer that keeps what it is told."""
 
     def __init__(self) -> None:
+        self.warnings: list[Diagnostic] = []
         self.ops: list[str] = []
         self.steps: list[dict[str, float | None]] = []
         self.begun = self.ended = 0
 
     def on_start(self, plan: Plan, steps: int) -> None:
         self.begun += 1
+
+    def on_warning(self, warning: Diagnostic) -> None:
+        self.warnings.append(warning)
 
     def on_op(self, op: AnyOp) -> None:
         self.ops.append(op.id)
@@ -175,3 +179,11 @@ def test_a_run_folder_plan_finds_its_source(tmp_path: Path) -> None:
     (tmp_path / "runs" / "one").mkdir(parents=True)
     left = moved(plan, source, tmp_path / "runs" / "one")
     assert source_dir(left, tmp_path / "runs" / "one" / "plan.json") == source.resolve()
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
+def test_warnings_reach_the_user_once(tmp_path: Path, backend: str, ranks: int) -> None:
+    plan = only_compute(tmp_path, user_function(tmp_path, "def user(prompts):\n    return [1.0] * len(prompts)\n"))
+    (tmp_path / "task.jsonl").write_text('{"prompts": "1="}\n' * 3)
+    seen = run(backend, ranks, plan, tmp_path, "few", steps=2)
+    assert [w.code for w in seen.warnings] == ["RL0611"] and len(seen.steps) == 2

@@ -248,3 +248,13 @@ def test_a_validation_counts_no_row_twice(tmp_path: Path) -> None:
         opened(ops, tmp_path)
     found = caught.value.diagnostics[0]
     assert found.code == "RL0606" and found.found == "3 rows" and found.fix == "`batch = 3`, or fewer"
+
+
+def test_a_batch_greater_than_its_data_is_told(tmp_path: Path) -> None:
+    ops = stream(jsonl(tmp_path, rows(3)))
+    (warning,) = opened(ops, tmp_path).warnings
+    assert warning.code == "RL0611" and warning.severity == "warning"
+    assert warning.message.endswith(
+        "has 3 rows, fewer than the batch of 4 prompts: each step reads rows more than once"
+    )
+    assert opened(stream(jsonl(tmp_path, rows(4))), tmp_path).warnings == ()

@@ -113,3 +113,16 @@ def test_the_logs_own_keys_stay(tmp_path: Path) -> None:
     line = metrics.close(7)
     assert (line["step"], line["metric/step"]) == (7, 5.0)
     assert line["score"] is None, "what the user calls a metric is that metric, though a field has the same name"
+
+
+def test_keys_that_were_seen_stay(tmp_path: Path) -> None:
+    plan = only_compute(tmp_path, user_function(tmp_path, "def user(prompts):\n    return [1.0] * len(prompts)\n"))
+    metrics = StepMetrics(plan, Comm.alone())
+    assert "update/kl" not in metrics.close(0)
+    seen = []
+    for numbers in ({"loss": 1.0, "kl": 2.0}, {"loss": 3.0}):
+        metrics.begin()
+        metrics.add_global("update", numbers)
+        seen.append(metrics.close(1))
+    assert list(seen[0]) == list(seen[1])
+    assert (seen[1]["update/loss"], seen[1]["update/kl"]) == (3.0, None)
