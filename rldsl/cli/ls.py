@@ -6,20 +6,24 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from textwrap import wrap
+from typing import Any
 
 from rldsl.cli import shipped
+from rldsl.compiler.ir import Method
 from rldsl.compiler.methods import (
     CLUSTERS,
     DATA_SOURCES,
     ENGINES,
     METHODS,
     MODEL_SOURCES,
+    MethodSpec,
     Setting,
     SourceKind,
 )
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.plan import Reduction, Scalar
 from rldsl.compiler.signature import FieldParam, HyperParam, Signature, library_names, library_signature
 
 _HELD = "\xa0"  # a blank at which textwrap does not break
@@ -30,44 +34,146 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the sections; with --json one object."""
+    """Print the sections; with --json one object, a list of what there is by the key of each section."""
     width = min(shutil.get_terminal_size().columns, 120)
-    found = {title: list(lines) for title, lines in sections()}
+    found = list(sections())
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps({each.key: [item.value for item in each.items] for each in found}, indent=2))
         return 0
-    for index, (title, lines) in enumerate(found.items()):
-        print("\n" * bool(index) + title)
-        for line in lines:
-            print(_folded(line, width))
+    for index, each in enumerate(found):
+        print("\n" * bool(index) + each.title)
+        for item in each.items:
+            print(_folded(item.words, width))
     return 0
 
 
-def sections() -> Iterator[tuple[str, Iterable[str]]]:
-    """(title, lines) of everything there is."""
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One thing that there is, for people and for programs."""
+
+    words: str
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Things of one kind; `key` is stable."""
+
+    key: str
+    title: str
+    items: tuple[Item, ...]
+
+
+def sections() -> Iterator[Section]:
+    """Everything there is."""
     signatures = [s for s in map(library_signature, library_names()) if s is not None]
-    yield "algorithms, for `rldsl new --from`", [f"{name}: {about}" for name, about in shipped.algorithms().items()]
-    yield "losses", [signature_words(s) for s in signatures if s.is_loss]
-    yield "functions of samples", [signature_words(s) for s in signatures if not s.is_loss]
-    yield (
-        "methods of models",
-        [
-            f"{method}({', '.join(map(field_words, spec.inputs))}{_named(spec.keywords)})"
-            + (f" -> {', '.join(name for name, _ in spec.outputs)}" if spec.outputs else "")
-            + (f" with {', '.join(map(setting_words, spec.options))}" if spec.options else "")
-            for method, spec in METHODS.items()
-        ],
+    yield _pairs("algorithms", "algorithms, for `rldsl new --from`", "about", shipped.algorithms())
+    yield Section(key="losses", title="losses", items=tuple(_signature(s) for s in signatures if s.is_loss))
+    functions = tuple(_signature(s) for s in signatures if not s.is_loss)
+    yield Section(key="functions", title="functions of samples", items=functions)
+    methods = tuple(_method(m, spec) for m, spec in METHODS.items() if spec.kinds)
+    yield Section(key="methods", title="methods of models", items=methods)
+    yield Section(key="statements", title="what is logged and put out", items=(_metric(), _output()))
+    yield Section(key="model_sources", title="sources of models", items=_sources(MODEL_SOURCES))
+    yield Section(key="data_sources", title="sources of data", items=_sources(DATA_SOURCES))
+    yield Section(
+        key="engines",
+        title="engines",
+        items=tuple(
+            Item(words=f"{phase}: {', '.join(names)}", value={"phase": phase, "engines": names})
+            for phase, names in ENGINES.items()
+        ),
     )
-    yield "sources of models", [source_words(name, kind) for name, kind in MODEL_SOURCES.items()]
-    yield "sources of data", [source_words(name, kind) for name, kind in DATA_SOURCES.items()]
-    yield "engines", [f"{phase}: {', '.join(names)}" for phase, names in ENGINES.items()]
-    yield "clusters", [f"{name}: {what}" for name, what in CLUSTERS.items()]
+    yield _pairs("clusters", "clusters", "hardware", CLUSTERS)
+
+
+def _pairs(key: str, title: str, what: str, pairs: Mapping[str, str]) -> Section:
+    items = (Item(words=f"{name}: {text}", value={"name": name, what: text}) for name, text in pairs.items())
+    return Section(key=key, title=title, items=tuple(items))
+
+
+def _signature(signature: Signature) -> Item:
+    value = {
+        "name": signature.name,
+        "inputs": list(map(_field_value, signature.inputs)),
+        "settings": [_value(h.name, h.type, h.default, required=h.required) for h in signature.hypers],
+        "outputs": list(map(str, signature.outputs)),
+    }
+    return Item(words=signature_words(signature), value=value)
+
+
+def _method(method: Method, spec: MethodSpec) -> Item:
+    words = (
+        f"{method}({', '.join(map(field_words, spec.inputs))}{_named(spec.keywords)})"
+        + (f" -> {', '.join(name for name, _ in spec.outputs)}" if spec.outputs else "")
+        + (f" with {', '.join(map(setting_words, spec.options))}" if spec.options else "")
+    )
+    value = {
+        "name": method,
+        "models": spec.kinds,
+        "inputs": list(map(_field_value, spec.inputs)),
+        "settings": list(map(_setting_value, spec.keywords)),
+        "outputs": [{"name": name, "type": str(kind)} for name, kind in spec.outputs],
+        "options": list(map(_setting_value, spec.options)),
+    }
+    return Item(words=words, value=value)
+
+
+def _metric() -> Item:
+    inputs = METHODS[Method.METRIC].inputs
+    reductions = [str(r) for r in Reduction]
+    words = f"metric NAME = {'|'.join(reductions)}({', '.join(map(field_words, inputs))})"
+    value = {"name": "metric", "reductions": reductions, "inputs": list(map(_field_value, inputs))}
+    return Item(words=words, value=value)
+
+
+def _output() -> Item:
+    options = METHODS[Method.OUTPUT].options
+    words = f"output NAME = FIELD, ... with {', '.join(map(setting_words, options))}"
+    return Item(words=words, value={"name": "output", "options": list(map(_setting_value, options))})
+
+
+def _sources(kinds: Mapping[str, SourceKind]) -> tuple[Item, ...]:
+    return tuple(
+        Item(
+            words=source_words(name, kind),
+            value={
+                "name": name,
+                "args": list(map(_setting_value, kind.args)),
+                "settings": list(map(_setting_value, kind.keywords)),
+                "open_ended": kind.open_ended,
+            },
+        )
+        for name, kind in kinds.items()
+    )
+
+
+def _field_value(param: FieldParam) -> dict[str, Any]:
+    return {"name": param.name, "types": list(map(str, param.types)), "optional": param.optional}
+
+
+def _setting_value(setting: Setting) -> dict[str, Any]:
+    return _value(setting.name, setting.type, setting.default, required=setting.required)
+
+
+def _value(name: str, kind: str, default: Scalar, *, required: bool) -> dict[str, Any]:
+    """A default of null where there is none: such a setting must be given, or leaving it out means something."""
+    return {"name": name, "type": kind, "default": default, "required": required}
 
 
 def _folded(line: str, width: int) -> str:
-    """`line` over as many lines as it needs, broken only between parameters."""
-    held = re.sub(r" (?=[:=|])|(?<=[:=|]) |(?<=,) (?=token\])", _HELD, line)
-    return "\n".join(wrap(held, width, initial_indent="  ", subsequent_indent=" " * 6)).replace(_HELD, " ")
+    """`line` over as many lines as it needs, broken only between parameters and between types."""
+    held = re.sub(r" (?=[:=|])|(?<=[:=]) |(?<=,) (?=token\])", _HELD, line)
+    held = re.sub(r'"[^"]*"', lambda text: text[0].replace(" ", _HELD), held)
+    lines = wrap(
+        held,
+        width,
+        initial_indent="  ",
+        subsequent_indent=" " * 6,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).replace(_HELD, " ")
 
 
 def signature_words(signature: Signature) -> str:

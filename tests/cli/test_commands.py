@@ -227,9 +227,37 @@ def test_ls(capsys):
     out = capsys.readouterr().out
     assert "group_advantage(score : f32[sample]; group : int" in out
     assert "reasoning_gym(dataset : str; ...)" in out
+    assert "collect" not in out.partition("methods of models")[2]
     assert max(map(len, out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_ls_breaks_between_words_and_never_within_a_type(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.count("[") != line.count("]")] == []
+
+
+def test_ls_json_is_for_programs(capsys):
     assert main(["ls", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {title for title, _ in ls.sections()}
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == [each.key for each in ls.sections()]
+    by_name = {key: {item.get("name"): item for item in items} for key, items in found.items()}
+    assert by_name["functions"]["group_advantage"] == {
+        "name": "group_advantage",
+        "inputs": [{"name": "score", "types": ["f32[sample]"], "optional": False}],
+        "settings": [
+            {"name": "group", "type": "int", "default": None, "required": True},
+            {"name": "eps", "type": "float", "default": 1e-4, "required": False},
+            {"name": "scale", "type": "bool", "default": True, "required": False},
+        ],
+        "outputs": ["f32[sample]"],
+    }
+    assert list(by_name["methods"]) == ["generate", "extend", "logprob", "value", "score", "train"]
+    assert by_name["methods"]["score"]["outputs"] == [{"name": "score", "type": "f32[sample]"}]
+    assert by_name["statements"]["metric"]["reductions"] == ["mean", "std", "min", "max", "sum"]
+    assert by_name["data_sources"]["jsonl"]["open_ended"] and by_name["clusters"]["cpu"]["hardware"]
 
 
 class FakeBackend:
