@@ -36,6 +36,8 @@ lint: setup ## ruff and mypy --strict
 
 bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/compile_cold.py
+	$(BIN)/python bench/check_speed.py
+	$(BIN)/python bench/lsp_speed.py
 	$(BIN)/python bench/learning.py
 	$(BIN)/python bench/rank_equality.py
 	@echo "beside TRL and a hand-written script: python bench/train_throughput.py --help"
