@@ -32,6 +32,7 @@ class RunFolder:
         self._path, self._rewards = path, list[tuple[int, float]]()
         path.mkdir(parents=True, exist_ok=True)
         write_plan(moved(plan, source_dir, path), path / "plan.json")
+        (path / "reward.png").unlink(missing_ok=True)  # of an earlier run: this one may have no reward to draw
         self._lines = (path / "metrics.jsonl").open("w")
 
     def add(self, metrics: Mapping[str, float | None], reward: str | None) -> None:

@@ -57,6 +57,7 @@ def generate(rt: Runtime, op: GenerateOp) -> None:
     assert prompts.per_prompt == 1 or op.n == 1, "only prompts get several samples: the compiler refuses others"
     made = rt.samplers[op.model, op.staleness].generate(prompts.data, prompts.ids, op, step=rt.step)
     _put_samples(rt, op, made, prompts.per_prompt * op.n)
+    rt.metrics.add_rollout(op, made.drawn)
     rt.metrics.count("samples", len(made.ids))
     rt.metrics.count("tokens", len(made.tokens.values))
     rt.metrics.count("response_tokens", int(made.response_mask.values.sum()))
@@ -80,6 +81,7 @@ def extend(rt: Runtime, op: ExtendOp) -> None:
         step=rt.step,
     )
     _put_samples(rt, op, made, per_prompt)
+    rt.metrics.add_rollout(op, made.drawn)
     new = int(made.response_mask.values.sum()) - int(rt.ragged(mask).values.sum())
     rt.metrics.count("tokens", new)
     rt.metrics.count("response_tokens", new)

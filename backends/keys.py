@@ -7,6 +7,7 @@ from rldsl.types import DType, FieldType
 
 COUNTS = ("prompts", "samples", "tokens", "response_tokens")
 OWN_KEYS = frozenset({"step", "seconds", "tokens_per_s", *COUNTS})
+ROLLOUT = ("response_length", "truncated", "entropy")  # logged as `<node>/response_length` of each that samples
 
 
 def mean_fields(plan: Plan) -> tuple[str, ...]:

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 
 from rldsl.backends.comm import Comm
-from rldsl.backends.keys import COUNTS, logged_as, mean_fields
-from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, MetricOp, Plan, Reduction
+from rldsl.backends.engines.generate import Drawn
+from rldsl.backends.keys import COUNTS, ROLLOUT, logged_as, mean_fields
+from rldsl.compiler.plan import AnyOp, ExtendOp, FreeOp, GenerateOp, LoadOp, MetricOp, Plan, Reduction
 from rldsl.types import Reduce
+
+_SAMPLING = (GenerateOp, ExtendOp)
+_FACTS = 4  # of a rollout: rows, tokens, rows cut off, surprise
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class StepMetrics:
         self._means = mean_fields(plan)
         self._ops = tuple(op.id for op in plan.ops() if not isinstance(op, FreeOp))
         self._reductions = {op.name: op.reduction for op in plan.ops() if isinstance(op, MetricOp)}
+        self._samplers = tuple(dict.fromkeys(node_of(op) for op in plan.ops() if isinstance(op, _SAMPLING)))
         # What a loss measures is known once it has been called; from then on every line has the key.
         self._seen: dict[str, None] = {}
         self.begin()
@@ -64,6 +69,7 @@ class StepMetrics:
         """A new step."""
         self._totals = dict.fromkeys(self._means, (0.0, 0))
         self._tallies = {name: _Tally() for name in self._reductions}
+        self._rollouts = {node: [0.0] * _FACTS for node in self._samplers}
         self._counts = dict.fromkeys(COUNTS, 0)
         self._prompt_sets: set[str] = set()
         self._seconds = dict.fromkeys(self._ops, 0.0)
@@ -78,6 +84,11 @@ class StepMetrics:
     def add_metric(self, op: MetricOp, values: Tensor) -> None:
         """This rank's numbers for `op`; ops with one name have one metric over the numbers of all."""
         self._tallies[op.name].add(values)
+
+    def add_rollout(self, op: GenerateOp | ExtendOp, drawn: Drawn) -> None:
+        """What `op` has sampled on this rank."""
+        facts = (drawn.rows, drawn.tokens, drawn.cut, drawn.surprise)
+        self._rollouts[node_of(op)] = [a + b for a, b in zip(self._rollouts[node_of(op)], facts, strict=True)]
 
     def count(self, name: str, number: int) -> None:
         """Add to one of `COUNTS`."""
@@ -114,24 +125,41 @@ class StepMetrics:
     def close(self, step: int) -> dict[str, float | None]:
         """The step's line, the same on every rank for what is reduced. Collective over the world.
 
-        Means are over all rows of all ranks, seconds the slowest rank's; `tokens` are prompt and response. None
-        stands for the mean or metric of nothing. A key that a line has the later ones have too.
+        Means are over all rows of all ranks, seconds the slowest rank's; `tokens` are prompt and response. Of each
+        node that samples: `response_length`, the mean of tokens sampled a response; `truncated`, the share of
+        responses that `max_new_tokens` cut off; `entropy`, the mean negative log-prob of the tokens sampled, in nats,
+        an estimate by sampling of the policy's entropy at that temperature (with `top_k` or `top_p` of a cross
+        entropy, with temperature 0 of neither). None stands for the mean or metric of nothing. A key that a line has
+        the later ones have too.
         """
         elapsed = time.perf_counter() - self._began
         tallies = list(self._tallies.values())
         pairs = [*self._totals.values(), *((t.total, t.count) for t in tallies)]
         ends = [end for t in tallies for end in (-t.least, t.most)]
-        sums = self._reduced([*self._counts.values(), *(n for pair in pairs for n in pair)], self._comm.all_reduce)
+        rollouts = [n for facts in self._rollouts.values() for n in facts]
+        mine = [*self._counts.values(), *rollouts, *(n for pair in pairs for n in pair)]
+        sums = self._reduced(mine, self._comm.all_reduce)
         most = self._reduced([elapsed, *self._seconds.values(), *ends], self._comm.all_reduce_max)
         counts = dict(zip(COUNTS, map(int, sums), strict=False))
-        found = list(zip(sums[len(COUNTS) :: 2], sums[len(COUNTS) + 1 :: 2], strict=True))
+        begin = len(COUNTS) + len(rollouts)
+        found = list(zip(sums[begin::2], sums[begin + 1 :: 2], strict=True))
         line: dict[str, float | None] = {"step": step, "seconds": most[0]}
         for name, (total, rows) in zip(self._means, found, strict=False):
             line[logged_as(name)] = total / rows if rows else None
         line |= {**counts, "tokens_per_s": counts["tokens"] / most[0]}
+        line |= self._sampled(sums[len(COUNTS) : begin])
         line |= self._metrics(found[len(self._means) :], most[1 + len(self._ops) :])
         line |= self._reported()
         return line | {f"seconds/{n}": s for n, s in zip(self._ops, most[1:], strict=False)}
+
+    def _sampled(self, sums: list[float]) -> dict[str, float | None]:
+        """`ROLLOUT` of each node that samples; `sums` has the facts of `add_rollout` over all ranks, node by node."""
+        made: dict[str, float | None] = {}
+        for i, node in enumerate(self._samplers):
+            rows, tokens, cut, surprise = sums[i * _FACTS : (i + 1) * _FACTS]
+            values = (tokens / rows, cut / rows, surprise / tokens) if tokens else (None, None, None)
+            made |= {f"{node}/{name}": value for name, value in zip(ROLLOUT, values, strict=True)}
+        return made
 
     def _reported(self) -> dict[str, float | None]:
         """What engines said, None for what they said in an earlier step only."""

@@ -27,10 +27,24 @@ COMPACT_BELOW = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a rollout has sampled: `rows` responses of `tokens` tokens together, `cut` of them without an end token.
+
+    `surprise` is the sum of the tokens' negative log-probs, in nats.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    cut: int = 0
+    surprise: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Sampled rows: whole sequences, the responses' mask and log-probs (0 elsewhere), the last responses' texts.
 
-    `ids` i64 of `generate`: prompt id * n + k, prompt after prompt; of `extend`: those given.
+    `ids` i64 of `generate`: prompt id * n + k, prompt after prompt; of `extend`: those given. `drawn` is about what
+    is new: not the rows that were done.
     """
 
     tokens: Ragged
@@ -38,6 +52,7 @@ class Samples:
     rollout_logp: Ragged
     completions: list[str]
     ids: Tensor
+    drawn: Drawn = Drawn()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +153,8 @@ class Sampler:
         encoded = [self._encode(p) for p in prompts]
         before = [_Sequence.prompt(torch.from_numpy(e).to(self.device)) for e in encoded for _ in range(op.n)]
         made = self._sample(encoded, ids, op.n, op, step)
-        return self._samples([a.then(b) for a, b in zip(before, made, strict=True)], made, ids)
+        rows = [a.then(b) for a, b in zip(before, made, strict=True)]
+        return self._samples(rows, made, ids, self._drawn(made, op))
 
     @torch.inference_mode()
     def extend(
@@ -168,9 +184,11 @@ class Sampler:
             added = self._tokenize(observations[i], "an observation")
             before[i] = before[i].then(_Sequence.prompt(torch.from_numpy(added).to(self.device)))
         prefixes = [before[i].tokens.cpu().numpy() for i in chosen]
-        sampled = dict(zip(chosen, self._sample(prefixes, ids[going], 1, op, step), strict=True))
+        made = self._sample(prefixes, ids[going], 1, op, step)
+        sampled = dict(zip(chosen, made, strict=True))
         rows = [each.then(sampled[i]) if i in sampled else each for i, each in enumerate(before)]
-        return self._samples(rows, [sampled.get(i, each.last_response()) for i, each in enumerate(before)], ids)
+        responses = [sampled.get(i, each.last_response()) for i, each in enumerate(before)]
+        return self._samples(rows, responses, ids, self._drawn(made, op))
 
     def _encode(self, prompt: str) -> Ints:
         tokenizer = self.tokenizer
@@ -273,13 +291,23 @@ class Sampler:
             cache.advance()
         return rows
 
-    def _samples(self, rows: Sequence[_Sequence], responses: Sequence[_Sequence], ids: Tensor) -> Samples:
+    def _drawn(self, made: Sequence[_Sequence], op: SamplingOp) -> Drawn:
+        if not made:
+            return Drawn()
+        full = [r.tokens[-1] for r in made if len(r.tokens) == op.max_new_tokens]
+        stops = torch.tensor(sorted(self.stops), device=self.device)
+        cut = int((~torch.isin(torch.stack(full), stops)).sum()) if full else 0
+        logp = torch.cat([r.logp for r in made])
+        return Drawn(rows=len(made), tokens=len(logp), cut=cut, surprise=-float(logp.double().sum()))
+
+    def _samples(self, rows: Sequence[_Sequence], responses: Sequence[_Sequence], ids: Tensor, drawn: Drawn) -> Samples:
         return Samples(
             tokens=_ragged([r.tokens for r in rows], torch.int64, self.device),
             response_mask=_ragged([r.mask for r in rows], torch.bool, self.device),
             rollout_logp=_ragged([r.logp for r in rows], torch.float32, self.device),
             completions=[self._text(r) for r in responses],
             ids=ids,
+            drawn=drawn,
         )
 
     def _text(self, response: _Sequence) -> str:

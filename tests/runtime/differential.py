@@ -16,7 +16,7 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.buffer import Buffer
 from rldsl.backends.executor import Executor
-from rldsl.backends.keys import OWN_KEYS, logged_as, mean_fields
+from rldsl.backends.keys import OWN_KEYS, ROLLOUT, logged_as, mean_fields
 from rldsl.backends.reference import Reference, Step
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
@@ -217,7 +217,7 @@ def missing(line: Mapping[str, Any], step: Step, plan: Plan) -> Iterator[str]:
     """Numbers of the log that the reference does not have."""
     means = set(mean_fields(plan))
     for name, value in line.items():
-        own = name in OWN_KEYS or name.startswith("seconds/")
+        own = name in OWN_KEYS or name.startswith("seconds/") or name.rpartition("/")[2] in ROLLOUT
         if not own and value is not None and name not in step.metrics and not (name in means and name in step.fields):
             yield name
 
@@ -274,6 +274,8 @@ def compare_runs(got: Outcome, base: Outcome, found: Difference) -> None:
     for i, (mine, other) in enumerate(zip(got.lines, base.lines, strict=True)):
         for name in (n for n in OWN_KEYS if n in other and n not in ("step", *TIMES)):
             found.number(f"step {i} {name}", mine[name], other[name])
+        for name in (n for n in other if n.rpartition("/")[2] in ROLLOUT):
+            found.number(f"step {i} {name}", mine.get(name), other[name])
         names = {n for n in mine.keys() ^ other.keys() if not n.startswith("seconds/")}
         if names:
             found.wrong.append(f"step {i}: the log has other names: {sorted(names)}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from rldsl.backends.comm import Comm
-from rldsl.backends.engines.generate import Sampler
+from rldsl.backends.engines.generate import Sampler, Samples
 from rldsl.backends.executor import Executor
 from rldsl.backends.keys import reward_key
 from rldsl.backends.metrics import StepMetrics
@@ -18,6 +20,7 @@ from rldsl.compiler.plan import (
     AnyOp,
     Arg,
     ComputeOp,
+    ExtendOp,
     FreeOp,
     GenerateOp,
     Guard,
@@ -233,3 +236,43 @@ def test_prompts_of_fields(tmp_path: Path) -> None:
     found = prompts_of(blocks(tmp_path))
     assert {found[name] for name in ("tokens", "advantages", "keep.1.score")} == {8}
     assert found["test.score"] == found["test.completions"] == TEST
+
+
+def test_what_is_logged_of_a_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Samples] = {}
+    done: list[torch.Tensor] = []
+
+    def kept(method: Callable[..., Samples]) -> Callable[..., Samples]:
+        def call(sampler: Sampler, *args: Any, **more: Any) -> Samples:
+            op = next(a for a in args if isinstance(a, (GenerateOp, ExtendOp)))
+            made[op.id] = method(sampler, *args, **more)
+            done.extend([args[4]] if isinstance(op, ExtendOp) else [])
+            return made[op.id]
+
+        return call
+
+    for name in ("generate", "extend"):
+        monkeypatch.setattr(Sampler, name, kept(getattr(Sampler, name)))
+    job = executor(blocks(tmp_path), tmp_path, steps=4)
+    first, second = job.run_step(0), job.run_step(1)
+    rollout = next(n for n in made if n.startswith("keep.1"))
+    logp, mask = made[rollout].rollout_logp, made[rollout].response_mask
+    assert second[f"{rollout}/entropy"] == pytest.approx(-float(logp.values[mask.values].mean()), rel=1e-6)
+    lengths = [int(row.sum()) for row in mask.rows()]
+    assert second[f"{rollout}/response_length"] == sum(lengths) / len(lengths)
+    ends = [int(row[-1]) in job.runtime.samplers["actor", 1].stops for row in made[rollout].tokens.rows()]
+    assert second[f"{rollout}/truncated"] == ends.count(False) / len(ends) > 0
+    # Of a later response only the rows that were not done count; of a block that does not run nothing does.
+    (extended,) = (n for n in made if n not in job_ops(job, GenerateOp))
+    assert made[extended].drawn.rows == int((~done[0]).sum())
+    assert first[f"{extended}/response_length"] == made[extended].drawn.tokens / made[extended].drawn.rows
+    assert (
+        second[f"{extended}/response_length"]
+        is second[f"{extended}/truncated"]
+        is second[f"{extended}/entropy"]
+        is None
+    )
+
+
+def job_ops(job: Executor, kind: type[AnyOp]) -> set[str]:
+    return {op.id for op in job.runtime.plan.ops() if isinstance(op, kind)}
