@@ -152,6 +152,8 @@ def _functions(before: Side, after: Side) -> Iterator[Change]:
             yield _otherwise(name, "comes from", a.module or a.file, b.module or b.file)
         elif a.sha256 != b.sha256 and before.digest(a) != after.digest(b):
             yield _otherwise(name, "file", *(f"{f.file}, sha256 {(f.sha256 or '')[:12]}" for f in (a, b)))
+        for module in sorted(m for m in a.modules.keys() | b.modules.keys() if a.modules.get(m) != b.modules.get(m)):
+            yield _otherwise(name, f"imports {module}", *(f.modules.get(module, "")[:12] or None for f in (a, b)))
 
 
 def _otherwise(name: str, what: str, before: str | None, after: str | None) -> Change:
