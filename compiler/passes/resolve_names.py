@@ -11,9 +11,22 @@ from pathlib import Path
 from typing import ClassVar
 
 from rldsl.compiler.expr import Expr, references
-from rldsl.compiler.ir import BUILT_IN, Call, Graph, Keyword, Method, Model, ModelKind, Module, Node, SourceCall
+from rldsl.compiler.ir import (
+    BUILT_IN,
+    Call,
+    FieldArg,
+    Graph,
+    Keyword,
+    Method,
+    Model,
+    ModelKind,
+    Module,
+    Node,
+    SourceCall,
+)
 from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, SourceKind
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.bind_arguments import field_params
 from rldsl.compiler.passes.check_unique import UNNAMED
 from rldsl.compiler.signature import (
     Signature,
@@ -293,12 +306,18 @@ class _Names:
 
     def arguments(self, call: Call) -> None:
         for arg in call.args:
-            if arg.param and arg.name in self.params - self.fields:
-                continue  # a setting before the `;`, which `bind_arguments` knows
-            if arg.name in self.fields or not self._unnamed_output(arg.name):
-                self.known("RL0201", "field", arg.name, self.fields, arg.span or call.span)
+            if arg.name in self.fields or self._misplaced_setting(arg, call) or self._unnamed_output(arg.name):
+                continue
+            self.known("RL0201", "field", arg.name, self.fields, arg.span or call.span)
         self.keywords(call.keywords)
         self.keywords(call.options)
+
+    def _misplaced_setting(self, arg: FieldArg, call: Call) -> bool:
+        """Whether this is rather a setting that stands before the `;`: `bind_arguments` says so."""
+        if arg.param is None or arg.name not in self.params or call.method in (Method.OUTPUT, Method.COLLECT):
+            return False
+        signature = self.signatures.get(call.function or "")
+        return arg.param not in {p.name for p in field_params(call, signature)}
 
     def _unnamed_output(self, name: str) -> bool:
         """Whether a field is rather one that a node forgets to name (RL0306) than one that is misspelt."""

@@ -120,6 +120,20 @@ def test_a_thousand_unknown_names(checker: Checker) -> None:
     assert codes(checker, PROGRAM.replace("  node reward", f"{lines}  node reward")).count("RL0201") == 1000
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("train policy_loss(tokens, response_mask,", "train policy_loss(tokens, response_mask = kl_coef,"),
+        ("compute exact_match(completions, answers)", "compute exact_match(completions, answers = kl_coef)"),
+        ("  node old ", "  output rows = score, rows = kl_coef\n  node old "),
+        ("  node old ", "  metric m = mean(score, mask = kl_coef)\n  node old "),
+    ],
+)
+def test_a_parameter_where_a_field_belongs(checker: Checker, old: str, new: str) -> None:
+    assert PROGRAM.count(old) == 1
+    assert codes(checker, PROGRAM.replace(old, new)) == ["RL0201"]
+
+
 def test_what_is_left_of_a_crash_is_what_it_needs(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(one: Program, *, as_json: bool) -> None:
         assert "kl_coef > 0" not in one.text
