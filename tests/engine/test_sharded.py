@@ -15,8 +15,8 @@ from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
 from rldsl.compiler.plan import GenerateOp, ModelSpec
-from tests.engine.ranks import WORLD, on_ranks
 from tests.engine.tiny import CRITIC, Rows, load, perturb, train_op, weights
+from tests.ranks import on_ranks
 
 PROMPTS = 4
 GENERATE = GenerateOp(id="g", model="actor", prompts="prompts", n=2, max_new_tokens=8, temperature=1.0, outputs={})
@@ -61,7 +61,7 @@ def trained(model: Model, rank: int, world: int) -> dict[str, object]:
 def work(comm: Comm, folder: Path) -> dict[str, object]:
     start = ModelSpec(name="actor", kind="policy", source=str(folder / "start"))
     model = Model.load(start, comm=comm, seed=0)
-    made = trained(model, comm.rank, WORLD)
+    made = trained(model, comm.rank, comm.world_size)
     model.save(folder / "end")
     critic = Model.load(CRITIC, comm=comm, seed=0)
     made["critic"] = critic.value(Rows.make().tokens, Rows.make().response_mask).values

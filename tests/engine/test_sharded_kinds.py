@@ -16,8 +16,8 @@ from rldsl.backends.engines.lora import is_adapter
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
 from rldsl.compiler.plan import Aggregate, Arg, GenerateOp
-from tests.engine.ranks import on_ranks
 from tests.engine.tiny import CRITIC, SCRATCH, Rows, changed, train_op, weights
+from tests.ranks import on_ranks
 
 PROMPTS = 4
 GENERATE = GenerateOp(id="g", model="actor", prompts="prompts", n=2, max_new_tokens=8, temperature=1.0, outputs={})

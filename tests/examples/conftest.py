@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.ranks import on_ranks
 from tests.examples.models import Models, make
 from tests.examples.runs import Run, executed, on_each_rank
+from tests.ranks import on_ranks
 
 Runs = Callable[..., Run]
 

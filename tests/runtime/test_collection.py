@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.collection import Collection
-from rldsl.backends.rendezvous import Address, serve
-from rldsl.backends.status import Status
 from rldsl.types import FieldType
+from tests.ranks import on_ranks
 from tests.runtime.test_reshard import same
 
 BATCH, GROUP, STEP, ROUNDS, WORLD = 12, 3, 7, 3, 4
@@ -100,24 +98,16 @@ def check(likely: float, read: int, comm: Comm) -> None:
         assert same(got[name], want[name]), (likely, read, comm.rank, comm.world_size, name)
 
 
-def work(rank: int, address: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = Address.parse(address).connect(60)
-    status = Status(rank=rank, world_size=WORLD)
-    world = Comm.connect(store, status, device=torch.device("cpu"), timeout_s=60)
+def work(world: Comm, _folder: Path) -> None:
     world.make_groups([2, 3])
     for size in (2, 3, 4):
         comm = world.group_of(size)
         for likely, read in product(LIKELY, READS) if comm is not None else ():
             check(likely, read, comm)
-    world.close()
-    (Path(folder) / f"ok{rank}").touch()
 
 
 def test_several_ranks_keep_the_same(tmp_path: Path) -> None:
-    _store, address = serve("127.0.0.1", 60)
-    torch.multiprocessing.spawn(work, (str(address), str(tmp_path)), nprocs=WORLD)
-    assert len(list(tmp_path.iterdir())) == WORLD
+    on_ranks(work, tmp_path, WORLD)
 
 
 @pytest.mark.parametrize(("likely", "read"), list(product(LIKELY, READS)))

@@ -10,14 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.metrics import StepMetrics
-from rldsl.backends.rendezvous import Address, serve
-from rldsl.backends.status import Status
 from rldsl.compiler.plan import AnyOp, Guard, MetricOp, Program, Reduction
+from tests.ranks import on_ranks
 from tests.runtime.plans import only_compute, user_function
 
 WORLD = 3
@@ -81,21 +79,14 @@ def check(line: dict[str, float | None]) -> None:
             assert got == (None if want is None else pytest.approx(want, rel=1e-9, abs=1e-12)), (name, reduction)
 
 
-def work(rank: int, address: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = Address.parse(address).connect(60)
-    comm = Comm.connect(store, Status(rank=rank, world_size=WORLD), device=torch.device("cpu"), timeout_s=60)
-    own = Path(folder) / f"{rank}"
+def work(comm: Comm, folder: Path) -> None:
+    own = folder / f"{comm.rank}"
     own.mkdir()
     check(closed(comm, WORLD, own))
-    (own / "ok").touch()
-    comm.close()
 
 
 def test_over_ranks(tmp_path: Path) -> None:
-    _store, address = serve("127.0.0.1", 60)
-    torch.multiprocessing.spawn(work, (str(address), str(tmp_path)), nprocs=WORLD)
-    assert len(list(tmp_path.glob("*/ok"))) == WORLD
+    on_ranks(work, tmp_path, WORLD)
 
 
 def test_alone_from_several_ops(tmp_path: Path) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.multiprocessing
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.reshard import reshard
-from rldsl.backends.rendezvous import Address, serve
-from rldsl.backends.status import Status
 from rldsl.types import FieldType
+from tests.ranks import on_ranks
 
 BATCH, STEP, GROUP, WORLD = 8, 5, 3, 4
 SCHEMA = {
@@ -55,11 +53,8 @@ def same(got: Column, want: Column) -> bool:
     return got.data == want.data
 
 
-def work(rank: int, address: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = Address.parse(address).connect(60)
-    status = Status(rank=rank, world_size=WORLD)
-    world = Comm.connect(store, status, device=torch.device("cpu"), timeout_s=60)
+def work(world: Comm, _folder: Path) -> None:
+    rank = world.rank
     world.make_groups([2])
     for source, target in MOVES:
         comm = world.group_of(max(source, target, 2))
@@ -76,14 +71,10 @@ def work(rank: int, address: str, folder: str) -> None:
     # Who holds nothing is told the types by the schema, and can give it on.
     again = reshard(got, SCHEMA, world, target=1, batch=BATCH)
     assert len(again["tokens"]) == (2 * GROUP if rank == 0 else 0)
-    world.close()
-    (Path(folder) / f"ok{rank}").touch()
 
 
 def test_reshard_between_layouts(tmp_path: Path) -> None:
-    _store, address = serve("127.0.0.1", 60)
-    torch.multiprocessing.spawn(work, (str(address), str(tmp_path)), nprocs=WORLD)
-    assert len(list(tmp_path.iterdir())) == WORLD
+    on_ranks(work, tmp_path, WORLD)
 
 
 def test_alone_nothing_moves() -> None:
