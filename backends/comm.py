@@ -6,7 +6,7 @@ A run of one rank needs no torch.distributed: every collective is then the ident
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Comm:
-    """Collectives over one group of ranks, ranks 0..world_size-1.
+    """Collectives over one group of ranks, numbered from 0 inside it; `members` are their numbers in the world.
 
     Any collective raises `DiagnosticError` RL0702, naming op, node, rank, step, peers and seconds waited,
     when a peer does not take part within the timeout or its connection breaks.
@@ -38,11 +38,13 @@ class Comm:
         device: torch.device,
         status: Status,
         group: dist.ProcessGroup | None,
+        members: Sequence[int] | None = None,
     ) -> None:
         self.rank, self.world_size, self.device, self.status = rank, world_size, device, status
+        self.members = tuple(range(world_size)) if members is None else tuple(members)
         self._group = group
         self._mesh: DeviceMesh | None = None
-        self._subgroups: dict[int, Comm | None] = {world_size: self}
+        self._subgroups: dict[tuple[int, ...], Comm | None] = {self.members: self}
 
     @classmethod
     def alone(cls, device: torch.device | None = None, status: Status | None = None) -> Comm:
@@ -75,24 +77,31 @@ class Comm:
         if self._group is not None and self._group is dist.group.WORLD:
             dist.destroy_process_group()
 
-    def make_groups(self, sizes: Sequence[int]) -> None:
-        """Prepare `group_of` for these sizes. Collective over the world: every rank, the same sizes."""
-        for size in sorted(set(sizes) - set(self._subgroups)):
-            self._subgroups[size] = self._make_group(size)
+    def make_groups(self, groups: Iterable[Sequence[int]]) -> None:
+        """Prepare `group_of` for these sets of rising ranks. Collective over the world: every rank, the same sets."""
+        for members in sorted({tuple(g) for g in groups} - set(self._subgroups)):
+            self._subgroups[members] = self._make_group(members)
 
-    def _make_group(self, size: int) -> Comm | None:
-        assert 0 < size < self.world_size, f"a group of {size} in a world of {self.world_size}"
+    def _make_group(self, members: tuple[int, ...]) -> Comm | None:
+        assert members and set(members) <= set(self.members), f"a group of {members} in a world of {self.world_size}"
         made = None
-        if size > 1:
-            with self._guard(f"making the group of {size}"):
-                made = dist.new_group(list(range(size)))
-        if self.rank >= size:
+        if len(members) > 1:
+            with self._guard(f"making the group of {len(members)} ranks from {members[0]}"):
+                made = dist.new_group(list(members))
+        if self.rank not in members:
             return None
-        return Comm(rank=self.rank, world_size=size, device=self.device, status=self.status, group=made)
+        return Comm(
+            rank=members.index(self.rank),
+            world_size=len(members),
+            device=self.device,
+            status=self.status,
+            group=made,
+            members=members,
+        )
 
-    def group_of(self, size: int) -> Comm | None:
-        """The first `size` ranks, prepared by `make_groups`; None where this rank is not among them."""
-        return self._subgroups[size]
+    def group_of(self, members: Iterable[int]) -> Comm | None:
+        """These ranks, prepared by `make_groups`; None where this rank is not among them."""
+        return self._subgroups[tuple(members)]
 
     def mesh(self) -> DeviceMesh | None:
         """A 1-D mesh `dp` over these ranks, for FSDP2; None when alone. Collective at its first call."""
@@ -121,7 +130,7 @@ class Comm:
         """The tensor of rank `source`, in place; returns `tensor`."""
         if self._group is not None:
             with self._guard("broadcast"):
-                dist.broadcast(tensor, source, group=self._group)
+                dist.broadcast(tensor, group=self._group, group_src=source)
         return tensor
 
     def barrier(self) -> None:
@@ -156,12 +165,12 @@ class Comm:
         try:
             yield
         except RuntimeError as error:
-            lost(self.status, what, self.world_size, time.monotonic() - began, error)
+            lost(self.status, what, self.members, time.monotonic() - began, error)
 
 
-def lost(status: Status, what: str, world_size: int, waited: float, error: Exception) -> NoReturn:
-    """Raise RL0702: the collective `what` did not come to its end."""
-    peers = ", ".join(str(r) for r in range(world_size) if r != status.rank)
+def lost(status: Status, what: str, members: Sequence[int], waited: float, error: Exception) -> NoReturn:
+    """Raise RL0702: the collective `what` over these ranks did not come to its end."""
+    peers = ", ".join(str(r) for r in members if r != status.rank)
     fail(
         "RL0702",
         f"rank {status.rank} waited {waited:.1f} s in {what} for ranks {peers}, in {status.where()}",

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from rldsl.backends.comm import Comm
-from rldsl.backends.fits import check_hardware
+from rldsl.backends.fits import check_engines, check_hardware
 from rldsl.backends.folder import RunFolder
 from rldsl.backends.handlers import HANDLERS
 from rldsl.backends.keys import reward_key
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.observer import Observer, Silent
 from rldsl.backends.outputs import clear_outputs
-from rldsl.backends.runtime import Runtime
+from rldsl.backends.runtime import Runtime, members
 from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
 from rldsl.diagnostics import fail
 
@@ -44,9 +44,10 @@ class Executor:
         self._ops = plan.program(comm.rank).ops
         comm.status.steps = steps
         comm.status.enter(step=-1, op="agree", node=None)
+        check_engines(plan)
         check_hardware(plan, hardware(comm.device))
         agree(plan, comm, steps)
-        comm.make_groups([plan.group_size(g.name, comm.world_size) for g in plan.groups])
+        comm.make_groups(members(g, comm.world_size) for g in plan.groups)
         self._metrics = StepMetrics(plan, comm)
         comm.status.enter(step=-1, op="load models", node=None)
         self.runtime = Runtime(

@@ -1,8 +1,8 @@
-"""Whether a plan runs on so many ranks, and on this hardware."""
+"""Whether a plan runs on so many ranks, with these engines, and on this hardware."""
 
 from __future__ import annotations
 
-from rldsl.compiler.methods import CLUSTERS
+from rldsl.compiler.methods import CLUSTERS, ENGINES, RUNNING_ENGINES
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import fail
 
@@ -20,7 +20,7 @@ def check_world_size(plan: Plan, world_size: int) -> None:
             found=f"{world_size} ranks",
             fix=f"run with `-n {plan.world_size}`, or compile with `--world-size {world_size}`",
         )
-    if world_size < 1 or plan.divides % world_size:
+    if world_size < 1 or (plan.world_size is None and plan.divides % world_size):
         works = [n for n in range(1, plan.divides + 1) if plan.divides % n == 0]
         fail(
             "RL0707",
@@ -28,6 +28,21 @@ def check_world_size(plan: Plan, world_size: int) -> None:
             expected=f"one of {', '.join(map(str, works))} ranks",
             found=f"{world_size} ranks",
         )
+
+
+def check_engines(plan: Plan) -> None:
+    """RL0711 unless every phase of `plan` has an engine that runs here."""
+    for spec in plan.phases:
+        runs = [e for e in ENGINES[spec.phase] if e in RUNNING_ENGINES]
+        if spec.engine not in runs:
+            name = f"{spec.model}.{spec.phase}"
+            fail(
+                "RL0711",
+                f"`{name}` wants the engine `{spec.engine}`, which this version plans for and does not run",
+                expected=", ".join(runs),
+                found=spec.engine,
+                fix=f'compile with `--layout "{name} : {runs[0]}()"` to run it here',
+            )
 
 
 def check_hardware(plan: Plan, device: str) -> None:

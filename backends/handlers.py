@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Data, Ragged
-from rldsl.backends.data.reshard import reshard
+from rldsl.backends.data.reshard import dealt, reshard
 from rldsl.backends.engines.generate import Samples
 from rldsl.backends.engines.train import TrainBatch
 from rldsl.backends.functions import Call, definition, raised
@@ -204,10 +204,11 @@ def _guarded(
 
 def move(rt: Runtime, op: ReshardOp) -> None:
     """Give the fields the layout of another group."""
-    target = rt.plan.group_size(op.target, rt.comm.world_size)
+    comm, world = rt.group(op.group), rt.comm.world_size
+    source, target = (dealt(rt.plan.group(g), comm.members, world) for g in (op.source, op.target))
     mine = {n: column for n in op.fields if (column := rt.buffer.take(n)) is not None}
-    moved = reshard(mine, rt.schema(op.fields), rt.group(op.group), target=target, batch=op.batch)
-    for name, column in moved.items() if rt.comm.rank < target else ():
+    moved = reshard(mine, rt.schema(op.fields), comm, source=source, target=target, batch=op.batch)
+    for name, column in moved.items() if target.at[comm.rank] is not None else ():
         rt.buffer.put(name, column)
 
 

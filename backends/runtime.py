@@ -28,6 +28,7 @@ from rldsl.compiler.plan import (
     FreeOp,
     FunctionSpec,
     GenerateOp,
+    Group,
     InferOp,
     LoadOp,
     Plan,
@@ -81,12 +82,14 @@ class Runtime:
         return {name: self._loader(list(each)) for name, each in groupby(sorted(ops, key=_stream), _stream)}
 
     def _loader(self, ops: Sequence[LoadOp]) -> Loader:
-        group = self.group(ops[0].group)
+        group = self.plan.group(ops[0].group)
+        at = group.coordinates(self.comm.rank, self.comm.world_size)
+        assert at is not None, f"rank {self.comm.rank} loads for a group that it is not in"
         return Loader(
             ops,
             self.types,
-            rank=group.rank,
-            size=group.world_size,
+            rank=at["dp"],
+            size=group.dp(self.comm.world_size),
             seed=self.plan.seed,
             source_dir=self.source_dir,
         )
@@ -135,7 +138,7 @@ class Runtime:
 
     def group(self, name: str) -> Comm:
         """The ranks of a group of the plan, of which this rank is one."""
-        comm = self.comm.group_of(self.plan.group_size(name, self.comm.world_size))
+        comm = self.comm.group_of(members(self.plan.group(name), self.comm.world_size))
         assert comm is not None, f"rank {self.comm.rank} runs an op of group `{name}` but is not in it"
         return comm
 
@@ -175,6 +178,11 @@ class Runtime:
         """The data of a field with a token axis."""
         assert isinstance(column.data, Ragged), "the plan's types say that this field is ragged"
         return column.data
+
+
+def members(group: Group, world_size: int) -> tuple[int, ...]:
+    """The ranks of a group, rising."""
+    return tuple(rank for first, last in group.spans(world_size) for rank in range(first, last))
 
 
 _WITH_WEIGHTS = (GenerateOp, ExtendOp, InferOp, TrainOp, SyncWeightsOp)

@@ -125,7 +125,7 @@ def _(d: Damage) -> Plan | None:
 
 @kind("a group of another size")
 def _(d: Damage) -> Plan | None:
-    return d.spec("groups", lambda g: {"size": d.off(g.size or d.plan.world_size or 2)})
+    return d.spec("groups", lambda g: {"ranks": ((0, d.off(g.size(d.plan.world_size or 2))),)})
 
 
 @kind("a rank class that begins or ends elsewhere")

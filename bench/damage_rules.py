@@ -205,4 +205,8 @@ def _(d: Damage) -> Plan | None:
         return replace(op, **{n: "other" for n in names if n in op.__struct_fields__ and getattr(op, n) == old})
 
     made = d.mapped(lambda ops: tuple(map(change, ops)))
-    return replace(made, groups=tuple(replace(g, name="other") if g.name == old else g for g in d.plan.groups))
+    return replace(
+        made,
+        groups=tuple(replace(g, name="other") if g.name == old else g for g in d.plan.groups),
+        phases=tuple(replace(p, group="other") if p.group == old else p for p in d.plan.phases),
+    )

@@ -104,7 +104,7 @@ kind("a model nobody uses")(
     lambda d: d.header(models=(*d.plan.models, ModelSpec(name="ghost", kind="policy", source="ghosts")))
 )
 kind("a field nobody writes")(lambda d: d.header(fields=(*d.plan.fields, replace(d.plan.fields[0], name="ghost"))))
-kind("a group of no op")(lambda d: d.header(groups=(*d.plan.groups, Group(name="ghosts", size=1))))
+kind("a group of no op")(lambda d: d.header(groups=(*d.plan.groups, Group(name="ghosts", ranks=((0, 1),)))))
 kind("a declaration twice")(
     lambda d: d.header(**{(w := d.rng.choice(("models", "fields", "functions", "groups"))): getattr(d.plan, w) * 2})
 )

@@ -64,14 +64,16 @@ def _header(plan: Plan) -> dict[str, Any]:
     for model in body["models"]:
         # The runtime loads a model frozen unless it is trainable and some op trains it.
         model["trainable"] = model.get("trainable", True) and model["name"] in trained
-    for name in ("models", "fields", "functions", "edges"):
+    for phase in body["phases"]:
+        phase["group"] = _layout(plan, phase["group"])
+    for name in ("models", "fields", "functions", "edges", "phases"):
         body[name] = sorted(json.dumps(each, sort_keys=True) for each in body.get(name, ()))
     return body
 
 
 def _cuts(plan: Plan) -> set[int]:
     """The first rank of every stretch of ranks that could differ."""
-    ends = {p.last for p in plan.programs} | {g.size for g in plan.groups}
+    ends = {p.last for p in plan.programs} | {end for g in plan.groups for span in g.ranks for end in span}
     inside = {e for e in ends if e is not None and (plan.world_size is None or e < plan.world_size)}
     return {0, *(p.first for p in plan.programs), *inside}
 
@@ -81,9 +83,10 @@ def _program(plan: Plan, rank: int) -> Program | None:
     return found[0] if len(found) == 1 else None
 
 
-def _size(plan: Plan, group: str) -> int | None:
-    size = next(g.size for g in plan.groups if g.name == group)
-    return plan.world_size if size is None else size
+def _layout(plan: Plan, name: str) -> Any:
+    group = plan.group(name)
+    ranks = group.ranks if plan.world_size is None else group.spans(plan.world_size)
+    return [ranks, group.tp, group.cp, group.pp, group.ep]
 
 
 def _body(plan: Plan, op: AnyOp) -> str:
@@ -91,8 +94,8 @@ def _body(plan: Plan, op: AnyOp) -> str:
     body: dict[str, Any] = json.loads(msgspec.json.encode(op))
     for name in ("id", "because"):
         body.pop(name, None)
-    for name in ("group", "source", "target") if isinstance(op, ReshardOp) else ("group",):
-        body[name] = _size(plan, getattr(op, name))
+    for name in ("group", "source", "target") if isinstance(op, ReshardOp | SyncWeightsOp) else ("group",):
+        body[name] = _layout(plan, getattr(op, name))
     if isinstance(op, LoadOp):
         body["stream"] = sorted(o.columns for o in plan.ops() if isinstance(o, LoadOp) and o.stream == op.stream)
     if isinstance(op, FreeOp):
@@ -168,8 +171,8 @@ def _gets_through(plan: Plan) -> bool:
             if not left[rank]:
                 continue
             op = left[rank][-1]
-            size = _size(plan, op.group)
-            members = [r for r in ranks if size is None or r < size]
+            spans = plan.group(op.group).ranks
+            members = [r for r in ranks if not spans or any(first <= r < last for first, last in spans)]
             if rank in members and all(left[r] and left[r][-1].id == op.id for r in members):
                 for each in members:
                     left[each].pop()

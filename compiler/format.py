@@ -21,8 +21,8 @@ from rldsl.diagnostics import Diagnostics
 _INDENT, _CONTINUED = "  ", "    "
 _ALIGNED = ("param", "model", "node", "metric", "output", "layout")
 _LONGEST_HEAD = 8  # words up to the `=`: `node NAME : ROLE , TYPE =`
-_TIGHT_BEFORE = frozenset((",", ";", ")", "]", "}", "?", "."))
-_TIGHT_AFTER = frozenset(("(", "[", "{", "."))
+_TIGHT_BEFORE = frozenset((",", ";", ")", "]", "}", "?", ".", ".."))
+_TIGHT_AFTER = frozenset(("(", "[", "{", ".", ".."))
 
 
 @dataclass
@@ -84,7 +84,7 @@ def _read(text: str, file: str) -> tuple[Tree[Token], list[Token]]:
 def _items(tree: Tree[Token], words: Iterator[Token], depth: int) -> Iterator[_Item]:
     """The statements of a file or a block in order, with their words."""
     for child in tree.children:
-        if not isinstance(child, Tree) or child.data not in (*STATEMENTS, "layout"):
+        if not isinstance(child, Tree) or child.data not in (*STATEMENTS, "layout", "place"):
             continue
         kind, item = str(child.data), _Item(str(child.data), depth)
         for word in words:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
-from rldsl.compiler.plan import AnyOp, Dropped, Group, Program, Scalar
+from rldsl.compiler.plan import AnyOp, Dropped, Group, PhaseSpec, Program, Scalar
 from rldsl.compiler.signature import Signature
 from rldsl.diagnostics import Span
 from rldsl.types import FieldType, NodeType
@@ -256,12 +256,22 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseLayout:
-    """`actor.generate : hf(dp = 2)`."""
+    """`actor.generate : hf(dp = 2) on 4..5`: `ranks` are the first and the last."""
 
     model: str
     phase: str
     engine: str
     axes: tuple[Keyword, ...] = ()
+    ranks: tuple[int, int] | None = None
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """`reward on 4..7`: the first and the last rank that run a node without a model."""
+
+    node: str
+    ranks: tuple[int, int]
     span: Span | None = field(default=None, compare=False)
 
 
@@ -272,6 +282,7 @@ class Deploy:
     count: int | None = None
     cluster: str | None = None
     layouts: tuple[PhaseLayout, ...] = ()
+    places: tuple[Place, ...] = ()
     span: Span | None = field(default=None, compare=False)
 
 
@@ -417,6 +428,7 @@ class Module:
     world_size: int | None = None
     divides: int = 1
     groups: tuple[Group, ...] = ()
+    phases: tuple[PhaseSpec, ...] = ()
     placement: Mapping[str, str] = field(default_factory=dict)
     ops: tuple[AnyOp, ...] = ()
     dropped: tuple[Dropped, ...] = ()

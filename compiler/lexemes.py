@@ -20,7 +20,7 @@ _LEXEME = re.compile(
     | (?P<quoted>'[^'\n]*')
     | (?P<number>[0-9]+(?:_[0-9]+)*(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)?)
     | (?P<name>\w+)
-    | (?P<mark>->|=>|==|!=|<=|>=|:=|<-|//|/\*|&&|\|\||\*\*|[^ \t\r\n])
+    | (?P<mark>\.\.|->|=>|==|!=|<=|>=|:=|<-|//|/\*|&&|\|\||\*\*|[^ \t\r\n])
     """,
     re.VERBOSE,
 )
@@ -40,7 +40,9 @@ _AFTER_NAME = {
     "validate": ("every",),
     "algorithm": ("{",),
 }
-_CONNECT = frozenset(("with", "when", "after", "and", "or", "not", "compute", "carry", "collect", "where", "until"))
+_CONNECT = frozenset(
+    ("with", "when", "after", "and", "or", "not", "compute", "carry", "collect", "where", "until", "on")
+)
 _GO_ON = _CONNECT | {"in", "every", "max", "copy", "shared", "frozen", "true", "false", "none"}
 _END = frozenset((")", "]", "}", "?"))
 

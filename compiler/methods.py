@@ -162,8 +162,24 @@ DATA_SOURCES: dict[str, SourceKind] = {
     "parquet": _FILE,
 }
 
-ENGINES: dict[Phase, tuple[str, ...]] = {Phase.TRAIN: ("fsdp",), Phase.GENERATE: ("hf",)}
+ENGINES: dict[Phase, tuple[str, ...]] = {
+    Phase.TRAIN: ("fsdp", "megatron"),
+    Phase.GENERATE: ("hf", "vllm", "sglang"),
+    Phase.INFER: ("fsdp", "megatron"),
+}
 """Engines by phase, the default first."""
+
+ENGINE_AXES: dict[str, tuple[str, ...]] = {
+    "fsdp": ("dp",),
+    "hf": ("dp",),
+    "megatron": ("dp", "tp", "pp", "cp", "ep"),
+    "vllm": ("dp", "tp", "pp", "ep"),
+    "sglang": ("dp", "tp", "pp", "ep"),
+}
+"""The parallel axes along which an engine can lay out a model."""
+
+RUNNING_ENGINES = frozenset({"fsdp", "hf"})
+"""Engines that this version runs; for the others it plans."""
 
 CLUSTERS: dict[str, str] = {
     "cpu": "any processor",

@@ -29,6 +29,7 @@ from rldsl.compiler.ir import (
     Param,
     ParamType,
     PhaseLayout,
+    Place,
     Range,
     SourceCall,
     Use,
@@ -411,7 +412,8 @@ class _Builder:
         clusters = [_tokens(c) for c in _subtrees(tree, "cluster")]
         count, kind = (int(self.number(clusters[0][0])), str(clusters[0][1])) if clusters else (None, None)
         layouts = tuple(self.layout(t) for t in _subtrees(tree, "layout"))
-        return Deploy(count=count, cluster=kind, layouts=layouts, span=self.span(tree))
+        places = tuple(self.place(t) for t in _subtrees(tree, "place"))
+        return Deploy(count=count, cluster=kind, layouts=layouts, places=places, span=self.span(tree))
 
     def layout(self, tree: _Tree) -> PhaseLayout:
         model, phase, engine = _tokens(tree)[:3]
@@ -420,8 +422,18 @@ class _Builder:
             phase=str(phase),
             engine=str(engine),
             axes=self.keywords(tree),
+            ranks=next((self.ranks(t) for t in _subtrees(tree, "on")), None),
             span=self.span(tree),
         )
+
+    def place(self, tree: _Tree) -> Place:
+        node = ".".join(map(str, _tokens(tree)))
+        return Place(node=node, ranks=self.ranks(_only(tree, "on")), span=self.span(tree))
+
+    def ranks(self, tree: _Tree) -> tuple[int, int]:
+        """The first and the last; one alone is both."""
+        first, *last = (int(self.number(t)) for t in _tokens(tree))
+        return first, last[0] if last else first
 
 
 def _with_options(call: Call, options: tuple[Keyword, ...]) -> Call:

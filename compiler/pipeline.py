@@ -248,6 +248,7 @@ def _plan(module: Module) -> Plan:
         ),
         functions=tuple(function_spec(module.signatures[f]) for f in used),
         groups=module.groups,
+        phases=module.phases,
         roles={n.id: n.role for n in graph.nodes if n.role},
         depths=dict(module.depths),
         edges=tuple((e.source, e.target, f"{e.kind} {e.carries}".strip()) for e in graph.edges),

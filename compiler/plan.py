@@ -26,10 +26,14 @@ class _Struct(msgspec.Struct, frozen=True):
 
 
 class Phase(StrEnum):
-    """What a model is doing; each phase has its own engine and layout."""
+    """What a model is doing; each phase has its own engine and layout.
+
+    `infer` is the phase of models that no op trains: the others score with the engine that trains them.
+    """
 
     TRAIN = "train"
     GENERATE = "generate"
+    INFER = "infer"
 
 
 class InferMethod(StrEnum):
@@ -62,11 +66,28 @@ class Reduction(StrEnum):
 
 
 class SyncKind(StrEnum):
-    """How trained weights reach the generation engine."""
+    """How trained weights reach the generation engine.
+
+    It shares them; it copies them; each of its ranks gathers them, as all hold a part; or one that has gathered them
+    sends them to ranks that hold none.
+    """
 
     LOCAL = "local"
     COPY = "copy"
     ALL_GATHER = "all_gather"
+    BROADCAST = "broadcast"
+
+
+class Move(StrEnum):
+    """What a reshard is on the wire: nothing, as each rank keeps some of its own rows; to one rank; from one rank to
+    many; to ranks that all need the same rows; or from each to each.
+    """
+
+    LOCAL = "local"
+    GATHER = "gather"
+    SCATTER = "scatter"
+    BROADCAST = "broadcast"
+    ALL_TO_ALL = "all_to_all"
 
 
 class Arg(_Struct, frozen=True, kw_only=True):
@@ -128,11 +149,70 @@ class SourceSpec(_Struct, frozen=True, kw_only=True):
     args: dict[str, Scalar] = {}
 
 
+AXES = ("tp", "cp", "dp", "pp")
+"""Parallel axes of a group in the order in which its ranks are numbered, the fastest first, as Megatron has them."""
+
+
 class Group(_Struct, frozen=True, kw_only=True):
-    """Ranks that run something together: the first `size` ranks; None means all of them."""
+    """Ranks that run something together: from the first of each pair in `ranks` to below the second; none means all.
+
+    The pairs rise and do not touch. Inside the group, ranks are numbered along `AXES`; dp is what the others leave.
+    Prompt i of a batch lies, with its samples, on every rank whose dp coordinate is i modulo dp. `ep` ranks of dp and
+    cp share the experts of a layer.
+    """
 
     name: str
-    size: int | None = None
+    ranks: tuple[tuple[int, int], ...] = ()
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    ep: int = 1
+
+    @property
+    def copies(self) -> int:
+        """How many ranks hold the same rows."""
+        return self.tp * self.cp * self.pp
+
+    def spans(self, world_size: int) -> tuple[tuple[int, int], ...]:
+        """The pairs, also of the group of all ranks."""
+        return self.ranks or ((0, world_size),)
+
+    def size(self, world_size: int) -> int:
+        """How many ranks there are in it."""
+        return sum(last - first for first, last in self.spans(world_size))
+
+    def dp(self, world_size: int) -> int:
+        """Over how many ranks the rows of a batch are dealt out."""
+        return self.size(world_size) // self.copies
+
+    def index(self, rank: int, world_size: int) -> int | None:
+        """The number of `rank` inside the group, None for one outside."""
+        before = 0
+        for first, last in self.spans(world_size):
+            if first <= rank < last:
+                return before + rank - first
+            before += last - first
+        return None
+
+    def coordinates(self, rank: int, world_size: int) -> dict[str, int] | None:
+        """Where `rank` lies along each of `AXES`, None for one outside."""
+        index = self.index(rank, world_size)
+        if index is None:
+            return None
+        sizes = {"tp": self.tp, "cp": self.cp, "dp": self.dp(world_size), "pp": self.pp}
+        made = {}
+        for axis in AXES:
+            index, made[axis] = divmod(index, sizes[axis])
+        return made
+
+
+class PhaseSpec(_Struct, frozen=True, kw_only=True):
+    """What runs a phase of a model, and where."""
+
+    model: str
+    phase: Phase
+    engine: str
+    group: str
 
 
 class Guard(_Struct, frozen=True, kw_only=True):
@@ -342,12 +422,16 @@ class TrainOp(Op, tag="train", frozen=True, kw_only=True):
 
 
 class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
-    """Move rows to the ranks of `target`: prompt i of `batch` lies on rank i modulo the size of `target`."""
+    """Move rows of `batch` prompts from the layout of the group `source` to that of `target`.
+
+    Both lie in the group of the op. Of ranks that hold the same rows the first sends them.
+    """
 
     fields: tuple[str, ...]
     source: str
     target: str
     batch: int
+    kind: Move = Move.ALL_TO_ALL
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -361,25 +445,27 @@ class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
 
     @property
     def collective(self) -> bool:
-        """An all-to-all."""
-        return True
+        """Unless nothing is sent."""
+        return self.kind is not Move.LOCAL
 
 
 class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
-    """Give the generation engine of `model` the weights as trained so far.
+    """Give the generation engine of `model`, on the group `target`, the weights as trained so far on `source`.
 
-    Rollouts of each `staleness` have an engine of their own; one with staleness 1 keeps weights of its own, and its
-    transfer follows the rollout.
+    Both lie in the group of the op. Rollouts of each `staleness` have an engine of their own; one with staleness 1
+    keeps weights of its own, and its transfer follows the rollout.
     """
 
     model: str
     sync: SyncKind
+    source: str = "world"
+    target: str = "world"
     staleness: int = 0
 
     @property
     def collective(self) -> bool:
         """Unless the two phases share this rank's memory."""
-        return self.sync is SyncKind.ALL_GATHER
+        return self.sync in (SyncKind.ALL_GATHER, SyncKind.BROADCAST)
 
 
 class CollectOp(Op, tag="collect", frozen=True, kw_only=True):
@@ -408,7 +494,7 @@ class CollectOp(Op, tag="collect", frozen=True, kw_only=True):
 class TakeOp(Op, tag="take", frozen=True, kw_only=True):
     """Write the first `batch` prompts of the collection, in the order of collecting, numbered anew from 0.
 
-    Prompt i lies on rank i modulo the number of ranks, as freshly loaded prompts do. There may be fewer.
+    They lie as freshly loaded prompts do. There may be fewer.
     """
 
     collection: str
@@ -519,7 +605,10 @@ class Dropped(_Struct, frozen=True, kw_only=True):
 
 
 class Plan(_Struct, frozen=True, kw_only=True):
-    """Everything the executor needs. `world_size` None: any number of ranks that divides `divides`."""
+    """Everything the executor needs. `world_size` None: any number of ranks that divides `divides`.
+
+    `phases` says of each model that an op uses which engines run it.
+    """
 
     schema: str = SCHEMA_VERSION
     algorithm: str
@@ -532,6 +621,7 @@ class Plan(_Struct, frozen=True, kw_only=True):
     fields: tuple[FieldSpec, ...]
     functions: tuple[FunctionSpec, ...]
     groups: tuple[Group, ...]
+    phases: tuple[PhaseSpec, ...] = ()
     roles: dict[str, str] = {}
     depths: dict[str, int] = {}
     edges: tuple[tuple[str, str, str], ...] = ()
@@ -555,10 +645,9 @@ class Plan(_Struct, frozen=True, kw_only=True):
         """The field called `name`."""
         return next(f for f in self.fields if f.name == name)
 
-    def group_size(self, name: str, world_size: int) -> int:
-        """How many ranks `name` has when `world_size` ranks run."""
-        group = next(g for g in self.groups if g.name == name)
-        return world_size if group.size is None else group.size
+    def group(self, name: str) -> Group:
+        """The group called `name`."""
+        return next(g for g in self.groups if g.name == name)
 
     def ops(self) -> Iterator[AnyOp]:
         """Every op once, in program order, the first rank class first."""

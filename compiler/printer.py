@@ -20,6 +20,7 @@ from rldsl.compiler.ir import (
     Module,
     Node,
     Param,
+    PhaseLayout,
     Range,
     SourceCall,
 )
@@ -155,8 +156,19 @@ def _keyword(keyword: Keyword) -> str:
 
 def _deploy(deploy: Deploy) -> str:
     lines = [f"cluster {deploy.count} x {deploy.cluster}"] if deploy.cluster else []
-    lines += [f"{p.model}.{p.phase} : {p.engine}({', '.join(_keyword(k) for k in p.axes)})" for p in deploy.layouts]
+    lines += [_layout(p) for p in deploy.layouts]
+    lines += [f"{p.node} on {_ranks(p.ranks)}" for p in deploy.places]
     return "deploy {\n" + "".join(f"{_INDENT}{line}\n" for line in lines) + "}\n"
+
+
+def _layout(layout: PhaseLayout) -> str:
+    on = "" if layout.ranks is None else f" on {_ranks(layout.ranks)}"
+    return f"{layout.model}.{layout.phase} : {layout.engine}({', '.join(_keyword(k) for k in layout.axes)}){on}"
+
+
+def _ranks(ranks: tuple[int, int]) -> str:
+    first, last = ranks
+    return str(first) if first == last else f"{first}..{last}"
 
 
 def print_module(module: Module) -> str:

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from rldsl.compiler.annotations import Annotations, check_reads, check_writes
 from rldsl.compiler.handles import ParamHandle
-from rldsl.compiler.ir import ANY_NAME, Block, Deploy, Graph, Input, Model, Node, Param, PhaseLayout, Use
+from rldsl.compiler.ir import ANY_NAME, Block, Deploy, Graph, Input, Model, Node, Param, PhaseLayout, Place, Use
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Label, Span, fail
 from rldsl.types import FieldType
 
@@ -105,6 +105,7 @@ class Builder:
         self.models: Declared[Make[Model]] = Declared(replaces=replaces)
         self.blocks: Declared[BlockRecord] = Declared(replaces=replaces)
         self.layouts: Declared[Make[PhaseLayout]] = Declared(replaces=replaces)
+        self.places: Declared[Make[Place]] = Declared(replaces=replaces)
         self.uses: Declared[tuple[str, Span]] = Declared(replaces=True)
         self.cluster: tuple[int, str] | None = None
         self.top = self.scope = Scope(replaces=replaces)
@@ -171,7 +172,7 @@ class _Maker:
         top = self.scope(builder.top)
         inner = [(record, self.scope(record.scope)) for record in builder.blocks]
         blocks = self.each(partial(r.make, made.inputs, made.nodes) for r, made in inner)
-        layouts = self.each(builder.layouts)
+        layouts, places = self.each(builder.layouts), self.each(builder.places)
         scopes = [made for _, made in inner]
         self.check(top, scopes)
         count, kind = builder.cluster or (None, None)
@@ -183,7 +184,9 @@ class _Maker:
             nodes=top.nodes,
             blocks=blocks,
             uses=self.uses([top, *scopes]),
-            deploy=Deploy(count=count, cluster=kind, layouts=layouts) if builder.cluster or layouts else None,
+            deploy=Deploy(count=count, cluster=kind, layouts=layouts, places=places)
+            if builder.cluster or layouts or places
+            else None,
             span=builder.span,
         )
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, cast
 
 from rldsl.compiler.handles import ParamHandle, QuantityHandle, SourceHandle, keywords_of, to_expr
-from rldsl.compiler.ir import Block, BlockKind, FieldArg, Input, Node, PhaseLayout, Range
+from rldsl.compiler.ir import Block, BlockKind, FieldArg, Input, Node, PhaseLayout, Place, Range
 from rldsl.compiler.plan import Scalar
 from rldsl.compiler.pysource import Site, caller_frame, caller_site
 from rldsl.compiler.record import BlockRecord, Builder, Scope, check_name, current, declaring
@@ -38,6 +38,7 @@ __all__ = [
     "output",
     "param",
     "parquet",
+    "place",
     "policy",
     "reasoning_gym",
     "reset",
@@ -313,14 +314,32 @@ def deploy(*, cluster: tuple[int, str] | None = None) -> None:
         builder.cluster = cluster
 
 
-def layout(model: ModelHandle, phase: str, engine: str, **axes: int) -> None:
-    """Engine and parallel axes of one phase of a model: `rl.layout(actor, "train", "fsdp", dp=8)`."""
+def layout(model: ModelHandle, phase: str, engine: str, *, on: tuple[int, int] | None = None, **axes: int) -> None:
+    """Engine and parallel axes of one phase of a model: `rl.layout(actor, "train", "fsdp", dp=4, on=(0, 3))`.
+
+    `on` are its first and its last rank; without it the phase has the first ranks, as many as the axes fill.
+    """
     site = caller_site()
     with declaring() as builder:
         expect(model, ModelHandle, "what a layout is for", "a model, as `rl.policy(...)` returns it", site)
 
         def make() -> PhaseLayout:
-            keywords = keywords_of(axes, site)
-            return PhaseLayout(model=model.name, phase=phase, engine=engine, axes=keywords, span=site.span)
+            keywords, ranks = keywords_of(axes, site), None if on is None else _ranks(on, site)
+            return PhaseLayout(model=model.name, phase=phase, engine=engine, axes=keywords, ranks=ranks, span=site.span)
 
         builder.layouts.add([(model.name, phase)], make)
+
+
+def place(node: str, *, on: tuple[int, int]) -> None:
+    """The first and the last rank that run a node without a model: `rl.place("reward", on=(4, 7))`."""
+    site = caller_site()
+    with declaring() as builder:
+        expect(node, str, "what a place is for", "the name of a node", site)
+        builder.places.add([node], lambda: Place(node=node, ranks=_ranks(on, site), span=site.span))
+
+
+def _ranks(on: object, site: Site) -> tuple[int, int]:
+    given = on if isinstance(on, tuple) else ()
+    if len(given) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in given):
+        fail("RL0105", "`on` is the first and the last rank", span=site.of("on"), expected="on=(4, 7)", found=repr(on))
+    return int(given[0]), int(given[1])

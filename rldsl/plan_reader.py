@@ -42,9 +42,10 @@ class Plan:
     def program(self, rank: int, world_size: int | None = None) -> list[dict[str, Any]]:
         """What `rank` does in each step, in order, with its own coordinates filled in.
 
-        Each op has, besides its keys in the file, `ranks`: the first rank of its group and the one past the last; and
-        where rows are laid out, `prompts`: the positions in the batch of those that lie on this rank. A plan for any
-        number of ranks needs `world_size`. PlanError when there is no such rank.
+        Each op has, besides its keys in the file, `ranks`: those of its group, as pairs of the first and the one past
+        the last; `coordinates` of this rank along the group's axes; and where rows are laid out, `prompts`: the
+        positions in the batch of those that lie on this rank. A plan for any number of ranks needs `world_size`.
+        PlanError when there is no such rank.
         """
         total = self._total(world_size)
         if not 0 <= rank < total:
@@ -52,10 +53,34 @@ class Plan:
         program = next(p for p in self.body["programs"] if _covers(p, rank))
         return [self._expanded(op, rank, total) for op in program["ops"]]
 
-    def ranks(self, group: str, world_size: int | None = None) -> tuple[int, int]:
-        """The first rank of `group` and the one past the last."""
-        first, size = self.groups[group].get("first") or 0, self.groups[group]["size"]
-        return first, self._total(world_size) if size is None else first + size
+    def ranks(self, group: str, world_size: int | None = None) -> list[list[int]]:
+        """The ranks of `group`: pairs of the first and the one past the last, rising."""
+        return self.groups[group]["ranks"] or [[0, self._total(world_size)]]
+
+    def coordinates(self, group: str, rank: int, world_size: int | None = None) -> dict[str, int] | None:
+        """Where `rank` lies along the axes of `group`; `dp` says which rows it has. None for a rank outside."""
+        index, _ = self._dealt(group, rank, world_size)
+        if index is None:
+            return None
+        made = {}
+        for axis, size in self._axes(group, world_size).items():
+            index, made[axis] = divmod(index, size)
+        return made
+
+    def _dealt(self, group: str, rank: int, world_size: int | None) -> tuple[int | None, int]:
+        """The number of a rank inside a group, and how many there are."""
+        index, before = None, 0
+        for first, last in self.ranks(group, world_size):
+            if first <= rank < last:
+                index = before + rank - first
+            before += last - first
+        return index, before
+
+    def _axes(self, group: str, world_size: int | None) -> dict[str, int]:
+        """The axes in the order in which ranks are numbered, the fastest first."""
+        of = self.groups[group]
+        size = self._dealt(group, 0, world_size)[1]
+        return {"tp": of["tp"], "cp": of["cp"], "dp": size // (of["tp"] * of["cp"] * of["pp"]), "pp": of["pp"]}
 
     def _total(self, world_size: int | None) -> int:
         if self.world_size is not None:
@@ -69,11 +94,12 @@ class Plan:
         return world_size
 
     def _expanded(self, op: dict[str, Any], rank: int, total: int) -> dict[str, Any]:
-        made = {**op, "ranks": list(self.ranks(op["group"], total))}
+        made = {**op, "ranks": self.ranks(op["group"], total)}
+        made["coordinates"] = self.coordinates(op["group"], rank, total)
         if op["op"] in _LAID_OUT:
-            first, last = self.ranks(op["target"] if op["op"] == "reshard" else op["group"], total)
-            here = range(rank - first, op["batch"], last - first) if first <= rank < last else range(0)
-            made["prompts"] = list(here)
+            group = op["target"] if op["op"] == "reshard" else op["group"]
+            at = self.coordinates(group, rank, total)
+            made["prompts"] = [] if at is None else list(range(at["dp"], op["batch"], self._axes(group, total)["dp"]))
         return made
 
 

@@ -43,13 +43,24 @@ def test_it_reads_what_the_compiler_writes(name):
 def test_a_rank_has_its_own_coordinates(split):
     plan = loads(split)
     ops = {op["id"]: op for op in plan.program(1)}
-    assert ops["rollout"]["ranks"] == [0, 2]
-    assert ops["load:prompts"]["prompts"] == [1]
-    assert ops["reshard:rollout:world"]["prompts"] == [1, 3]
+    assert ops["rollout"]["ranks"] == [[0, 2]]
+    assert ops["load:prompts"]["prompts"] == [1, 3]
+    assert ops["reshard:reward:ranks0-1"]["prompts"] == [1]
     other = {op["id"]: op for op in plan.program(3)}
     assert "rollout" not in other
-    assert other["reshard:rollout:world"]["prompts"] == []
-    assert other["reshard:update:dp2"]["prompts"] == [3]
+    assert other["reshard:reward:ranks0-1"]["prompts"] == [3]
+
+
+def test_copies_hold_the_same_rows():
+    layouts = ("actor.train : megatron(tp = 2) on 0..3", "actor.generate : vllm(tp = 2, pp = 2) on 4..7")
+    plan = loads(text_of("grpo", Options(world_size=8, layouts=layouts)))
+    group = next(p["group"] for p in plan.body["phases"] if p["phase"] == "train")
+    assert [plan.coordinates(group, rank)["dp"] for rank in range(4)] == [0, 0, 1, 1]
+    ops = [{op["id"]: op for op in plan.program(rank)} for rank in range(8)]
+    assert [o["update"]["prompts"] for o in ops[:4]] == [[0, 2], [0, 2], [1, 3], [1, 3]]
+    assert [o["load:prompts"]["prompts"] for o in ops[4:]] == [[0, 1, 2, 3]] * 4
+    assert ops[5]["rollout"]["coordinates"] == {"tp": 1, "cp": 0, "dp": 0, "pp": 0}
+    assert ops[6]["rollout"]["coordinates"] == {"tp": 0, "cp": 0, "dp": 0, "pp": 1}
 
 
 def test_positions_of_all_ranks_are_the_batch():
@@ -106,7 +117,7 @@ def test_a_copy_runs_alone(tmp_path, split):
         [sys.executable, "-I", "-S", "reader.py", "plan.json", "2"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert [json.loads(line)["op"] for line in done.stdout.splitlines()][:2] == ["load", "reshard"]
+    assert [json.loads(line)["op"] for line in done.stdout.splitlines()][:2] == ["sync_weights", "reshard"]
     code = "import sys; sys.path.insert(0, '.'); import reader; reader.load('plan.json'); assert 'msgspec' not in sys.modules"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, timeout=60, check=True)
     wrong = subprocess.run(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, concat
-from rldsl.backends.data.reshard import reshard
+from rldsl.backends.data.reshard import Dealt, reshard
 from rldsl.types import FieldType
 
 NEVER = torch.iinfo(torch.int64).max  # greater than any id
@@ -64,7 +64,7 @@ class Collection:
         """
         mine = {name: column for name, column in self.rows().items() if name in schema}
         self._parts, self._taken = {}, True
-        return reshard(mine, schema, comm, target=comm.world_size, batch=self._batch)
+        return reshard(mine, schema, comm, source=None, target=Dealt.over(comm.world_size), batch=self._batch)
 
 
 def _span(ids: Tensor, comm: Comm) -> tuple[int, int]:

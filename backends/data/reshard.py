@@ -1,22 +1,49 @@
-"""Rows between the strided layouts of two group sizes: one all-to-all of sizes, one of bytes.
+"""Rows between the layouts of two groups: one all-to-all of sizes, one of bytes; nothing where no row has to go.
 
-In the layout of size n, prompt i of the step's batch is on rank i % n with all its samples. A message
-holds, field after field: the row count, the ids, the row lengths (ragged and text) and the values, each
-part padded to 8 bytes so that it can be read in place. Own rows do not pass through the exchange.
+Prompt i of the step's batch lies, with all its samples, on the ranks whose dp coordinate is i modulo dp: one rank, or
+several copies, of which the first sends. A message holds, field after field: the row count, the ids, the row lengths
+(ragged and text) and the values, each part padded to 8 bytes so that it can be read in place. Own rows do not pass
+through the exchange.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged, concat, no_rows
+from rldsl.compiler.plan import Group
 from rldsl.types import DType, FieldType
 
 ALIGN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """How a group deals out rows over the ranks of a `Comm`: the dp coordinate of each, None where it gets none.
+
+    `first` are those that stand for all with the same rows.
+    """
+
+    at: tuple[int | None, ...]
+    first: tuple[bool, ...]
+    dp: int
+
+    @classmethod
+    def over(cls, count: int) -> Dealt:
+        """Over all ranks, `count` of them."""
+        return cls(tuple(range(count)), (True,) * count, count)
+
+
+def dealt(group: Group, members: Sequence[int], world_size: int) -> Dealt:
+    """The layout of `group` as the ranks `members` see it."""
+    places = [group.coordinates(rank, world_size) for rank in members]
+    first = tuple(p is not None and p["tp"] == p["cp"] == p["pp"] == 0 for p in places)
+    return Dealt(tuple(None if p is None else p["dp"] for p in places), first, group.dp(world_size))
 
 
 def reshard(
@@ -24,27 +51,48 @@ def reshard(
     schema: Mapping[str, tuple[FieldType, int]],
     comm: Comm,
     *,
-    target: int,
+    source: Dealt | None,
+    target: Dealt,
     batch: int,
 ) -> dict[str, Column]:
-    """Move rows to the layout of the first `target` ranks of `comm`. Collective over `comm`.
+    """Move rows from one layout to another. Collective over `comm`, unless no row has to leave its rank.
+
+    Without `source` each row lies on one rank, whichever.
 
     `columns` are this rank's rows, empty dict where it has none yet; `schema` gives every field's type and
     samples per prompt, the same on all ranks. Returned rows are in the order of their ids.
     """
-    parts = [{n: _part(columns, n, rank, target, batch) for n in schema} for rank in range(comm.world_size)]
+    parts = [{n: _part(columns, n, at, target.dp, batch) for n in schema} for at in target.at]
     own = {n: part for n, part in parts[comm.rank].items() if part is not None}
-    outgoing = [_pack(part, comm) if rank != comm.rank else _empty(comm) for rank, part in enumerate(parts)]
-    received = _exchange(outgoing, comm)
+    received: list[Tensor] = []
+    if source is None or not _stays(source, target):
+        sends = [_sends(source, comm.rank, to) for to in range(comm.world_size)]
+        outgoing = [_pack(part, comm) if to else _empty(comm) for to, part in zip(sends, parts, strict=True)]
+        received = _exchange(outgoing, comm)
     unpacked = [_unpack(buffer, schema, comm) for buffer in received if len(buffer)]
     return {name: _merge(name, own, unpacked, schema[name], comm) for name in schema}
 
 
-def _part(columns: Mapping[str, Column], name: str, rank: int, target: int, batch: int) -> Column | None:
-    if name not in columns:
+def _stays(source: Dealt, target: Dealt) -> bool:
+    """Whether every rank has the rows that it is to have."""
+    return all(
+        there is None or (here is not None and target.dp % source.dp == 0 and there % source.dp == here)
+        for here, there in zip(source.at, target.at, strict=True)
+    )
+
+
+def _sends(source: Dealt | None, rank: int, to: int) -> bool:
+    """Not to itself; and of ranks that hold the same rows only the first sends, and to none of these."""
+    if rank == to or source is None:
+        return rank != to
+    return source.first[rank] and source.at[rank] != source.at[to]
+
+
+def _part(columns: Mapping[str, Column], name: str, at: int | None, dp: int, batch: int) -> Column | None:
+    if name not in columns or at is None:
         return None
     column = columns[name]
-    return column.select(((column.prompt_ids % batch) % target == rank).nonzero()[:, 0])
+    return column.select(((column.prompt_ids % batch) % dp == at).nonzero()[:, 0])
 
 
 def _empty(comm: Comm) -> Tensor:

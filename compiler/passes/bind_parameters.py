@@ -26,7 +26,7 @@ from rldsl.compiler.ir import (
 from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.warn_unused import SEED
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.plan import AXES, Scalar
 from rldsl.compiler.units import unit_of
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
 
@@ -290,7 +290,7 @@ class _Binder:
         return self.checked(expr, Setting(name="batch", type="int", least=1, unit="prompts"))
 
     def deploy(self, deploy: Deploy) -> Deploy:
-        settings = {"dp": Setting(name="dp", type="int", least=1)}
+        settings = {axis: Setting(name=axis, type="int", least=1) for axis in (*AXES, "ep")}
         return replace(
             deploy,
             layouts=tuple(

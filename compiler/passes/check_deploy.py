@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rldsl.compiler.ir import Deploy, Module, PhaseLayout
-from rldsl.compiler.methods import CLUSTERS, ENGINES
+from rldsl.compiler.methods import CLUSTERS, ENGINE_AXES, ENGINES
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Phase
 from rldsl.diagnostics import Diagnostics, did_you_mean
@@ -56,12 +56,12 @@ def _check_layout(layout: PhaseLayout, found: Diagnostics) -> None:
         )
         return
     for axis in layout.axes:
-        if axis.name != "dp":
+        if axis.name not in ENGINE_AXES[layout.engine]:
             found.error(
                 "RL0506",
                 f"`{layout.engine}` has no parallel axis `{axis.name}`",
                 span=axis.span,
-                expected="dp",
+                expected=", ".join(ENGINE_AXES[layout.engine]),
                 found=axis.name,
             )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from msgspec import structs
+
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import Program
+from rldsl.compiler.plan import Group, Program, ReshardOp, SyncWeightsOp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +24,23 @@ class EmitPrograms:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The module with `programs`; groups that no op uses are gone."""
-        used = {op.group for op in module.ops}
-        groups = tuple(g for g in module.groups if g.name in used)
-        sizes = {g.name: g.size for g in groups}
-        cuts = sorted({0, *(s for s in sizes.values() if s is not None and s != module.world_size)})
-        programs = []
+        used = {op.group for op in module.ops} | {p.group for p in module.phases}
+        used |= {
+            end for op in module.ops if isinstance(op, (ReshardOp, SyncWeightsOp)) for end in (op.source, op.target)
+        }
+        groups = {g.name: g for g in module.groups if g.name in used}
+        ends = {end for g in groups.values() for span in g.ranks for end in span}
+        cuts = sorted({0, *ends} - {module.world_size})
+        programs: list[Program] = []
         for first, last in zip(cuts, [*cuts[1:], module.world_size], strict=True):
-            ops = tuple(op for op in module.ops if _runs(sizes[op.group], first))
-            programs.append(Program(first=first, last=last, ops=ops))
-        return replace(module, groups=groups, programs=tuple(programs))
+            here = {name for name, g in groups.items() if _runs(g, first)}
+            ops = tuple(op for op in module.ops if op.group in here)
+            if programs and programs[-1].ops == ops:
+                programs[-1] = structs.replace(programs[-1], last=last)
+            else:
+                programs.append(Program(first=first, last=last, ops=ops))
+        return replace(module, groups=tuple(groups.values()), programs=tuple(programs))
 
 
-def _runs(size: int | None, rank: int) -> bool:
-    return size is None or rank < size
+def _runs(group: Group, rank: int) -> bool:
+    return not group.ranks or any(first <= rank < last for first, last in group.ranks)

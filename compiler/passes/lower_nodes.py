@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypedDict
+
+from msgspec import structs
 
 from rldsl.compiler.expr import Expr, Literal
 from rldsl.compiler.ir import BlockKind, Call, FieldArg, Graph, Input, Keyword, Method, Module, Node
@@ -49,13 +51,25 @@ class LowerNodes:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The module with `ops`."""
-        loads = {name: load for load in _loads(module) for name in load.columns}
+        loads = _placed(_loads(module), module)
         ops: dict[str, AnyOp] = {}
         for node_id in module.order:
             node = module.graph.node_of[node_id]
             ops |= {loads[f].id: loads[f] for f in node.reads if f in loads and loads[f].id not in ops}
             ops[node.id] = _lower(node, module)
         return replace(module, ops=tuple(ops.values()))
+
+
+def _placed(loads: Iterable[LoadOp], module: Module) -> dict[str, LoadOp]:
+    """By column, the load of it, on the ranks of the node that reads first of any load of that stream."""
+    found = {name: load for load in loads for name in load.columns}
+    group: dict[str, str] = {}
+    for node_id in module.order:
+        for name in module.graph.node_of[node_id].reads:
+            if name in found:
+                group.setdefault(found[name].stream, module.placement[node_id])
+    placed = {load.id: structs.replace(load, group=group[load.stream]) for load in found.values()}
+    return {name: placed[load.id] for name, load in found.items()}
 
 
 def _scalar(keyword: Keyword) -> Scalar:

@@ -14,6 +14,7 @@ from rldsl.compiler.expr import Expr, references
 from rldsl.compiler.ir import (
     BUILT_IN,
     Call,
+    Deploy,
     FieldArg,
     Graph,
     Keyword,
@@ -188,6 +189,23 @@ class _Names:
                 seen.add(phase)
                 self.known("RL0202", "model", layout.model, self.graph.model_of, layout.span)
                 self.keywords(layout.axes)
+            self.places(self.graph.deploy)
+
+    def places(self, deploy: Deploy) -> None:
+        """Nodes that the deployment puts on ranks: known ones without a model, each once."""
+        blocks = {f"{b.id}.{n.id}": n for b in self.graph.blocks for n in b.nodes}
+        nodes = {**{n.id: n for n in self.graph.nodes if n.block is None}, **blocks}
+        seen: set[str] = set()
+        for place in deploy.places:
+            if place.node in seen:
+                self.found.error("RL0205", f"`{place.node}` is put on ranks twice", span=place.span)
+            seen.add(place.node)
+            if self.known("RL0208", "node", place.node, nodes, place.span):
+                node = nodes.get(place.node)
+                model = node.call.model if node else None
+                if model:
+                    what = f"`{place.node}` runs where `{model}` lies"
+                    self.found.error("RL0506", what, span=place.span, fix=f"place a phase of `{model}` with `on`")
 
     def known(
         self, code: str, what: str, name: str, names: Collection[str], span: Span | None, fix: str | None = None

@@ -18,6 +18,7 @@ SEED = "seed"
 _PHASES = {
     Phase.TRAIN.value: ({Method.TRAIN}, "trains"),
     Phase.GENERATE.value: ({Method.GENERATE, Method.EXTEND}, "samples from"),
+    Phase.INFER.value: ({Method.LOGPROB, Method.VALUE, Method.SCORE}, "scores with"),
 }
 
 
@@ -108,7 +109,12 @@ class _Use:
             methods, does = _PHASES[layout.phase]
             if not any(n.call.model == layout.model and n.call.method in methods for n in self.graph.nodes):
                 what = f"`{layout.model}.{layout.phase}` has a layout, but no node {does} `{layout.model}`"
-                self.warn("RL0459", what, layout.span, "remove it")
+                scores, _ = _PHASES[Phase.INFER]
+                only = layout.phase == Phase.TRAIN and any(
+                    n.call.model == layout.model and n.call.method in scores for n in self.graph.nodes
+                )
+                fix = f"write `{layout.model}.infer`" if only else "remove it"
+                self.warn("RL0459", what, layout.span, fix)
 
 
 def _expressions(graph: Graph) -> Iterator[Expr]:

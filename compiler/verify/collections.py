@@ -18,7 +18,7 @@ def collections(facts: Facts) -> Iterator[str]:
             if until not in filled or until in taken:
                 when = "was taken already" if until in taken else "nothing has begun to fill"
                 yield f"`{op.id}` waits for the collection `{until}`, which {when}"
-            elif not facts.covers(facts.layouts[filled[until].group], facts.layouts[op.group]):
+            elif not facts.layouts[filled[until].group].covers(facts.layouts[op.group]):
                 yield f"`{op.id}` waits for `{until}`, and ranks of `{op.group}` do not know when that is full"
         if isinstance(op, CollectOp):
             first = filled.setdefault(op.into, op)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from rldsl.compiler.plan import (
@@ -10,6 +11,7 @@ from rldsl.compiler.plan import (
     FieldSpec,
     FunctionSpec,
     GenerateOp,
+    Group,
     Guard,
     InferOp,
     ModelSpec,
@@ -20,6 +22,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TrainOp,
 )
+from rldsl.compiler.ranks import Ranks, contains, words
 from rldsl.types import FieldType
 
 Rollout = GenerateOp | ExtendOp
@@ -32,12 +35,42 @@ type_of = lru_cache(256)(FieldType.parse)
 """The type that a text spells: a plan has few, in many fields."""
 
 
-class Facts:
-    """Tables over a plan. `ops` holds each op once, as the first program that has it.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a group holds rows: its ranks, None for all of a plan that does not fix how many, and its axes."""
 
-    A layout is the number of ranks that hold a field's rows, the first ones; None stands for all ranks of a plan that
-    does not fix how many there are.
-    """
+    ranks: Ranks | None
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+
+    @property
+    def size(self) -> int | None:
+        """How many ranks there are."""
+        return None if self.ranks is None else sum(last - first for first, last in self.ranks)
+
+    @property
+    def dp(self) -> int | None:
+        """Over how many of them the rows of a batch are dealt out."""
+        return None if self.size is None else self.size // (self.tp * self.cp * self.pp)
+
+    def covers(self, other: Layout) -> bool:
+        """Whether the ranks of `other` are among these."""
+        return self.ranks is None or (other.ranks is not None and contains(self.ranks, other.ranks))
+
+    def has(self, rank: int) -> bool:
+        """Whether `rank` is one of these."""
+        return self.ranks is None or any(first <= rank < last for first, last in self.ranks)
+
+    def __str__(self) -> str:
+        if self.ranks is None:
+            return "all ranks"
+        axes = [f"{axis} = {n}" for axis, n in (("tp", self.tp), ("cp", self.cp), ("pp", self.pp)) if n > 1]
+        return ", ".join([words(self.ranks), *axes])
+
+
+class Facts:
+    """Tables over a plan. `ops` holds each op once, as the first program that has it."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -46,9 +79,7 @@ class Facts:
         self.types: dict[str, FieldType] = {f.name: type_of(f.type) for f in plan.fields}
         self.models: dict[str, ModelSpec] = {m.name: m for m in plan.models}
         self.functions: dict[str, FunctionSpec] = {f.name: f for f in plan.functions}
-        self.layouts: dict[str, int | None] = {
-            g.name: plan.world_size if g.size is None else g.size for g in plan.groups
-        }
+        self.layouts: dict[str, Layout] = {g.name: _layout(g, plan.world_size) for g in plan.groups}
         self.trunks: dict[str, str] = {m.name: m.shares or m.name for m in plan.models}
         self.writer: dict[str, AnyOp] = {}
         for op in self.ops:
@@ -56,14 +87,14 @@ class Facts:
                 for name in op.writes:
                     self.writer.setdefault(name, op)
 
-    def covers(self, layout: int | None, other: int | None) -> bool:
-        """Whether the ranks of one layout are among those of another: both are prefixes of the ranks."""
-        return layout is None or (other is not None and other <= layout)
-
     def member(self, program: Program, group: str) -> bool:
         """Whether the first rank of a class is in a group."""
-        layout = self.layouts[group]
-        return layout is None or program.first < layout
+        return self.layouts[group].has(program.first)
+
+
+def _layout(group: Group, world: int | None) -> Layout:
+    ranks = group.ranks or (None if world is None else ((0, world),))
+    return Layout(ranks, group.tp, group.cp, group.pp)
 
 
 def ranks_of(program: Program) -> str:

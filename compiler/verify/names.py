@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rldsl.compiler.ir import ModelKind
-from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, ModelSpec, Plan, ReshardOp, TrainOp
+from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, ModelSpec, Plan, ReshardOp, SyncWeightsOp, TrainOp
 from rldsl.compiler.verify.facts import WITH_MODEL, type_of
 
 
@@ -22,6 +22,7 @@ def names(plan: Plan) -> Iterator[str]:
             yield f"field `{spec.name}`: {error}"
     for model in plan.models:
         yield from _model(model, plan)
+    yield from _phases(plan)
     known = _Known(plan)
     for program in plan.programs:
         for op in program.ops:
@@ -48,6 +49,14 @@ def _model(model: ModelSpec, plan: Plan) -> Iterator[str]:
         yield f"model `{model.name}` cannot share the trunk of `{trunk.name}`: a value's head sits on a policy's trunk"
 
 
+def _phases(plan: Plan) -> Iterator[str]:
+    yield from _twice("phase", (f"{p.model}.{p.phase}" for p in plan.phases))
+    models, groups = {m.name for m in plan.models}, {g.name for g in plan.groups}
+    for phase in plan.phases:
+        if phase.model not in models or phase.group not in groups:
+            yield f"the phase `{phase.model}.{phase.phase}` is of a model or on a group that is not there"
+
+
 class _Known:
     def __init__(self, plan: Plan) -> None:
         self.groups = {g.name for g in plan.groups}
@@ -59,7 +68,7 @@ class _Known:
         """Names in one op that are not there."""
         if op.group not in self.groups:
             yield f"`{op.id}` names a group `{op.group}` that is not there"
-        if isinstance(op, ReshardOp):
+        if isinstance(op, ReshardOp | SyncWeightsOp):
             for group in (op.source, op.target):
                 if group not in self.groups:
                     yield f"`{op.id}` names a group `{group}` that is not there"

@@ -9,6 +9,7 @@ from rldsl.compiler.plan import (
     CollectOp,
     ExtendOp,
     GenerateOp,
+    Group,
     InferOp,
     LoadOp,
     ReshardOp,
@@ -55,6 +56,9 @@ def numbers(facts: Facts) -> Iterator[str]:
                 yield f"`{op.id}`: a batch of {op.batch} prompts is not a whole number of minibatches of {op.minibatch}"
             if plan.divides > 0 and op.minibatch % plan.divides:
                 yield f"`{op.id}`: a minibatch of {op.minibatch} prompts does not divide by {plan.divides}"
+            dp = facts.layouts[op.group].dp
+            if dp and op.minibatch % dp:
+                yield f"`{op.id}`: a minibatch of {op.minibatch} prompts does not divide over dp = {dp}"
 
 
 def _ranks(facts: Facts) -> Iterator[str]:
@@ -62,15 +66,29 @@ def _ranks(facts: Facts) -> Iterator[str]:
     world = plan.world_size
     if plan.divides < 1:
         yield f"`divides` must be at least 1, not {plan.divides}"
-    if world is not None and (world < 1 or (plan.divides > 0 and plan.divides % world)):
-        yield f"{world} ranks do not divide {plan.divides}"
+    if world is not None and world < 1:
+        yield f"a plan for {world} ranks"
+        return
     for group in plan.groups:
-        if group.size is None:
-            continue
-        if world is None:
-            yield f"the group `{group.name}` has {group.size} ranks of a plan that does not fix how many there are"
-        elif not 1 <= group.size <= world:
-            yield f"the group `{group.name}` has {group.size} of {world} ranks"
+        yield from (f"the group `{group.name}` {problem}" for problem in _group(group, world))
+
+
+def _group(group: Group, world: int | None) -> Iterator[str]:
+    if world is None:
+        if group.ranks or group.copies != 1:
+            yield "has ranks of its own, or axes, in a plan that does not fix how many ranks there are"
+        return
+    last = -1
+    for first, end in group.ranks:
+        if not last < first < end <= world:
+            yield f"has the ranks {first} to {end - 1}, of {world} and after {last}"
+        last = end
+    if min(group.tp, group.cp, group.pp, group.ep) < 1:
+        yield "has an axis of no rank"
+    elif group.size(world) % group.copies:
+        yield f"has {group.size(world)} ranks, which do not divide by tp = {group.tp}, cp = {group.cp}, pp = {group.pp}"
+    elif group.size(world) // group.pp % group.ep:
+        yield f"has ep = {group.ep}, which does not divide its ranks"
 
 
 def _settings(op: AnyOp) -> Iterator[str]:
@@ -94,6 +112,6 @@ def _batch(op: LoadOp | CollectOp | TakeOp | TrainOp | ReshardOp, facts: Facts) 
         yield f"`{op.id}`: a batch of {op.batch} prompts does not divide by {facts.plan.divides}"
     groups = (op.source, op.target) if isinstance(op, ReshardOp) else (op.group,)
     for group in dict.fromkeys(groups):
-        size = facts.layouts[group]
-        if size and op.batch % size:
-            yield f"`{op.id}`: a batch of {op.batch} prompts does not divide over the {size} ranks of `{group}`"
+        dp = facts.layouts[group].dp
+        if dp and op.batch % dp:
+            yield f"`{op.id}`: a batch of {op.batch} prompts does not divide over dp = {dp} of `{group}`"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from rldsl.compiler.plan import AnyOp, Program, ReshardOp
+from rldsl.compiler.plan import AnyOp, Program, ReshardOp, SyncWeightsOp
+from rldsl.compiler.ranks import move_kind
 from rldsl.compiler.verify.facts import Facts, ranks_of
 
 
@@ -44,16 +45,27 @@ def _members(facts: Facts) -> Iterator[str]:
         where = f" ({ranks_of(program)})"
         yield from (problem + where for problem in _membership(facts, program, bodies.values()))
     for op in bodies.values():
-        for group in (op.source, op.target) if isinstance(op, ReshardOp) else ():
-            if not facts.covers(facts.layouts[op.group], facts.layouts[group]):
-                yield f"`{op.id}` runs on `{op.group}`, which lacks ranks of `{group}`"
+        if isinstance(op, ReshardOp | SyncWeightsOp):
+            yield from _ends(op, facts)
+
+
+def _ends(op: ReshardOp | SyncWeightsOp, facts: Facts) -> Iterator[str]:
+    """What goes between groups is entered by the ranks of both; and by all at once unless nothing is sent."""
+    for group in (op.source, op.target):
+        if not facts.layouts[op.group].covers(facts.layouts[group]):
+            yield f"`{op.id}` runs on `{op.group}`, which lacks ranks of `{group}`"
+    if isinstance(op, ReshardOp):
+        kind = move_kind(facts.plan.group(op.source), facts.plan.group(op.target), facts.plan.world_size)
+        if op.kind is not kind:
+            yield f"`{op.id}` says {op.kind}, and between these groups it is {kind}"
 
 
 def _membership(facts: Facts, program: Program, ops: Iterable[AnyOp]) -> Iterator[str]:
     inside = {g: facts.member(program, g) for g in facts.layouts}
     for group, layout in facts.layouts.items():
-        if inside[group] and layout is not None and (program.last is None or program.last > layout):
-            yield f"`{group}` ends after rank {layout - 1}, in the middle of a rank class"
+        cuts = [end for span in layout.ranks or () for end in span]
+        if any(program.first < cut and (program.last is None or cut < program.last) for cut in cuts):
+            yield f"`{group}` begins or ends in the middle of a rank class"
     there = {op.id for op in program.ops}
     for op in ops:
         if op.id in there and not inside[op.group]:

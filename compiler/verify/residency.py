@@ -19,7 +19,7 @@ from rldsl.compiler.plan import (
     ReshardOp,
     TakeOp,
 )
-from rldsl.compiler.verify.facts import Facts, ranks_of, shown
+from rldsl.compiler.verify.facts import Facts, Layout, ranks_of, shown
 
 
 def residency(facts: Facts) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _read(facts: Facts) -> Iterator[str]:
 class _Held:
     """Rows of a field on these ranks: their layout, when they are there, and by which move they came, still unread."""
 
-    layout: int | None
+    layout: Layout
     guard: Guard | None
     moved: str | None = None
 
@@ -109,14 +109,14 @@ class _Walk:
                 yield f"`{op.id}` writes `{name}` while it is still held"
             self.held[name] = _Held(layout, op.guard)
 
-    def found(self, op: AnyOp, name: str, held: _Held | None, layout: int | None, group: str) -> Iterator[str]:
+    def found(self, op: AnyOp, name: str, held: _Held | None, layout: Layout, group: str) -> Iterator[str]:
         """Whether the rows are where, and whenever, `op` wants them."""
         does = "drops" if isinstance(op, FreeOp) else "reads"
         if held is None:
             yield f"`{op.id}` {does} `{name}`, which is not there"
             return
         if held.layout != layout:
-            yield f"`{op.id}` {does} `{name}` on `{group}`, but its rows lie on {_ranks(held.layout)}"
+            yield f"`{op.id}` {does} `{name}` on `{group}`, but its rows lie on {held.layout}"
         # A move and a drop follow the writer exactly; another reader may only run less often.
         if held.guard != op.guard and (held.guard is not None or isinstance(op, ReshardOp | FreeOp)):
             yield f"`{op.id}` {does} `{name}` {shown(op.guard)}, and it is there {shown(held.guard)}"
@@ -137,7 +137,3 @@ class _Walk:
                 if name in self.held:
                     yield f"`{op.id}` writes `{name}` while it is still held"
                 self.held[name] = _Held(target, guard, moved=op.id)
-
-
-def _ranks(layout: int | None) -> str:
-    return "all ranks" if layout is None else f"the first {layout} ranks"

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rldsl.compiler.ir import Method, ModelKind
-from rldsl.compiler.methods import METHODS
+from rldsl.compiler.methods import ENGINE_AXES, ENGINES, METHODS
 from rldsl.compiler.plan import (
     ExtendOp,
     GenerateOp,
     InferOp,
+    Phase,
     Program,
     SaveOp,
     SyncKind,
@@ -31,6 +32,7 @@ def weights(facts: Facts) -> Iterator[str]:
     for op in used:
         yield from _kind(op, facts)
     yield from _holders(used, facts)
+    yield from _phases(used, facts)
     yield from _draws(used)
     rollouts: dict[Engine, list[Rollout]] = {}
     for op in used:
@@ -63,19 +65,49 @@ def _kind(op: WithModel, facts: Facts) -> Iterator[str]:
 
 
 def _holders(used: Sequence[WithModel], facts: Facts) -> Iterator[str]:
-    """A trunk lies on one group: that of its passes and trainings, else that of its transfers."""
-    holder: dict[str, WithModel] = {}
-    for kinds in ((InferOp, TrainOp), (SyncWeightsOp,), (SaveOp,), ROLLOUTS):
+    """A trunk lies on one group: that of its passes and trainings, else that of its rollouts; an engine on another."""
+    holder: dict[str, str] = {}
+    engine: dict[Engine, str] = {}
+    for kinds in ((InferOp, TrainOp), ROLLOUTS, (SyncWeightsOp, SaveOp)):
         for op in used:
             if not isinstance(op, kinds):
                 continue
-            other = holder.setdefault(facts.trunks[op.model], op)
-            mine, theirs = facts.layouts[op.group], facts.layouts[other.group]
-            if isinstance(op, ROLLOUTS):
-                if not facts.covers(theirs, mine):
-                    yield f"`{op.id}` runs on `{op.group}`, and `{op.model}` lies on `{other.group}`"
-            elif mine != theirs:
-                yield f"`{op.id}` runs on `{op.group}`, and `{op.model}` is sharded over `{other.group}`"
+            end = op.source if isinstance(op, SyncWeightsOp) else op.group
+            group = holder.setdefault(facts.trunks[op.model], end)
+            if not isinstance(op, ROLLOUTS) and facts.layouts[end] != facts.layouts[group]:
+                yield f"`{op.id}` runs on `{end}`, and `{op.model}` is sharded over `{group}`"
+            if isinstance(op, (*ROLLOUTS, SyncWeightsOp)):
+                end = op.target if isinstance(op, SyncWeightsOp) else op.group
+                group = engine.setdefault((op.model, op.staleness), end)
+                if facts.layouts[end] != facts.layouts[group]:
+                    yield f"`{op.id}` is of an engine on `{end}`, and that lies on `{group}`"
+
+
+def _phases(used: Sequence[WithModel], facts: Facts) -> Iterator[str]:
+    """What a plan says of engines and groups is so; it may say nothing."""
+    trained = {facts.trunks[op.model] for op in used if isinstance(op, TrainOp)}
+    said = {(p.model, p.phase): p for p in facts.plan.phases}
+    found: dict[tuple[str, Phase], str] = {}
+    for op in used:
+        if isinstance(op, SyncWeightsOp | SaveOp):
+            continue
+        phase = Phase.TRAIN if facts.trunks[op.model] in trained else Phase.INFER
+        key = (op.model, Phase.GENERATE if isinstance(op, ROLLOUTS) else phase)
+        found.setdefault(key, op.group)
+        spec = said.get(key)
+        if spec is not None and facts.layouts[spec.group] != facts.layouts[op.group]:
+            yield f"`{op.id}` runs on `{op.group}`, and the plan says that `{op.model}` does so on `{spec.group}`"
+    for model, phase in said.keys() ^ found.keys() if said else ():
+        yield f"the plan and its ops do not agree whether there is a phase `{model}.{phase}`"
+    for spec in facts.plan.phases:
+        engines, axes = ENGINES.get(spec.phase, ()), ENGINE_AXES.get(spec.engine, ())
+        if spec.engine not in engines:
+            yield f"`{spec.model}.{spec.phase}` has no engine that is known: `{spec.engine}`"
+            continue
+        group = facts.plan.group(spec.group)
+        for axis in ("tp", "cp", "pp", "ep"):
+            if getattr(group, axis) > 1 and axis not in axes:
+                yield f"`{spec.model}.{spec.phase}` has {axis} = {getattr(group, axis)}, which `{spec.engine}` has not"
 
 
 def _draws(used: Sequence[WithModel]) -> Iterator[str]:
@@ -91,7 +123,6 @@ def _draws(used: Sequence[WithModel]) -> Iterator[str]:
 def _transfers(used: Sequence[WithModel], rollouts: dict[Engine, list[Rollout]], facts: Facts) -> Iterator[str]:
     """Each engine has one transfer a step, of the kind that the ranks call for, whenever its rollouts run."""
     synced: dict[Engine, SyncWeightsOp] = {}
-    alone = facts.plan.world_size == 1
     for op in used:
         if not isinstance(op, SyncWeightsOp):
             continue
@@ -102,7 +133,7 @@ def _transfers(used: Sequence[WithModel], rollouts: dict[Engine, list[Rollout]],
             yield f"`{op.id}` transfers weights that no rollout of staleness {op.staleness} uses"
         if op.staleness not in (0, 1):
             yield f"`{op.id}` has staleness = {op.staleness}"
-        kind = SyncKind.ALL_GATHER if not alone else SyncKind.COPY if op.staleness else SyncKind.LOCAL
+        kind = _kind_of(op, facts)
         if op.sync is not kind:
             yield f"`{op.id}` says {op.sync}, and with these ranks it is {kind}"
         if op.staleness and op.guard is not None:
@@ -117,6 +148,15 @@ def _transfers(used: Sequence[WithModel], rollouts: dict[Engine, list[Rollout]],
                 for op in ops
                 if op.guard != sync.guard
             )
+
+
+def _kind_of(op: SyncWeightsOp, facts: Facts) -> SyncKind:
+    source = facts.layouts[op.source]
+    if not source.covers(facts.layouts[op.target]):
+        return SyncKind.BROADCAST
+    if source.size != 1:
+        return SyncKind.ALL_GATHER
+    return SyncKind.COPY if op.staleness else SyncKind.LOCAL
 
 
 def _saves(used: Sequence[WithModel], facts: Facts) -> Iterator[str]:

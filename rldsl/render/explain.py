@@ -12,7 +12,7 @@ from rldsl.render.flows import trunk
 from rldsl.render.nodes import node_id, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
-from rldsl.render.ranks import places_words
+from rldsl.render.ranks import group_words, places_words
 from rldsl.render.scopes import general, leaf
 from rldsl.render.sizes import size_words
 from rldsl.render.words import describe, model_words, ranks_words, scalar
@@ -61,9 +61,9 @@ class Explainer:
 
     def _classes(self) -> Iterator[str]:
         for group in self._plan.groups:
-            if group.size is not None:
-                nodes = dict.fromkeys(node_id(op) for op in self._facts.ops if op.group == group.name and op.node)
-                yield f"group `{group.name}`, {group.size} ranks: {', '.join(nodes)}"
+            nodes = dict.fromkeys(node_id(op) for op in self._facts.ops if op.group == group.name and op.node)
+            if group.ranks and nodes:
+                yield f"group `{group.name}`, {group_words(self._plan, group.name)}: {', '.join(nodes)}"
 
     def _called(self, name: str) -> Iterator[Page]:
         yield from self._nodes.pages(name)

@@ -113,9 +113,8 @@ class Facts:
         return {f.name: FieldType.parse(f.type) for f in self.plan.fields}
 
     def ranks(self, group: str) -> int | None:
-        """How many ranks a group has; None: all, and the plan does not say how many that is."""
-        size = next((g.size for g in self.plan.groups if g.name == group), None)
-        return self.plan.world_size if size is None else size
+        """Over how many ranks a group deals out rows; None: all, and the plan does not say how many that is."""
+        return None if self.plan.world_size is None else self.plan.group(group).dp(self.plan.world_size)
 
     def moves(self, field: str, reader: AnyOp) -> tuple[ReshardOp, ...]:
         """The moves of the field's rows to `reader`, since they were written or another op read them, in order."""

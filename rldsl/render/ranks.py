@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rldsl.compiler.plan import AnyOp, Plan, Program
+from rldsl.compiler.ranks import words
 from rldsl.render.facts import Facts
 
 
@@ -26,8 +27,7 @@ def places_words(facts: Facts, op: AnyOp) -> str:
 
 
 def group_words(plan: Plan, name: str) -> str:
-    """`all ranks`, `the first 2 ranks`."""
-    group = next(g for g in plan.groups if g.name == name)
-    if group.size is None:
-        return "all ranks"
-    return "the first rank" if group.size == 1 else f"the first {group.size} ranks"
+    """`all ranks`, `ranks 0 to 1`, `ranks 4 to 7, tp = 2`."""
+    group = plan.group(name)
+    axes = [f"{axis} = {n}" for axis in ("tp", "cp", "pp", "ep") if (n := getattr(group, axis)) > 1]
+    return ", ".join([words(group.ranks) if group.ranks else "all ranks", *axes])

@@ -31,12 +31,15 @@ def test_a_node(explain, file):
     assert "2 steps: rollout" in text
 
 
+FEWER = ("--world-size", "4", "--layout", "actor.generate : hf(dp = 2)")
+
+
 def test_rows_by_rank(explain):
-    text = explain("tiny.rl", "rollout", "--world-size", "4", "--layout", "actor.generate : hf(dp = 2)")
+    text = explain("tiny.rl", "rollout", *FEWER)
     assert "16 prompts x 4 samples = 64 rows, 32 a rank on 2 ranks" in text
-    assert "on the first 2 ranks, as op 3 of ranks 0 to 1" in text
+    assert "on ranks 0 to 1, as op 2 of ranks 0 to 1" in text
     assert "not on ranks 2 to 3" in text
-    assert "`prompts` text[prompt] from `input`, by all-to-all world -> dp2" in text
+    assert "by all-to-all ranks0-1 -> world" in explain("tiny.rl", "update", *FEWER)
 
 
 def test_a_node_whose_condition_is_false(explain):

@@ -82,7 +82,7 @@ def test_graphs_of_a_selection(show, form):
 
 def test_what_moves_and_when(show):
     text = show("--world-size", "4", "--layout", "actor.generate : hf(dp = 2)")
-    assert "all-to-all world -> dp2" in text
+    assert "all-to-all ranks0-1 -> world" in text
     assert "64 rows x 4 B = 256 B" in text
     assert "gathered over world" in text
     chart = text[text.index("Schedule") : text.index("Each step")]

@@ -59,11 +59,13 @@ DAMAGE: dict[str, Callable[[Plan], Plan]] = {
     "a free too early": lambda p: with_ops(p, swap("reward", "free:reward")),
     "a free dropped": lambda p: with_ops(p, drop("free:update")),
     "a field freed twice": lambda p: with_ops(p, lambda ops: (*ops, FreeOp(id="again", fields=("tokens",)))),
-    "a reshard dropped": lambda p: with_ops(p, drop("reshard:reward:dp2")),
-    "a reshard on one rank only": lambda p: with_ops(p, drop("reshard:reward:dp2"), FIRST),
-    "a wrong group": lambda p: with_ops(p, edit("reward", group="dp2")),
+    "a reshard dropped": lambda p: with_ops(p, drop("reshard:reward:ranks0-1")),
+    "a reshard on one rank only": lambda p: with_ops(p, drop("reshard:reward:ranks0-1"), FIRST),
+    "a wrong group": lambda p: with_ops(p, edit("reward", group="ranks0-1")),
     "a group that is not there": lambda p: with_ops(p, edit("reward", group="nowhere")),
-    "a group of another size": lambda p: msgspec.structs.replace(p, groups=(p.groups[0], Group(name="dp2", size=4))),
+    "a group of another size": lambda p: msgspec.structs.replace(
+        p, groups=(p.groups[0], Group(name="ranks0-1", ranks=((0, 4),)))
+    ),
     "a model that is not there": lambda p: with_ops(p, edit("update", model="ghost")),
     "a function that is not there": lambda p: with_ops(p, edit("reward", function="ghost")),
     "a field that is not there": lambda p: with_ops(p, edit("advantage", outputs=("ghost",))),
@@ -193,11 +195,11 @@ PROOFS: dict[str, tuple[Callable[[Plan], Plan], str]] = {
     "rows of other prompts": (ops(arg("reward", "answers", field="test.answers")), "rows of different prompts"),
     "text for tokens": (ops(edit("rate", tokens="completions")), "`completions` is text[sample], and its `tokens`"),
     "a number that trains on too many": (ops(edit("update", batch=16)), "trains on 16 prompts, but its rows are of 8"),
-    "a boundary within a class": (spec("groups", "dp2", size=1), "in the middle of a rank class"),
+    "a boundary within a class": (spec("groups", "ranks0-1", ranks=((0, 1),)), "in the middle of a rank class"),
     "a group that is not there on any number of ranks": (
         lambda p: msgspec.structs.replace(p, world_size=None), "does not fix how many"
     ),
-    "a size in the layout": (ops(edit("reshard:reward:dp2", batch=4)), "lays `c2` out as of 4 prompts"),
+    "a size in the layout": (ops(edit("reshard:reward:ranks0-1", batch=4)), "lays `c2` out as of 4 prompts"),
     "a use after training": (ops(move("update", "values")), "uses `critic` after `update` has changed its weights"),
     "a transfer of older weights first": (
         ops(move("sync_weights:actor:1", "again")), "the transfer of this step precedes it"
@@ -209,7 +211,7 @@ PROOFS: dict[str, tuple[Callable[[Plan], Plan], str]] = {
     ),
     "a collective of local weights": (ops(edit("sync_weights:actor", sync=SyncKind.LOCAL)), "it is all_gather"),
     "two rollouts of one node": (ops(edit("again", node="test.rollout")), "draws the same random numbers"),
-    "a part of the weights": (ops(edit("learn", group="dp2")), "sharded over"),
+    "a part of the weights": (ops(edit("learn", group="ranks0-1")), "sharded over"),
     "a frozen model trained": (spec("models", "critic", trainable=False), "which is frozen"),
     "running log-probs twice": (
         ops(lambda o: arg("update", "old_logp", field=None, current=True)(edit("update", epochs=2)(o))), "more than one step"

@@ -97,8 +97,8 @@ def test_statements(edited: Edited):
 def test_deployments(edited: Edited):
     here = "  actor.generate"
     assert offered(edited, "  |", before=here) == ["cluster", "reference", "actor"]
-    assert offered(edited, "  actor.|", before=here) == ["train", "generate"]
-    assert offered(edited, "  actor.train : |", before=here) == ["fsdp"]
+    assert offered(edited, "  actor.|", before=here) == ["train", "generate", "infer"]
+    assert offered(edited, "  actor.train : |", before=here) == ["fsdp", "megatron"]
     assert offered(edited, "  actor.train : fsdp(|", before=here) == ["dp"]
     assert "h100" in offered(edited, "  cluster 8 x |", before=here)
 

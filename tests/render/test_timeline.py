@@ -44,7 +44,7 @@ def split(plan):
     some = (*ops[:2], there, rollout, back, *ops[3:])
     rest = tuple(op for op in some if op.group == "world")
     programs = (Program(first=0, last=2, ops=some), Program(first=2, last=4, ops=rest))
-    groups = (Group(name="world"), Group(name="two", size=2))
+    groups = (Group(name="world"), Group(name="two", ranks=((0, 2),)))
     made = msgspec.structs.replace(plan, world_size=4, groups=groups, programs=programs)
     return typed(made)
 

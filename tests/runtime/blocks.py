@@ -32,7 +32,19 @@ from rldsl.compiler.plan import (
     TakeOp,
     TrainOp,
 )
-from tests.runtime.plans import BATCH, GROUP, SCORE, TEXT_P, TEXT_S, TOKENS, field, scratch, user_function, write_task
+from tests.runtime.plans import (
+    BATCH,
+    GROUP,
+    SCORE,
+    TEXT_P,
+    TEXT_S,
+    TOKENS,
+    field,
+    scratch,
+    settled,
+    user_function,
+    write_task,
+)
 
 ROUNDS, EVERY, TEST = 4, 2, 4
 LOOP, VALIDATE = "keep", "test"
@@ -196,15 +208,17 @@ def blocks(folder: Path, *, generate_on: int | None = None, world: int | None = 
     if generate_on:
         others = tuple(op for op in ops if op.group == "world")
         programs = (Program(first=0, last=generate_on, ops=ops), Program(first=generate_on, last=world, ops=others))
-    return Plan(
-        algorithm="blocks",
-        parameters={},
-        world_size=world,
-        divides=4,
-        seed=5,
-        models=(scratch("actor"),),
-        fields=tuple(_fields()),
-        functions=_functions(folder, useful),
-        groups=(Group(name="world"), *((Group(name="dp", size=generate_on),) if generate_on else ())),
-        programs=programs,
+    return settled(
+        Plan(
+            algorithm="blocks",
+            parameters={},
+            world_size=world,
+            divides=4,
+            seed=5,
+            models=(scratch("actor"),),
+            fields=tuple(_fields()),
+            functions=_functions(folder, useful),
+            groups=(Group(name="world"), *((Group(name="dp", ranks=((0, generate_on),)),) if generate_on else ())),
+            programs=programs,
+        )
     )

@@ -11,6 +11,7 @@ from rldsl.compiler.plan import (
     AnyOp,
     Arg,
     ComputeOp,
+    ExtendOp,
     FieldSpec,
     FreeOp,
     FunctionSpec,
@@ -30,6 +31,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TrainOp,
 )
+from rldsl.compiler.ranks import move_kind
 
 BATCH, GROUP = 8, 4
 TEXT_P, TEXT_S, SCORE = "text[prompt]", "text[sample]", "f32[sample]"
@@ -100,31 +102,47 @@ def grpo(
     saving: tuple[AnyOp, ...] = (SaveOp(id="save", model="actor", path="checkpoint"),) if save else ()
     freed = FreeOp(id="free:3", fields=("tokens", "response_mask", "score", "old_logp", "advantages"))
     programs = _programs((*ops, freed, *saving), generate_on, world)
-    groups = (Group(name="world"), *((Group(name=group, size=generate_on),) if generate_on else ()))
-    return Plan(
-        algorithm="grpo",
-        parameters={},
-        world_size=world,
-        divides=4,
-        models=(scratch("actor"),),
-        fields=(
-            field("prompts", TEXT_P, "load", 1),
-            field("answers", TEXT_P, "load", 1),
-            field("tokens", TOKENS, "rollout"),
-            field("response_mask", "bool[sample, token]", "rollout"),
-            field("completions", TEXT_S, "rollout"),
-            field("score", SCORE, "reward"),
-            field("old_logp", "f32[sample, token]", "old"),
-            field("advantages", SCORE, "advantage"),
-        ),
-        functions=(
-            FunctionSpec(name="char_accuracy", module="rldsl.algos.rewards", per_row=True),
-            FunctionSpec(name="group_advantage", module="rldsl.algos.advantages"),
-            FunctionSpec(name="policy_loss", module="rldsl.algos.losses"),
-        ),
-        groups=groups,
-        programs=programs,
+    groups = (Group(name="world"), *((Group(name=group, ranks=((0, generate_on),)),) if generate_on else ()))
+    return settled(
+        Plan(
+            algorithm="grpo",
+            parameters={},
+            world_size=world,
+            divides=4,
+            models=(scratch("actor"),),
+            fields=(
+                field("prompts", TEXT_P, "load", 1),
+                field("answers", TEXT_P, "load", 1),
+                field("tokens", TOKENS, "rollout"),
+                field("response_mask", "bool[sample, token]", "rollout"),
+                field("completions", TEXT_S, "rollout"),
+                field("score", SCORE, "reward"),
+                field("old_logp", "f32[sample, token]", "old"),
+                field("advantages", SCORE, "advantage"),
+            ),
+            functions=(
+                FunctionSpec(name="char_accuracy", module="rldsl.algos.rewards", per_row=True),
+                FunctionSpec(name="group_advantage", module="rldsl.algos.advantages"),
+                FunctionSpec(name="policy_loss", module="rldsl.algos.losses"),
+            ),
+            groups=groups,
+            programs=programs,
+        )
     )
+
+
+def settled(plan: Plan) -> Plan:
+    """With the kinds of its moves and the far ends of its transfers, as its groups call for."""
+    rollouts = {op.model: op.group for op in plan.ops() if isinstance(op, (GenerateOp, ExtendOp))}
+
+    def change(op: AnyOp) -> AnyOp:
+        if isinstance(op, ReshardOp):
+            kind = move_kind(plan.group(op.source), plan.group(op.target), plan.world_size)
+            return msgspec.structs.replace(op, kind=kind)
+        return msgspec.structs.replace(op, target=rollouts[op.model]) if isinstance(op, SyncWeightsOp) else op
+
+    programs = (msgspec.structs.replace(p, ops=tuple(map(change, p.ops))) for p in plan.programs)
+    return msgspec.structs.replace(plan, programs=tuple(programs))
 
 
 def scratch(name: str) -> ModelSpec:

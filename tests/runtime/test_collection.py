@@ -99,9 +99,9 @@ def check(likely: float, read: int, comm: Comm) -> None:
 
 
 def work(world: Comm, _folder: Path) -> None:
-    world.make_groups([2, 3])
+    world.make_groups([range(2), range(3)])
     for size in (2, 3, 4):
-        comm = world.group_of(size)
+        comm = world.group_of(range(size))
         for likely, read in product(LIKELY, READS) if comm is not None else ():
             check(likely, read, comm)
 

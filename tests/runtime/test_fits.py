@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from rldsl.backends.fits import check_hardware, check_world_size
-from rldsl.compiler.plan import Plan
+from rldsl.backends.fits import check_engines, check_hardware, check_world_size
+from rldsl.compiler.plan import Phase, PhaseSpec, Plan
 from rldsl.diagnostics import DiagnosticError
 from tests.compiler.programs import PROGRAM, compiled
 
@@ -43,3 +43,9 @@ def test_hardware(cluster: str | None, device: str, expected: str | None) -> Non
 )
 def test_ranks(world_size: int | None, divides: int, ranks: int, expected: str | None) -> None:
     assert code(check_world_size, plan_for(world_size=world_size, divides=divides), ranks) == expected
+
+
+@pytest.mark.parametrize(("engine", "expected"), [("fsdp", None), ("megatron", "RL0711")])
+def test_engines(engine: str, expected: str | None) -> None:
+    phases = (PhaseSpec(model="actor", phase=Phase.TRAIN, engine=engine, group="world"),)
+    assert code(check_engines, plan_for(phases=phases)) == expected

@@ -8,7 +8,8 @@ import torch
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
-from rldsl.backends.data.reshard import reshard
+from rldsl.backends.data.reshard import Dealt, dealt, reshard
+from rldsl.compiler.plan import Group
 from rldsl.types import FieldType
 from tests.ranks import on_ranks
 
@@ -41,6 +42,13 @@ def rows_of(rank: int, size: int) -> dict[str, Column]:
     }
 
 
+def ends(comm: Comm, source: int, target: int) -> dict[str, Dealt]:
+    """The layouts of the first so many ranks."""
+    members = range(comm.world_size)
+    made = (dealt(Group(name="", ranks=((0, n),)), members, comm.world_size) for n in (source, target))
+    return dict(zip(("source", "target"), made, strict=True))
+
+
 def same(got: Column, want: Column) -> bool:
     if not torch.equal(got.ids, want.ids) or got.per_prompt != want.per_prompt:
         return False
@@ -55,21 +63,21 @@ def same(got: Column, want: Column) -> bool:
 
 def work(world: Comm, _folder: Path) -> None:
     rank = world.rank
-    world.make_groups([2])
+    world.make_groups([range(2)])
     for source, target in MOVES:
-        comm = world.group_of(max(source, target, 2))
+        comm = world.group_of(range(max(source, target, 2)))
         if comm is None:
             continue
-        got = reshard(rows_of(rank, source), SCHEMA, comm, target=target, batch=BATCH)
+        got = reshard(rows_of(rank, source), SCHEMA, comm, **ends(comm, source, target), batch=BATCH)
         want = rows_of(rank, target)
         for name in SCHEMA:
             assert same(got[name], want[name]) if want else len(got[name]) == 0, (source, target, name)
     # A rank that holds only some of the rows of its layout, and one with none at all.
     part = {n: c.select(torch.arange(len(c))[: 1 if n == "prompts" else GROUP]) for n, c in rows_of(rank, 2).items()}
-    got = reshard(part, SCHEMA, world, target=4, batch=BATCH)
+    got = reshard(part, SCHEMA, world, **ends(world, 2, 4), batch=BATCH)
     assert len(got["prompts"]) == (1 if rank < 2 else 0) and len(got["score"]) == (GROUP if rank < 2 else 0)
     # Who holds nothing is told the types by the schema, and can give it on.
-    again = reshard(got, SCHEMA, world, target=1, batch=BATCH)
+    again = reshard(got, SCHEMA, world, **ends(world, 4, 1), batch=BATCH)
     assert len(again["tokens"]) == (2 * GROUP if rank == 0 else 0)
 
 
@@ -79,5 +87,5 @@ def test_reshard_between_layouts(tmp_path: Path) -> None:
 
 def test_alone_nothing_moves() -> None:
     columns = rows_of(0, 1)
-    got = reshard(columns, SCHEMA, Comm.alone(), target=1, batch=BATCH)
+    got = reshard(columns, SCHEMA, Comm.alone(), **ends(Comm.alone(), 1, 1), batch=BATCH)
     assert all(same(got[name], columns[name]) for name in SCHEMA)

@@ -158,3 +158,133 @@ import "parts/base.rl"
 algorithm wrong {
   metric m = mean(score)
 }
+---
+# ranks behind the end
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 4 x cpu
+  actor.generate : hf(dp = 2) on 3..4
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.generate` is on ranks that are not there
+}
+---
+# a range that falls
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 4 x cpu
+  actor.generate : hf(dp = 2) on 3..2
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.generate` is on ranks that are not there
+}
+---
+# axes that do not fill the ranks
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 8 x cpu
+  actor.generate : vllm(tp = 2, dp = 3) on 0..7
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.generate` has 8 ranks, and its axes fill 6
+}
+---
+# axes without any number of ranks
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.generate : vllm(tp = 2)
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.generate`: how many ranks are there?
+}
+---
+# a node that is not there
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 2 x cpu
+  rewards on 0
+# ^^^^^^^^^^^^ RL0208 did you mean `reward`?
+}
+---
+# a node with a model on ranks of its own
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 2 x cpu
+  rollout on 0
+# ^^^^^^^^^^^^ RL0506 `rollout` runs where `actor` lies
+}
+---
+# a node on ranks twice
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 2 x cpu
+  reward on 0
+  reward on 1
+# ^^^^^^^^^^^ RL0205 `reward` is put on ranks twice
+}
+---
+# experts that do not divide
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 8 x cpu
+  actor.train : megatron(ep = 3)
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.train`: its experts do not divide over ep
+}
+---
+# a trained model that scores elsewhere
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 8 x cpu
+  actor.infer : fsdp(dp = 4) on 4..7
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor` is trained, and scores where it trains
+}
+---
+# a range without its end
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 8 x cpu
+  actor.train : fsdp(dp = 4) on 4..
+#! RL0102
+}

@@ -141,3 +141,12 @@ import "parts/base.rl"
 algorithm wrong {
   metric m = mean(score)
 }
+---
+# ranks that nothing runs on
+#! RL0465 ranks 6 to 7 of 8 have nothing to do
+#$ --cluster "8 x cpu" --layout "actor.train : fsdp(dp = 4) on 0..3" --layout "actor.generate : hf(dp = 2) on 4..5"
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
