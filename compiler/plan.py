@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 SCHEMA_MAJOR = 1
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.0"
@@ -253,8 +254,22 @@ class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
         return tuple(self.outputs.values())
 
 
+class InferHead(_Struct, frozen=True, kw_only=True):
+    """A further forward that an `InferOp` does the work of, with what is its own of the fields of one."""
+
+    node: str | None = None
+    model: str
+    method: InferMethod
+    response_mask: str
+    output: str
+    temperature: float = 1.0
+
+
 class InferOp(Op, tag="infer", frozen=True, kw_only=True):
-    """A forward pass without gradients over `tokens`, evaluated where `response_mask` is set."""
+    """A forward pass without gradients over `tokens`, evaluated where `response_mask` is set.
+
+    `also` has further forwards over the same tokens, of the same model or of models on its trunk: the layers run once.
+    """
 
     model: str
     method: InferMethod
@@ -262,21 +277,43 @@ class InferOp(Op, tag="infer", frozen=True, kw_only=True):
     response_mask: str
     output: str
     temperature: float = 1.0
+    also: tuple[InferHead, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Tokens and mask."""
-        return (self.tokens, self.response_mask)
+        """Tokens and masks."""
+        masks = dict.fromkeys((self.response_mask, *(h.response_mask for h in self.also)))
+        return (self.tokens, *masks)
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """One field."""
-        return (self.output,)
+        """One field of each forward."""
+        return (self.output, *(h.output for h in self.also))
 
     @property
     def collective(self) -> bool:
         """Sharded weights are gathered layer by layer."""
         return True
+
+    @property
+    def parts(self) -> tuple[InferOp, ...]:
+        """The forwards that it does the work of, each as one of its own with the id of the whole."""
+        if not self.also:
+            return (self,)
+        own = (
+            replace(
+                self,
+                node=h.node,
+                model=h.model,
+                method=h.method,
+                response_mask=h.response_mask,
+                output=h.output,
+                temperature=h.temperature,
+                also=(),
+            )
+            for h in self.also
+        )
+        return (replace(self, also=()), *own)
 
 
 class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
@@ -488,6 +525,15 @@ AnyOp = (
     | FreeOp
     | SaveOp
 )
+
+
+def parts(ops: Iterable[AnyOp]) -> Iterator[AnyOp]:
+    """The ops, and of a forward that does the work of several each of these: no two of one node."""
+    for op in ops:
+        if isinstance(op, InferOp):
+            yield from op.parts
+        else:
+            yield op
 
 
 class Program(_Struct, frozen=True, kw_only=True):
