@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rldsl.compiler.ir import EdgeKind
-from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, LoadOp, ReshardOp, SaveOp, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    CollectOp,
+    FreeOp,
+    LoadOp,
+    ReshardOp,
+    SaveOp,
+    SyncWeightsOp,
+    TakeOp,
+    TrainOp,
+    parts,
+)
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
 
 Edge = tuple[str, str, str]
@@ -16,22 +27,24 @@ _OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp)
 def description(facts: Facts) -> Iterator[str]:
     """A plan may leave its graph out; what it says of it must be so."""
     plan = facts.plan
+    ops = tuple(parts(facts.ops))
+    writers = {name: op for op in ops if not isinstance(op, ReshardOp) for name in op.writes}
     for field in plan.fields:
-        writer = facts.writer.get(field.name)
+        writer = writers.get(field.name)
         makers = {"input", writer.id} if isinstance(writer, LoadOp) else {writer.node or writer.id} if writer else set()
         if writer is not None and field.producer not in makers:
             yield f"the field `{field.name}` is written by `{writer.id}`, not by `{field.producer}`"
     if not (plan.depths or plan.edges or plan.roles):
         return
-    of_node = {op.node: op for op in facts.ops if op.node is not None and not isinstance(op, _OF_NO_NODE)}
-    yield from _nodes(facts, of_node)
-    yield from _edges(facts, set(of_node))
+    of_node = {op.node: op for op in ops if op.node is not None and not isinstance(op, _OF_NO_NODE)}
+    yield from _nodes(facts, ops, of_node)
+    yield from _edges(facts, set(_true_edges(facts, ops, writers)), set(of_node))
     yield from _depths(facts)
 
 
-def _nodes(facts: Facts, of_node: Mapping[str, AnyOp]) -> Iterator[str]:
+def _nodes(facts: Facts, ops: Sequence[AnyOp], of_node: Mapping[str, AnyOp]) -> Iterator[str]:
     depths = facts.plan.depths
-    for op in facts.ops:
+    for op in ops:
         if op.node is None:
             if not isinstance(op, _OF_NO_NODE):
                 yield f"`{op.id}` comes from no node"
@@ -46,7 +59,7 @@ def _nodes(facts: Facts, of_node: Mapping[str, AnyOp]) -> Iterator[str]:
         yield f"a role is given to a node `{node}` that is not there"
 
 
-def _edges(facts: Facts, nodes: set[str]) -> Iterator[str]:
+def _edges(facts: Facts, true: set[Edge], nodes: set[str]) -> Iterator[str]:
     said = set(facts.plan.edges)
     for source, target, carries in facts.plan.edges:
         if source not in nodes or target not in nodes:
@@ -55,27 +68,28 @@ def _edges(facts: Facts, nodes: set[str]) -> Iterator[str]:
             yield f"the edge from `{source}` to `{target}` is of no known kind: `{carries}`"
     if len(said) < len(facts.plan.edges):
         yield "an edge is there twice"
-    true = set(_true_edges(facts))
     wrong = {e for e in said if not e[2].startswith(EdgeKind.ORDER)} ^ true
     for edge in sorted(wrong):
         there = "there is no such edge" if edge in true else "an edge says so"
         yield f"`{edge[1]}` {'waits' if edge in true else 'does not wait'} for `{edge[0]}` ({edge[2]}), and {there}"
     for program in facts.plan.programs:
-        place = {op.node: i for i, op in enumerate(program.ops) if not isinstance(op, _OF_NO_NODE)}
+        place = {
+            op.node: i for i, each in enumerate(program.ops) for op in parts((each,)) if not isinstance(op, _OF_NO_NODE)
+        }
         for source, target, carries in said:
             if source in place and target in place and place[source] >= place[target]:
                 yield f"`{target}` runs before `{source}`, for which it waits: {carries} ({ranks_of(program)})"
 
 
-def _true_edges(facts: Facts) -> Iterator[Edge]:
+def _true_edges(facts: Facts, ops: Sequence[AnyOp], writers: Mapping[str, AnyOp]) -> Iterator[Edge]:
     """Edges that follow from the ops: fields, rows of collections, and weights that a training changes."""
     users: dict[str, list[AnyOp]] = {}
     collecting: dict[str, list[AnyOp]] = {}
-    for op in facts.ops:
+    for op in ops:
         if isinstance(op, _OF_NO_NODE) or op.node is None:
             continue
         for name in op.reads:
-            writer = facts.writer.get(name)
+            writer = writers.get(name)
             if writer is not None and writer.node is not None:
                 yield writer.node, op.node, f"{EdgeKind.FIELD} {name}"
         if isinstance(op, CollectOp):

@@ -16,6 +16,7 @@ from rldsl.compiler.plan import (
     Scalar,
     SourceSpec,
     TrainOp,
+    parts,
 )
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts
 
@@ -49,7 +50,7 @@ def header(facts: Facts) -> Iterator[str]:
 def _unused(facts: Facts) -> Iterator[str]:
     used_groups = {op.group for op in facts.ops}
     used_groups |= {g for op in facts.ops if isinstance(op, ReshardOp) for g in (op.source, op.target)}
-    used_models = {op.model for op in facts.ops if isinstance(op, WITH_MODEL)}
+    used_models = {op.model for op in parts(facts.ops) if isinstance(op, WITH_MODEL)}
     used_models |= {facts.trunks[m] for m in used_models}
     called = {op.function for op in facts.ops if isinstance(op, ComputeOp)}
     called |= {op.loss for op in facts.ops if isinstance(op, TrainOp)}

@@ -11,6 +11,7 @@ from rldsl.compiler.verify.collections import collections
 from rldsl.compiler.verify.description import description
 from rldsl.compiler.verify.facts import Facts
 from rldsl.compiler.verify.header import header
+from rldsl.compiler.verify.heads import heads
 from rldsl.compiler.verify.names import names
 from rldsl.compiler.verify.numbers import numbers
 from rldsl.compiler.verify.order import order
@@ -32,7 +33,7 @@ PROVED = (
 )
 """What an empty list of problems means, in a few words each."""
 
-_CHECKS = (header, numbers, order, residency, collections, rows, weights, description)
+_CHECKS = (header, numbers, order, residency, collections, rows, heads, weights, description)
 
 
 def verify_plan(plan: Plan, signatures: Mapping[str, Signature] | None = None) -> list[Diagnostic]:
