@@ -17,6 +17,7 @@ from rldsl.compiler.plan import (
     MetricOp,
     OutputOp,
     Plan,
+    Reason,
     Reduction,
     SaveOp,
     Source,
@@ -189,7 +190,7 @@ def _(d: Damage) -> Plan | None:
 
 
 kind("another id on all ranks")(lambda d: d.changed(d.op(), id="other"))
-kind("another reason")(lambda d: d.changed(d.op(), because=("no reason",)))
+kind("another reason")(lambda d: d.changed(d.op(), because=(Reason(by="nobody", why="no reason"),)))
 kind("something more that was dropped")(
     lambda d: d.header(dropped=(*d.plan.dropped, Dropped(what="ghost", by="nobody", why="it was never there")))
 )

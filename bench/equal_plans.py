@@ -89,7 +89,7 @@ def _size(plan: Plan, group: str) -> int | None:
 def _body(plan: Plan, op: AnyOp) -> str:
     """An op without its name and provenance, its groups as numbers of ranks and its stream as the rounds in it."""
     body: dict[str, Any] = json.loads(msgspec.json.encode(op))
-    for name in ("id", "because"):
+    for name in ("id", "because", "by"):
         body.pop(name, None)
     for name in ("group", "source", "target") if isinstance(op, ReshardOp) else ("group",):
         body[name] = _size(plan, getattr(op, name))

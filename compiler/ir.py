@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
-from rldsl.compiler.plan import AnyOp, Dropped, Group, Program, Scalar
+from rldsl.compiler.plan import AnyOp, Dropped, Group, Program, Reason, Scalar
 from rldsl.compiler.signature import Signature
 from rldsl.diagnostics import Span
 from rldsl.types import FieldType, NodeType
@@ -211,7 +211,7 @@ class Node:
     when: Expr | None = None
     after: tuple[str, ...] = ()
     skip_where_zero: str | None = None
-    because: tuple[str, ...] = ()
+    because: tuple[Reason, ...] = ()
     span: Span | None = field(default=None, compare=False)
     after_spans: tuple[Span, ...] = field(default=(), compare=False)
 

@@ -146,14 +146,25 @@ class Guard(_Struct, frozen=True, kw_only=True):
     until: str | None = None
 
 
+class Reason(_Struct, frozen=True, kw_only=True):
+    """Why something is as it is, and the pass that made it so."""
+
+    by: str
+    why: str
+
+
 class Op(_Struct, tag_field="op", frozen=True, kw_only=True):
-    """One instruction. `node` is the graph node it came from, `group` the ranks that run it."""
+    """One instruction. `node` is the graph node it came from, `group` the ranks that run it.
+
+    `by` is the pass that made the op, `because` what other passes changed of it, and why.
+    """
 
     id: str
     node: str | None = None
     group: str = "world"
     guard: Guard | None = None
-    because: tuple[str, ...] = ()
+    because: tuple[Reason, ...] = ()
+    by: str = "lower_nodes"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -176,7 +187,8 @@ class LoadOp(Op, tag="load", frozen=True, kw_only=True):
 
     Ops with one stream take turns: `columns` name the fields, `names` the stream's own columns in the same order. Of
     `rounds` batches that a step may read this is number `round`, from 0. `first`: not the next prompts but always the
-    first, in the file's order.
+    first, in the file's order. `prefetch`: once these rows are there, the stream's next ones are read in the background,
+    except in the last step.
     """
 
     source: SourceSpec
@@ -187,6 +199,7 @@ class LoadOp(Op, tag="load", frozen=True, kw_only=True):
     round: int = 0
     rounds: int = 1
     first: bool = False
+    prefetch: bool = False
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -317,7 +330,11 @@ class InferOp(Op, tag="infer", frozen=True, kw_only=True):
 
 
 class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
-    """Call a function on fields."""
+    """Call a function on fields.
+
+    In the `background` it only begins here, on a thread of its rank that calls one function after the other: what it
+    writes is there after the `WaitOp` that names it, and what it reads must stay until then.
+    """
 
     function: str
     args: tuple[Arg, ...]
@@ -325,6 +342,7 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
     outputs: tuple[str | None, ...]
     per_prompt: int = 1
     reduces: bool = False
+    background: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -340,6 +358,22 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
     def collective(self) -> bool:
         """Only a function that sums over ranks."""
         return self.reduces
+
+
+class WaitOp(Op, tag="wait", frozen=True, kw_only=True):
+    """Wait for the op `compute`, which runs in the background; its results become fields, and its error is raised.
+
+    `holds` are the fields that it reads.
+    """
+
+    compute: str
+    holds: tuple[str, ...]
+    by: str = "overlap_computes"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What must be resident until here."""
+        return self.holds
 
 
 class TrainOp(Op, tag="train", frozen=True, kw_only=True):
@@ -385,6 +419,7 @@ class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
     source: str
     target: str
     batch: int
+    by: str = "lower_reshards"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -412,6 +447,7 @@ class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
     model: str
     sync: SyncKind
     staleness: int = 0
+    by: str = "lower_weights"
 
     @property
     def collective(self) -> bool:
@@ -494,6 +530,7 @@ class FreeOp(Op, tag="free", frozen=True, kw_only=True):
     """Nothing later reads these fields: drop them."""
 
     fields: tuple[str, ...]
+    by: str = "insert_frees"
 
 
 class SaveOp(Op, tag="save", frozen=True, kw_only=True):
@@ -502,6 +539,7 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
     model: str
     path: str
     every: int = 0
+    by: str = "lower_weights"
 
     @property
     def collective(self) -> bool:
@@ -515,6 +553,7 @@ AnyOp = (
     | ExtendOp
     | InferOp
     | ComputeOp
+    | WaitOp
     | TrainOp
     | CollectOp
     | TakeOp

@@ -11,7 +11,7 @@ from rldsl.compiler.passes.bind_parameters import number_of, optimiser_steps, op
 from rldsl.compiler.passes.check_counts import batch_of
 from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.passes.unroll_loops import is_take
-from rldsl.compiler.plan import Dropped
+from rldsl.compiler.plan import Dropped, Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class ElideOldLogp:
         elided = [a for a in node.call.args if _recomputed(a, node.call, module)]
         dropped += [Dropped(what=f"{node.id}.{a.param}", by=self.name, why=why) for a in elided]
         args = tuple(replace(a, current=True) if a in elided else a for a in node.call.args)
-        return replace(node, call=replace(node.call, args=args))
+        reasons = tuple(Reason(by=self.name, why=f"{why}: `{a.name}` is not read") for a in elided)
+        return replace(node, call=replace(node.call, args=args), because=(*node.because, *reasons))
 
 
 def _first_and_only_step(node: Node, module: Module) -> bool:

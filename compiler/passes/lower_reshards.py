@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import AnyOp, Guard, ReshardOp
+from rldsl.compiler.plan import AnyOp, Guard, Reason, ReshardOp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,5 +65,5 @@ def _reshard(
         source=source,
         target=target,
         batch=batch,
-        because=(why,),
+        because=(Reason(by=LowerReshards.name, why=why),),
     )

@@ -10,7 +10,7 @@ from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
 from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.passes.place_on_mesh import WORLD
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, SaveOp, SyncKind, SyncWeightsOp, TrainOp
+from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, Reason, SaveOp, SyncKind, SyncWeightsOp, TrainOp
 
 Rollout = GenerateOp | ExtendOp
 
@@ -69,7 +69,7 @@ def _sync(rollouts: list[Rollout], module: Module, *, trained: bool) -> SyncWeig
         model=op.model,
         sync=kind,
         staleness=op.staleness,
-        because=(why,),
+        because=(Reason(by=LowerWeights.name, why=why),),
     )
 
 

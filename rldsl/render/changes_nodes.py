@@ -17,7 +17,7 @@ Said = dict[str, str | None]
 """Texts by what they are about."""
 
 _APART = frozenset(
-    {"id", "node", "group", "guard", "because", "args", "params", "outputs", "fields", "model", "function"}
+    {"id", "node", "group", "guard", "because", "by", "args", "params", "outputs", "fields", "model", "function"}
 )
 
 

@@ -53,8 +53,8 @@ class Explainer:
         """What the compiler decided for the whole plan, and why."""
         plan = self._plan
         ranks = [f"{ranks_words(plan)[0].upper()}{ranks_words(plan)[1:]}", *self._classes()]
-        because = ((op, why) for op in self._facts.ops for why in op.because)
-        chosen = [f"`{general(op.id)}`: {why}" for op, why in because]
+        because = ((op, r) for op in self._facts.ops for r in op.because)
+        chosen = [f"`{general(op.id)}`: {r.why} ({r.by})" for op, r in because]
         dropped = [f"`{general(d.what)}`: {d.why} ({d.by})" for d in plan.dropped]
         sections = [("ranks", ranks), ("not in the program", dropped), ("because", chosen)]
         return page(plan.algorithm, "what the compiler decided", plan.source.path, sections)
@@ -124,7 +124,7 @@ class Explainer:
             ("is", [model_words(model), *related]),
             ("used by", users),
             ("trained", trained or ["never"]),
-            ("synced", [*syncs, *(why for op in ops if isinstance(op, SyncWeightsOp) for why in op.because)]),
+            ("synced", [*syncs, *(r.why for op in ops if isinstance(op, SyncWeightsOp) for r in op.because)]),
             ("saved", saves),
         ]
         return page(model.name, "model", self._place(model.name), sections)

@@ -18,6 +18,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    WaitOp,
 )
 from rldsl.render.facts import Facts
 from rldsl.render.flows import rollouts_of, trunk
@@ -50,7 +51,7 @@ class NodeExplainer:
         self._blocks = {n.block for n in self._nodes[False].values()}
         self._ops: dict[bool, dict[str, list[AnyOp]]] = {False: {}, True: {}}
         for op in facts.ops:
-            if not isinstance(op, SyncWeightsOp):  # it carries the name of the rollout that it serves
+            if not isinstance(op, SyncWeightsOp | WaitOp):  # they carry the name of the node that they serve
                 for unrolled, found in self._ops.items():
                     found.setdefault(node_id(op, unrolled=unrolled), []).append(op)
 
@@ -85,7 +86,7 @@ class NodeExplainer:
             ("downstream", self._reached(node.id, self._down[unrolled], unrolled=unrolled)),
             ("runs", list(self._runs(ops))),
             ("weights", [line for op in ops[:1] for line in self._weights(op)]),
-            ("because", [why for op in ops for why in op.because]),
+            ("because", [f"{r.why} ({r.by})" for op in ops for r in op.because]),
             ("passes", list(self._passes(node.id))),
         ]
         kind = ", ".join(filter(None, ("node", node.role, node.type if node.type != node.role else "")))

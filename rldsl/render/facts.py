@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from rldsl.compiler import dag
-from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, LoadOp, Plan, ReshardOp, TakeOp
+from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, LoadOp, Plan, ReshardOp, TakeOp, WaitOp
 from rldsl.render.words import plural
 from rldsl.types import FieldType
 
@@ -54,12 +54,12 @@ class Rows:
 
 
 class Facts:
-    """The plan's ops, indexed by field and by place. Frees and moves neither write nor read here."""
+    """The plan's ops, indexed by field and by place. Frees, moves and waits neither write nor read here."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.ops = tuple(plan.ops())
-        self._working = [op for op in self.ops if not isinstance(op, (FreeOp, ReshardOp))]
+        self._working = [op for op in self.ops if not isinstance(op, (FreeOp, ReshardOp, WaitOp))]
 
     @cached_property
     def writer(self) -> dict[str, AnyOp]:

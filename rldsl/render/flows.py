@@ -12,7 +12,18 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, Plan, ReshardOp, SyncKind, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    ExtendOp,
+    GenerateOp,
+    Plan,
+    ReshardOp,
+    SyncKind,
+    SyncWeightsOp,
+    TakeOp,
+    TrainOp,
+    WaitOp,
+)
 from rldsl.render.facts import Facts
 from rldsl.render.nodes import node_id, nodes_of
 from rldsl.render.scopes import leaf
@@ -62,7 +73,7 @@ def _edges(facts: Facts) -> Iterator[tuple[AnyOp, AnyOp, str]]:
     for op in facts.ops:
         if isinstance(op, TakeOp):
             yield from ((c, op, f) for c in facts.collects(op.collection) for f in op.outputs)
-        elif not isinstance(op, ReshardOp):
+        elif not isinstance(op, ReshardOp | WaitOp):
             yield from ((facts.writer[f], op, f) for f in dict.fromkeys(op.reads) if f in facts.writer)
 
 

@@ -168,7 +168,7 @@ def _program(plan: Plan, program: Program, *, first: bool) -> str:
 def _op_cells(op: AnyOp, labels: dict[str, str]) -> list[str]:
     label = labels.get(node_id(op), "")
     guard = f' <span class="dim">({escape(guard_words(op.guard))})</span>' if op.guard else ""
-    why = "".join(f'<div class="why">because {_code(reason)}</div>' for reason in op.because)
+    why = "".join(f'<div class="why">because {_code(f"{r.why} ({r.by})")}</div>' for r in op.because)
     fields = f"<div><code>{escape(flow(op))}</code></div>" if flow(op) else ""
     what = f"<td>{escape(describe(op))}{guard}{fields}{why}</td>"
     return [_cell(kind_of(op) + (" *" if op.collective else "")), _ask(label, label), what, _cell(op.group)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SaveOp, SyncWeightsOp
+from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
 from rldsl.render.facts import in_order
 from rldsl.render.scopes import general
 
@@ -69,7 +69,7 @@ def _placed(ops: Sequence[AnyOp], plan: Plan) -> Iterator[_Placed]:
 
 
 def _is_node(op: AnyOp) -> bool:
-    return op.node is not None and not isinstance(op, LoadOp | ReshardOp | SyncWeightsOp)
+    return op.node is not None and not isinstance(op, LoadOp | ReshardOp | SyncWeightsOp | WaitOp)
 
 
 def _name(op: AnyOp) -> str:
@@ -77,6 +77,8 @@ def _name(op: AnyOp) -> str:
         return f"weights of {op.model}" + (f", staleness {op.staleness}" if op.staleness else "")
     if isinstance(op, SaveOp):
         return f"save of {op.model}"
+    if isinstance(op, WaitOp):
+        return f"wait for {general(op.compute)}"
     if isinstance(op, LoadOp):
         return f"input of {', '.join(sorted(map(general, op.columns)))}"
     if isinstance(op, ReshardOp):

@@ -95,7 +95,7 @@ class ProgramView:
             head = Text.assemble(head, (f"  ({guard_words(op.guard)})", "magenta"))
         fields = flow(op)
         lines = [head, *([Text(fields, style="cyan")] if fields else [])]
-        return Group(*lines, *(quoted(f"because {why}", "dim italic") for why in op.because))
+        return Group(*lines, *(quoted(f"because {r.why} ({r.by})", "dim italic") for r in op.because))
 
 
 class DroppedView:
