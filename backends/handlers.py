@@ -99,19 +99,18 @@ def _put_samples(rt: Runtime, op: GenerateOp | ExtendOp, made: Samples, per_prom
 
 
 def infer(rt: Runtime, op: InferOp) -> None:
-    """Log-probs, values or scores of this rank's samples."""
-    columns = rt.buffer.aligned([op.tokens, op.response_mask], per_prompt=rt.read(op.tokens, op).per_prompt, op=op.id)
+    """Log-probs, values or scores of this rank's samples; all that one op is to find by one forward."""
+    columns = rt.buffer.aligned(op.reads, per_prompt=rt.read(op.tokens, op).per_prompt, op=op.id)
     rows, model = columns[op.tokens], rt.models[op.model]
-    tokens, mask = rt.ragged(rows), rt.ragged(columns[op.response_mask])
-    result: Data
-    match op.method:
-        case InferMethod.LOGPROB:
-            result = model.logprob(tokens, mask, temperature=op.temperature)
-        case InferMethod.VALUE:
-            result = model.value(tokens, mask)
-        case InferMethod.SCORE:
-            result = model.score(tokens, mask)
-    _put_result(rt, op.output, Column(rows.ids, result, rows.per_prompt))
+    masks = {name: rt.ragged(columns[name]) for name in op.reads[1:]}
+    results: Sequence[Data]
+    if op.method is InferMethod.SCORE:
+        results = [model.score(rt.ragged(rows), masks[op.response_mask])]
+    else:
+        asks = [rt.models[p.model].ask(masks[p.response_mask], p.temperature) for p in op.parts]
+        results = model.answers(rt.ragged(rows), asks)
+    for name, result in zip(op.writes, results, strict=True):
+        _put_result(rt, name, Column(rows.ids, result, rows.per_prompt))
 
 
 def _put_result(rt: Runtime, name: str, column: Column) -> None:

@@ -34,6 +34,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    parts,
 )
 from rldsl.diagnostics import fail
 from rldsl.types import FieldType
@@ -101,7 +102,7 @@ class Runtime:
         from the whole plan, as all ranks that hold a part of a model must load it alike.
         """
         groups = self._groups_of_trunks(ops)
-        used = {op.model for op in self.plan.ops() if isinstance(op, _WITH_WEIGHTS)}
+        used = {op.model for op in parts(self.plan.ops()) if isinstance(op, _WITH_WEIGHTS)}
         specs = [
             replace(m, trainable=m.trainable and m.name in self.trained)
             for m in self.plan.models
@@ -212,7 +213,7 @@ def check_vocabularies(plan: Plan, tokenizers: Mapping[str, PreTrainedTokenizerB
     writers = _token_writers(plan)
     reads = [
         (op.model, writers[op.tokens])
-        for op in plan.ops()
+        for op in parts(plan.ops())
         if isinstance(op, (InferOp, TrainOp, ExtendOp)) and op.tokens in writers
     ]
     for reader, writer in dict.fromkeys(reads):
