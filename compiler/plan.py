@@ -187,8 +187,8 @@ class LoadOp(Op, tag="load", frozen=True, kw_only=True):
 
     Ops with one stream take turns: `columns` name the fields, `names` the stream's own columns in the same order. Of
     `rounds` batches that a step may read this is number `round`, from 0. `first`: not the next prompts but always the
-    first, in the file's order. `prefetch`: once these rows are there, the stream's next ones are read in the background,
-    except in the last step.
+    first, in the file's order. `prefetch`: once these rows are there, the stream's next ones are read in the
+    background, except in the last step.
     """
 
     source: SourceSpec

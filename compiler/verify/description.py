@@ -15,13 +15,14 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    WaitOp,
     parts,
 )
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
 
 Edge = tuple[str, str, str]
 _KINDS = frozenset(EdgeKind)
-_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp)
+_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp, WaitOp)
 
 
 def description(facts: Facts) -> Iterator[str]:
