@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
@@ -228,6 +228,24 @@ class Node:
     def reads(self) -> tuple[str, ...]:
         """Fields read, each once, in order."""
         return tuple(dict.fromkeys(a.name for a in self.call.args if not (a.absent or a.current)))
+
+
+_Part = TypeVar("_Part", Node, Call, FieldArg, Keyword, "FieldInfo")
+
+
+def changed(part: _Part, **values: Any) -> _Part:
+    """`part` with other values, as `dataclasses.replace` makes it, in a fifth of the time.
+
+    The passes do this a dozen times for every node. Only for classes that compute nothing when they are made and keep
+    nothing computed beside their fields.
+    """
+    kept = part.__dict__
+    if not values.keys() <= kept.keys():
+        raise TypeError(f"{type(part).__name__} has no {sorted(values.keys() - kept.keys())}")
+    made = object.__new__(type(part))
+    made.__dict__.update(kept)
+    made.__dict__.update(values)
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
-from rldsl.compiler.ir import Module, Node
+from rldsl.compiler.ir import Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.plan import Reason
@@ -58,7 +58,7 @@ def _overtaking(layer: list[Node], order: list[str], trunks: dict[str, str]) -> 
 def _saying(node: Node, why: str | None) -> Node:
     if why is None:
         return node
-    return replace(node, because=(*node.because, Reason(by=OrderEqualDepths.name, why=why)))
+    return changed(node, because=(*node.because, Reason(by=OrderEqualDepths.name, why=why)))
 
 
 def _models(layer: list[Node], trunks: dict[str, str]) -> tuple[str, ...]:
