@@ -6,7 +6,7 @@ FLOPs are two for each multiplication in a matrix product, as in the appendix of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -150,7 +150,7 @@ class ModelFacts:
     expert_intermediate: int = 0
     shared_intermediate: int = 0
     moe_layers: int = 0
-    vision: VisionFacts | None = field(default=None)
+    vision: VisionFacts | None = None
 
     @property
     def dense_layers(self) -> int:
