@@ -29,6 +29,7 @@ from rldsl.compiler.passes.eliminate_dead import EliminateDead
 from rldsl.compiler.passes.emit_programs import EmitPrograms
 from rldsl.compiler.passes.flatten_blocks import FlattenBlocks
 from rldsl.compiler.passes.fold_conditions import FoldConditions
+from rldsl.compiler.passes.fuse_forwards import FuseForwards
 from rldsl.compiler.passes.infer_edges import InferEdges
 from rldsl.compiler.passes.insert_frees import InsertFrees
 from rldsl.compiler.passes.lower_nodes import LowerNodes
@@ -75,6 +76,7 @@ LOWERING: tuple[Pass, ...] = (
     ComputeDepth(),
     OrderEqualDepths(),
     LowerNodes(),  # needs the order
+    FuseForwards(),  # before reshards: one forward wants its rows moved once
     LowerReshards(),  # before weights and frees: it adds readers
     LowerWeights(),
     InsertFrees(),  # last of the rewrites: it must see every reader
@@ -84,7 +86,9 @@ LOWERING: tuple[Pass, ...] = (
 
 PASSES = CHECKS + LOWERING
 PASS_NAMES = tuple(p.name for p in PASSES)
-OPTIONAL_PASSES = frozenset({MergeEqualNodes.name, ElideOldLogp.name, SkipZeroRows.name, OrderEqualDepths.name})
+OPTIONAL_PASSES = frozenset(
+    {MergeEqualNodes.name, ElideOldLogp.name, SkipZeroRows.name, OrderEqualDepths.name, FuseForwards.name}
+)
 """Those without which a plan still is one, only slower."""
 
 

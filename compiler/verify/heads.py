@@ -9,7 +9,7 @@ from rldsl.compiler.verify.facts import Facts
 
 
 def heads(facts: Facts) -> Iterator[str]:
-    """One trunk and no two that ask the same.
+    """They have one trunk.
 
     A score is of a token that is appended to each row: the states that it is made from are those of no other forward.
     """
@@ -22,6 +22,3 @@ def heads(facts: Facts) -> Iterator[str]:
                 yield f"`{op.id}` runs `{part.model}` with `{first.model}`, which has another trunk"
         if any(part.method is InferMethod.SCORE for part in op.parts):
             yield f"`{op.id}` takes a score with other passes: its states are of its own"
-        asked = [(p.model, p.method, p.response_mask, p.temperature) for p in op.parts]
-        if len(set(asked)) < len(asked):
-            yield f"`{op.id}` asks the same of one model twice"
