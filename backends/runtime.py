@@ -7,9 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
+from rldsl.backends.background import Background, Task
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.buffer import Buffer
@@ -17,7 +19,7 @@ from rldsl.backends.data.collection import Collection
 from rldsl.backends.data.loader import Loader
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
-from rldsl.backends.functions import Functions
+from rldsl.backends.functions import Call, Functions
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.outputs import Outputs
 from rldsl.compiler.plan import (
@@ -65,6 +67,9 @@ class Runtime:
         self.prompts = prompts_of(plan)
         self.trained = changed_models(plan)
         self._functions = Functions(source_dir)
+        self.calling = Background("rldsl-compute", comm.device)
+        self.reading = Background("rldsl-load", torch.device("cpu"))
+        self.running = dict[str, tuple[Call, Task[Any]]]()
         # Cheap things first: a bad data file or function is told before weights are read.
         self.loaders = self._open_streams([op for op in ops if isinstance(op, LoadOp)])
         self.warnings = [w for loader in self.loaders.values() for w in loader.warnings]
@@ -145,6 +150,11 @@ class Runtime:
         self.step = step
         self.buffer.clear()
         self.collections.clear()
+
+    def close(self) -> None:
+        """Begin nothing more in the background."""
+        self.calling.close()
+        self.reading.close()
 
     @property
     def last_step(self) -> bool:
