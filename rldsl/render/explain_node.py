@@ -27,6 +27,7 @@ from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words, ranks_of
 from rldsl.render.scopes import general, leaf, scope_of
+from rldsl.render.sizes import rows_words, share_words
 from rldsl.render.words import describe, guard_words, plural
 
 _FAR = 8
@@ -131,7 +132,7 @@ class NodeExplainer:
         for op in ops:
             for field in op.writes or op.reads:
                 if rows := self._facts.rows(field):
-                    words = f"{rows.words()}, {rows.share(self._facts.ranks(op.group))}"
+                    words = f"{rows_words(rows)}, {share_words(rows, self._facts.ranks(op.group))}"
                     by_rows.setdefault(words, {})[leaf(field)] = None
         for words, fields in by_rows.items():
             yield words if len(by_rows) == 1 else f"{_listed(fields)}: {words}"

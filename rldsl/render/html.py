@@ -15,11 +15,11 @@ from rldsl.render.facts import Facts
 from rldsl.render.flows import Way, flows_of
 from rldsl.render.html_assets import SCRIPT, STYLE
 from rldsl.render.layout import HEIGHT, Picture, Spot, laid_out, path
-from rldsl.render.nodes import edges_of, node_id, nodes_of
+from rldsl.render.nodes import edges_of, node_id, node_ids, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import general
-from rldsl.render.sizes import size_words
+from rldsl.render.sizes import rows_words, size_words
 from rldsl.render.timeline import Chart, Mark, charts_of
 from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
 
@@ -166,12 +166,12 @@ def _program(plan: Plan, program: Program, *, first: bool) -> str:
 
 
 def _op_cells(op: AnyOp, labels: dict[str, str]) -> list[str]:
-    label = labels.get(node_id(op), "")
+    names = [_ask(label, label, "span") for n in node_ids(op) if (label := labels.get(n, ""))]
     guard = f' <span class="dim">({escape(guard_words(op.guard))})</span>' if op.guard else ""
     why = "".join(f'<div class="why">because {_code(f"{r.why} ({r.by})")}</div>' for r in op.because)
     fields = f"<div><code>{escape(flow(op))}</code></div>" if flow(op) else ""
     what = f"<td>{escape(describe(op))}{guard}{fields}{why}</td>"
-    return [_cell(kind_of(op) + (" *" if op.collective else "")), _ask(label, label), what, _cell(op.group)]
+    return [_cell(kind_of(op) + (" *" if op.collective else "")), f"<td>{', '.join(names)}</td>", what, _cell(op.group)]
 
 
 def _fields(plan: Plan) -> str:
@@ -181,7 +181,7 @@ def _fields(plan: Plan) -> str:
         spec = next(f for f in plan.fields if general(f.name) == name)
         counted = facts.rows(spec.name)
         readers = dict.fromkeys(general(node_id(op)) for op in facts.readers.get(spec.name, ()))
-        cells = (spec.type, general(spec.producer), ", ".join(readers), counted.words() if counted else "")
+        cells = (spec.type, general(spec.producer), ", ".join(readers), rows_words(counted) if counted else "")
         rows.append([_ask(name, name), *map(_cell, cells), _cell(size_words(facts, [spec.name]))])
     return _section("Fields", ("field", "type", "written by", "read by", "rows", "size"), rows)
 

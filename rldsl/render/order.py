@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
 from rldsl.render.facts import in_order
+from rldsl.render.nodes import node_ids
 from rldsl.render.scopes import general
 
 
@@ -61,11 +62,14 @@ def _placed(ops: Sequence[AnyOp], plan: Plan) -> Iterator[_Placed]:
             else:
                 yield _Placed(f"alone {index}", 0, (_name(op),))
         elif _is_node(op):
-            yield _Placed(f"depth {plan.depths.get(op.node or '')}", 1, (_name(op), *before))
+            first, *others = node_ids(op)
+            depth = f"depth {plan.depths.get(op.node or '')}"
+            yield _Placed(depth, 1, (first, *before))
+            yield from (_Placed(depth, 1, (name,)) for name in others)
             before = ()
         else:
-            depth = plan.depths.get(following.node or "") if following else None
-            yield _Placed(f"depth {depth}", 0, (_name(op),))
+            level = plan.depths.get(following.node or "") if following else None
+            yield _Placed(f"depth {level}", 0, (_name(op),))
 
 
 def _is_node(op: AnyOp) -> bool:

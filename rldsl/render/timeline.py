@@ -22,6 +22,7 @@ from rldsl.compiler.plan import (
     SaveOp,
     SyncWeightsOp,
     TakeOp,
+    parts,
 )
 from rldsl.render.facts import in_order
 from rldsl.render.nodes import NodeView, node_id, nodes_of
@@ -71,7 +72,8 @@ def _chart(plan: Plan, program: Program, columns: Sequence[AnyOp], nodes: dict[s
     rows: dict[tuple[str, str], dict[int, Mark]] = {}
     for column, op in enumerate(columns):
         if op.id in number:
-            rows.setdefault((_label(op, nodes), _role(op, nodes)), {})[column] = _mark(op)
+            for part in parts((op,)):
+                rows.setdefault((_label(part, nodes), _role(part, nodes)), {})[column] = _mark(op)
     made = tuple(Row(label, role, marks) for (label, role), marks in rows.items())
     return Chart(ranks_of(program, plan.world_size), made, tuple(number.get(op.id) for op in columns))
 

@@ -71,10 +71,15 @@ def describe(op: AnyOp) -> str:
 
 def _computed(op: InferOp | ComputeOp | TrainOp) -> str:
     if isinstance(op, InferOp):
-        return f"{_INFER[op.method]} {op.model}"
+        return "; ".join(_inferred(part) for part in op.parts) + (", in one pass" if op.also else "")
     if isinstance(op, ComputeOp):
         return f"{op.function}{_keywords(op.params)}" + (", begun in the background" if op.background else "")
     return f"{op.model} by {op.loss}{_keywords(op.params)}; {_schedule(op)}"
+
+
+def _inferred(op: InferOp) -> str:
+    warmth = "" if op.temperature == 1 else f" at temperature {number(op.temperature)}"
+    return f"{_INFER[op.method]} {op.model}{warmth}"
 
 
 def _bookkeeping(op: CollectOp | TakeOp | MetricOp | OutputOp) -> str:

@@ -4,10 +4,11 @@ import msgspec
 import pytest
 
 from rldsl.compiler.plan import FieldSpec, Group, Program, ReshardOp
-from rldsl.render.facts import Facts, Rows, in_order
+from rldsl.compiler.volume import Rows
+from rldsl.render.facts import Facts, in_order
 from rldsl.render.flows import FlowView, Way, flows_of
 from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
-from rldsl.render.sizes import bytes_words, size_words
+from rldsl.render.sizes import bytes_words, rows_words, share_words, size_words
 from rldsl.render.timeline import Mark, TimelineView, charts_of
 from tests.render.loops import collecting, talking
 
@@ -128,14 +129,14 @@ def test_weights_of_a_shared_trunk_come_from_its_trainings():
     ],
 )
 def test_rows(rows, ranks, words):
-    assert f"{rows.words()}, {rows.share(ranks)}" == words
+    assert f"{rows_words(rows)}, {share_words(rows, ranks)}" == words
 
 
 def test_sizes(plan):
     facts = Facts(split(plan))
-    assert size_words(facts, ["score", "tokens", "response_mask"]) == "128 rows x (4 B + 9 B x tokens)"
-    assert size_words(facts, ["prompts", "score"]) == "16 rows x text; 128 rows x 4 B = 512 B"
-    assert size_words(Facts(typed(collecting())), ["tokens"]) == "up to 128 rows x 8 B x tokens"
+    assert size_words(facts, ["score", "tokens", "response_mask"]) == "16 x 8 rows, at most (P + 24) x 9 B + 4 B"
+    assert size_words(facts, ["prompts", "score"]) == "16 rows, at most text; 16 x 8 rows x 4 B = 512 B"
+    assert size_words(Facts(typed(collecting())), ["tokens"]) == "at most 16 x 8 rows, at most (P + 512) x 8 B"
     assert [bytes_words(n) for n in (128, 1500, 2.5e6, 3e9)] == ["128 B", "1.5 kB", "2.5 MB", "3 GB"]
     assert size_words(facts, ["nope"]) == ""
 
