@@ -82,7 +82,7 @@ class _Schedule:
             self.place[name] = (*self.place[first.id][:-1], 0, next(self.moves), 1)
         doing = self.op[first.id]
         assert isinstance(doing, InferOp)
-        self.op[first.id] = _fused(doing, other)
+        self.op[first.id] = _with(doing, other)
         self.before[first.id] |= self.before[other.id]
         self.home[other.id] = first.id
         del self.op[other.id]
@@ -90,7 +90,7 @@ class _Schedule:
 
     def ops(self) -> Iterator[AnyOp]:
         """All that is left, in order."""
-        return (self.op[name] for name in sorted(self.op, key=self._place))
+        return (_reasoned(self.op[name]) for name in sorted(self.op, key=self._place))
 
     def _place(self, name: str) -> tuple[int, ...]:
         return self.place[name]
@@ -118,7 +118,7 @@ class _Schedule:
         return until is not None and any(c.into == until and begin < self.place[c.id] < end for c in self.collects)
 
 
-def _fused(op: InferOp, other: InferOp) -> InferOp:
+def _with(op: InferOp, other: InferOp) -> InferOp:
     head = InferHead(
         node=other.node,
         model=other.model,
@@ -127,6 +127,13 @@ def _fused(op: InferOp, other: InferOp) -> InferOp:
         output=other.output,
         temperature=other.temperature,
     )
-    why = f"`{other.node}` reads the same tokens with the same layers as `{op.node}`, so they run once for both"
-    because = (*op.because, *other.because, Reason(by=FuseForwards.name, why=why))
+    because = (*op.because, *other.because)
     return msgspec.structs.replace(op, id=f"{op.id}+{other.id}", also=(*op.also, head), because=because)
+
+
+def _reasoned(op: AnyOp) -> AnyOp:
+    if not isinstance(op, InferOp) or not op.also:
+        return op
+    *most, last = (f"`{part.node}`" for part in op.parts)
+    why = f"{', '.join(most)} and {last} read the same tokens with the same layers, which run once for all of them"
+    return msgspec.structs.replace(op, because=(*op.because, Reason(by=FuseForwards.name, why=why)))
