@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,14 +126,27 @@ def compile_file(path: Path, options: Options | None = None) -> Compiled:
     options = options or Options()
     source = read_source(path)
     found = Diagnostics()
-    graph = load_graph(path, source, found)
-    compiled = compile_graph(graph, options, source_dir=path.parent, found=found)
-    origin = Source(
-        path=_relative(path, options.plan_dir or Path()),
-        sha256=hashlib.sha256(source.encode()).hexdigest(),
-        spans=_spans(graph),
-    )
-    return replace(compiled, plan=_with_source(compiled.plan, origin))
+    with _no_garbage():
+        graph = load_graph(path, source, found)
+        compiled = compile_graph(graph, options, source_dir=path.parent, found=found)
+        origin = Source(
+            path=_relative(path, options.plan_dir or Path()),
+            sha256=hashlib.sha256(source.encode()).hexdigest(),
+            spans=_spans(graph),
+        )
+        return replace(compiled, plan=_with_source(compiled.plan, origin))
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Without the collector, which would look for circles in graphs that have none, for a third of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def check_file(path: Path, options: Options | None = None) -> tuple[Diagnostic, ...]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import SINKS, FieldArg, Graph, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.infer_edges import edges_of
 from rldsl.compiler.plan import Dropped
 from rldsl.diagnostics import Diagnostics
 
@@ -32,7 +33,9 @@ class FoldConditions:
         kept = tuple(_without(changed(n, when=None), missing, ids) for n in graph.nodes if n.id not in ids)
         _check_still_useful(kept, graph, context.found)
         dropped = tuple(Dropped(what=n.id, by=self.name, why="its condition is false") for n in gone)
-        return replace(module, graph=graph.with_nodes(kept), dropped=module.dropped + dropped)
+        graph = replace(graph, nodes=kept)
+        graph = replace(graph, edges=edges_of(graph))  # what waits for a training that is gone waits for the next
+        return replace(module, graph=graph, dropped=module.dropped + dropped)
 
 
 def _goes_along(node: Node, missing: set[str]) -> bool:

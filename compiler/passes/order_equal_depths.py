@@ -36,15 +36,15 @@ class OrderEqualDepths:
         for layer, models in zip(layers.values(), sequence, strict=True):
             order += [n.id for n in layer if n.id not in trunks]
             order += [n.id for model in models for n in layer if trunks.get(n.id) == model]
-        whys = {n: why for layer in layers.values() for n, why in _overtaking(layer, order, trunks)}
+        place = {name: i for i, name in enumerate(order)}
+        whys = {n: why for layer in layers.values() for n, why in _overtaking(layer, place, trunks)}
         nodes = tuple(_saying(n, whys.get(n.id)) for n in module.graph.nodes)
         depths = {n: module.depths[n] for n in order}
         return replace(module, graph=module.graph.with_nodes(nodes), order=tuple(order), depths=depths)
 
 
-def _overtaking(layer: list[Node], order: list[str], trunks: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _overtaking(layer: list[Node], place: dict[str, int], trunks: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Each node that now runs before one written earlier, and why."""
-    place = {name: i for i, name in enumerate(order)}
     latest = layer[0].id
     for node in layer:
         if place[node.id] < place[latest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from rldsl.compiler.ir import EdgeKind
 from rldsl.compiler.plan import (
@@ -77,8 +78,10 @@ def _edges(facts: Facts, true: set[Edge], nodes: set[str]) -> Iterator[str]:
         place = {
             op.node: i for i, each in enumerate(program.ops) for op in parts((each,)) if not isinstance(op, _OF_NO_NODE)
         }
+        # What runs in the background is done where it is waited for.
+        done = place | {op.node: i for i, op in enumerate(program.ops) if isinstance(op, WaitOp)}
         for source, target, carries in said:
-            if source in place and target in place and place[source] >= place[target]:
+            if source in place and target in place and done[source] >= place[target]:
                 yield f"`{target}` runs before `{source}`, for which it waits: {carries} ({ranks_of(program)})"
 
 
@@ -101,15 +104,17 @@ def _true_edges(facts: Facts, ops: Sequence[AnyOp], writers: Mapping[str, AnyOp]
         if isinstance(op, WITH_MODEL):
             users.setdefault(facts.trunks[op.model], []).append(op)
     for same in users.values():
-        for i, op in enumerate(same):
-            if isinstance(op, TrainOp):
-                yield from _weights(op, same[:i], same[i + 1 :])
+        trains = [op for op in same if isinstance(op, TrainOp)]
+        for source, target in pairwise(trains):
+            yield _weights(source, target)
+        for op in same:
+            if trains and not isinstance(op, TrainOp):
+                yield _weights(op, trains[0])
 
 
-def _weights(op: TrainOp, earlier: list[AnyOp], later: list[AnyOp]) -> Iterator[Edge]:
-    for user in (*earlier, *(u for u in later if not isinstance(u, TrainOp))):
-        assert isinstance(user, WITH_MODEL)
-        yield user.node or "", op.node or "", f"{EdgeKind.WEIGHTS} {user.model}"
+def _weights(source: AnyOp, target: AnyOp) -> Edge:
+    assert isinstance(source, WITH_MODEL)
+    return source.node or "", target.node or "", f"{EdgeKind.WEIGHTS} {source.model}"
 
 
 def _depths(facts: Facts) -> Iterator[str]:
