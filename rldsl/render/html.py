@@ -12,9 +12,10 @@ from rldsl.render.blocks import parts_of
 from rldsl.render.explain import Explainer
 from rldsl.render.export import fill_of
 from rldsl.render.facts import Facts
-from rldsl.render.flows import Way, flows_of
+from rldsl.render.flows import flows_of
 from rldsl.render.html_assets import SCRIPT, STYLE
 from rldsl.render.layout import HEIGHT, Picture, Spot, laid_out, path
+from rldsl.render.moves import size_of
 from rldsl.render.nodes import edges_of, node_id, node_ids, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.ranks import ranks_of
@@ -87,7 +88,7 @@ def _header(plan: Plan) -> str:
 def _graph(plan: Plan, *, unrolled: bool) -> str:
     edges = edges_of(plan, unrolled=unrolled)
     picture = laid_out(parts_of(plan, unrolled=unrolled), edges)
-    crossing = {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.way is not Way.LOCAL}
+    crossing = {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.crosses}
     inner = [*_frames(picture)]
     for edge in edges:
         kind = f"edge{' again' if edge.again else ''}{' crosses' if (edge.source, edge.target) in crossing else ''}"
@@ -151,9 +152,10 @@ def _moves(plan: Plan, *, unrolled: bool) -> str:
     labels = {n.id: n.label for n in nodes_of(plan, unrolled=unrolled)}
     rows = []
     for each in flows_of(plan, unrolled=unrolled):
-        how = each.way.value if each.way is Way.LOCAL else f"<b>{each.way.value}</b> {escape(each.between)}"
+        way = f"<b>{each.way.value}</b>" if each.crosses else each.way.value
+        how = f"{each.kind} {way} {escape(each.between)}"
         ends = [_ask(labels[end], labels[end]) for end in (each.source, each.target)]
-        rows.append([*ends, _cell(", ".join(each.what)), f'<td class="how">{how}</td>', _cell(each.size)])
+        rows.append([*ends, _cell(", ".join(each.what)), f'<td class="how">{how}</td>', _cell(size_of(each))])
     return _section("What moves", ("from", "to", "what", "how", "how much, on all ranks together"), rows)
 
 

@@ -10,7 +10,11 @@ from rldsl.render.facts import Facts
 from rldsl.render.words import plural
 from rldsl.types import DType
 
-PROMPT_NOTE = f"{PROMPT_TOKENS}: tokens of the longest prompt"
+_NOTES = {
+    PROMPT_TOKENS: "tokens of the longest prompt",
+    "text(x)": "bytes of the longest text of x",
+    "tokens(x)": "its tokens",
+}
 
 
 def rows_words(rows: Rows) -> str:
@@ -34,10 +38,14 @@ def share_words(rows: Rows, ranks: int | None) -> str:
 
 def size_words(facts: Facts, fields: Iterable[str]) -> str:
     """`8 x 4 rows x 4 B = 128 B`, `8 x 4 rows, at most (P + 24) x 9 B`; fields of different rows one by one."""
+    return volumes_words(v for f in fields if (v := facts.volumes.volume(f)))
+
+
+def volumes_words(volumes: Iterable[Volume]) -> str:
+    """The same of their volumes."""
     by_rows: dict[Rows, list[Volume]] = {}
-    for name in fields:
-        if volume := facts.volumes.volume(name):
-            by_rows.setdefault(volume.rows, []).append(volume)
+    for volume in volumes:
+        by_rows.setdefault(volume.rows, []).append(volume)
     return "; ".join(_size(rows, volumes) for rows, volumes in by_rows.items())
 
 
@@ -74,6 +82,12 @@ def amount_bytes(amount: Amount) -> str:
     if not amount.symbols:
         return bytes_words(amount.constant)
     return f"({amount_words(amount)}) B"
+
+
+def symbols_words(amount: Amount) -> str:
+    """`P: tokens of the longest prompt; text(x): bytes of the longest text of x`: what the symbols stand for."""
+    forms = dict.fromkeys(f"{name.partition('(')[0]}(x)" if "(" in name else name for name, _ in amount.symbols)
+    return "; ".join(f"{form}: {what}" for form, what in _NOTES.items() if form in forms)
 
 
 def sent_words(facts: Facts, op: ReshardOp) -> str:

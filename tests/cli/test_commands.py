@@ -192,7 +192,8 @@ def test_show_one_rank(folder, plan, capsys):
     assert main(["show", "plan.json", "--rank", "1"]) == 0
     assert "╭" not in capsys.readouterr().out
     assert main(["show", "plan.json", "--rank", "1", "--format", "json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) >= {"first", "last", "ops"}
+    (program,) = json.loads(capsys.readouterr().out)["programs"]
+    assert set(program) >= {"first", "last", "ops"}
 
 
 def test_show_a_rank_that_there_is_not(folder, capsys):

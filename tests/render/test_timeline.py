@@ -6,7 +6,8 @@ import pytest
 from rldsl.compiler.plan import FieldSpec, Group, Program, ReshardOp
 from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts, in_order
-from rldsl.render.flows import FlowView, Way, flows_of
+from rldsl.render.flows import Kind, Way, flows_of
+from rldsl.render.moves import FlowView, flows_json
 from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
 from rldsl.render.sizes import bytes_words, rows_words, share_words, size_words
 from rldsl.render.timeline import Mark, TimelineView, charts_of
@@ -105,7 +106,30 @@ def test_ways(plan):
     assert flows["rollout", "ref", ("tokens", "response_mask")].way is Way.ALL_TO_ALL
     assert flows["reward", "advantage", ("score",)].way is Way.LOCAL
     assert flows["update_actor", "rollout", ("weights of actor",)].way is Way.GATHERED
-    assert {f.way for f in flows_of(collecting()) if f.source == "resample.collect"} == {Way.ALL_TO_ALL}
+    kept = [f for f in flows_of(collecting()) if f.source == "resample.collect"]
+    assert {(f.way, f.kind) for f in kept} == {(Way.ALL_TO_ALL, Kind.ROWS)}
+
+
+def test_only_the_first_edge_that_a_move_serves_sends_anything(plan):
+    sent = {(f.source, f.target): f.sent for f in flows_of(split(plan)) if "tokens" in f.what}
+    assert [(s.prompts, s.of) for s in sent["rollout", "ref"]] == [(8, 16)]
+    assert sent["rollout", "values"] == ()
+
+
+def test_what_only_waits_is_an_edge_too(plan):
+    ordered = msgspec.structs.replace(plan, edges=(("reward", "ref", "after"),))
+    (edge,) = (f for f in flows_of(ordered) if f.kind is Kind.ORDER)
+    assert (edge.source, edge.target, edge.what) == ("reward", "ref", ())
+
+
+def test_flows_as_data(plan):
+    found = {(f["source"], f["target"]): f for f in flows_json(split(plan), flows_of(split(plan)))}
+    moved = found["rollout", "ref"]
+    assert moved["how"] == "all-to-all" and moved["carries"] == ["tokens", "response_mask"]
+    assert moved["bytes"] == {"constant": 128 * 24 * 9, "symbols": {"P": 128 * 9}, "at_most": True}
+    assert moved["sent"][0]["bytes"]["symbols"] == {"P": 64 * 9}
+    assert found["reward", "advantage"]["bytes"] == {"constant": 512, "symbols": {}, "at_most": False}
+    assert found["update_actor", "rollout"]["bytes"] is None
 
 
 def test_weights_of_a_shared_trunk_come_from_its_trainings():
