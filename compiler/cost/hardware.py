@@ -48,9 +48,15 @@ class Hardware:
         """FLOP/s at `precision`, `bf16` or `fp32`."""
         return self.bf16 if precision == "bf16" else self.fp32
 
-    def link_between(self, ranks: int) -> float:
-        """Bytes/s of the slowest link that so many neighbouring ranks need: within a node, or beyond it."""
-        return self.link if ranks <= self.per_node else min(self.link, self.network)
+    def link_between(self, ranks: int, stride: int = 1) -> float:
+        """Bytes/s of a rank in a collective of `ranks` ranks, every `stride`-th of the cluster.
+
+        Rings beyond a node cross the network once a node and ring, so the members of a node share its adapters.
+        """
+        if ranks * stride <= self.per_node:
+            return self.link
+        members = max(1, self.per_node // stride)
+        return min(self.link, self.network * min(members, ranks))
 
 
 _A100 = Hardware(

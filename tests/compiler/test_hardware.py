@@ -30,9 +30,13 @@ def test_a_budget_needs_memory():
     assert hardware_of("cpu", {"memory": 2, "usable": 0.5}).budget == GIB
 
 
-@pytest.mark.parametrize(("ranks", "rate"), [(2, 450), (8, 450), (9, 50), (64, 50)])
-def test_ranks_beyond_a_node_share_its_network(ranks, rate):
-    assert HARDWARE["h100"].link_between(ranks) == rate * GB
+@pytest.mark.parametrize(
+    ("ranks", "stride", "rate"),
+    # 400 is what eight adapters of 50 carry; with stride 8 a group has one rank a node, so one adapter.
+    [(2, 1, 450), (8, 1, 450), (16, 1, 400), (64, 1, 400), (2, 4, 450), (4, 4, 100), (4, 8, 50), (4, 16, 50)],
+)
+def test_ranks_beyond_a_node_share_its_network(ranks, stride, rate):
+    assert HARDWARE["h100"].link_between(ranks, stride) == rate * GB
 
 
 def test_a_kind_of_card_is_no_slower_than_any_card():
