@@ -21,7 +21,7 @@ class FuseForwards:
 
     They read one field of tokens, with one model or models on one trunk, on the same ranks and in the same steps; masks
     and temperatures may differ. The one op stands where the first of them stood. What a later one waits for moves
-    before it, if that only computes and does not wait for the first one; else the two stay apart.
+    before it, if that only computes and does not wait for the first one itself; else the two stay apart.
     Before: `old: actor.logprob(tokens, response_mask)`, `reward: ...`, `baseline: critic.value(tokens, response_mask)`
     After:  `old+baseline: actor.logprob and critic.value(tokens, response_mask)`, `reward: ...`
     """
@@ -40,10 +40,10 @@ class FuseForwards:
             return module
         schedule = _Schedule(module)
         for ops in alike.values():
-            leaders = ops[:1]
-            for op in ops[1:]:
-                if not any(schedule.fuse(leader, op) for leader in leaders):
-                    leaders.append(op)
+            apart: list[str] = []
+            for op in ops:
+                if not any(schedule.fuse(other, op.id) for other in apart):
+                    apart.append(op.id)
         return replace(module, ops=tuple(schedule.ops()))
 
 
@@ -66,26 +66,27 @@ class _Schedule:
         self.op: dict[str, AnyOp] = {op.id: op for op in module.ops}
         self.place: dict[str, tuple[int, ...]] = {op.id: (i, 1) for i, op in enumerate(module.ops)}
         self.moves = count()
-        self.home = {op.id: op.id for op in module.ops}
+        self.within: dict[str, str] = {}
         writer = {name: op.id for op in module.ops for name in op.writes}
         self.before = {op.id: {writer[n] for n in op.reads} for op in module.ops}
         for edge in module.graph.edges:
             self.before[edge.target].add(edge.source)
         self.collects = [op for op in module.ops if isinstance(op, CollectOp)]
 
-    def fuse(self, first: InferOp, other: InferOp) -> bool:
-        """Let `first` do the work of `other`, which stands behind it, if both can run where `first` stands."""
-        needed = self._between(first.id, other)
+    def fuse(self, one: str, two: str) -> bool:
+        """Let the first of two forwards do the work of both, if both can run where it stands."""
+        first, other = sorted((self._home(one), self._home(two)), key=self._place)
+        doing, done = self.op[first], self.op[other]
+        assert isinstance(doing, InferOp) and isinstance(done, InferOp)
+        needed = self._between(first, other)
         if needed is None or self._asks_anew(first, other):
             return False
         for name in sorted(needed, key=self._place):
-            self.place[name] = (*self.place[first.id][:-1], 0, next(self.moves), 1)
-        doing = self.op[first.id]
-        assert isinstance(doing, InferOp)
-        self.op[first.id] = _with(doing, other)
-        self.before[first.id] |= self.before[other.id]
-        self.home[other.id] = first.id
-        del self.op[other.id]
+            self.place[name] = (*self.place[first][:-1], 0, next(self.moves), 1)
+        self.op[first] = _with(doing, done)
+        self.before[first] |= self.before[other]
+        self.within[other] = first
+        del self.op[other]
         return True
 
     def ops(self) -> Iterator[AnyOp]:
@@ -95,40 +96,49 @@ class _Schedule:
     def _place(self, name: str) -> tuple[int, ...]:
         return self.place[name]
 
-    def _between(self, first: str, other: InferOp) -> set[str] | None:
+    def _home(self, name: str) -> str:
+        """The op that does the work of `name` by now."""
+        while name in self.within:
+            name = self.within[name]
+        return name
+
+    def _between(self, first: str, other: str) -> set[str] | None:
         """What `other` waits for behind `first`; None where some of that must stay, or waits for `first` itself."""
         found: set[str] = set()
-        waiting = [other.id]
+        waiting = [other]
         while waiting:
-            for name in {self.home[n] for n in self.before[waiting.pop()]} - found:
+            for name in {self._home(n) for n in self.before[waiting.pop()]} - found:
                 if self.place[name] < self.place[first]:
                     continue
-                if name == first or not isinstance(self.op[name], ComputeOp | InferOp):
-                    return None
-                if self.op[name].guard != other.guard:
+                op = self.op[name]
+                if name == first or not isinstance(op, ComputeOp | InferOp) or op.guard != self.op[other].guard:
                     return None
                 found.add(name)
                 waiting.append(name)
         return found
 
-    def _asks_anew(self, first: InferOp, other: InferOp) -> bool:
+    def _asks_anew(self, first: str, other: str) -> bool:
         """Whether a collection for which both wait grows between the two: the later one may then not run at all."""
-        until = other.guard.until if other.guard is not None else None
-        begin, end = self.place[first.id], self.place[other.id]
+        guard = self.op[other].guard
+        until = guard.until if guard is not None else None
+        begin, end = self.place[first], self.place[other]
         return until is not None and any(c.into == until and begin < self.place[c.id] < end for c in self.collects)
 
 
 def _with(op: InferOp, other: InferOp) -> InferOp:
-    head = InferHead(
-        node=other.node,
-        model=other.model,
-        method=other.method,
-        response_mask=other.response_mask,
-        output=other.output,
-        temperature=other.temperature,
+    heads = (
+        InferHead(
+            node=part.node,
+            model=part.model,
+            method=part.method,
+            response_mask=part.response_mask,
+            output=part.output,
+            temperature=part.temperature,
+        )
+        for part in other.parts
     )
     because = (*op.because, *other.because)
-    return msgspec.structs.replace(op, id=f"{op.id}+{other.id}", also=(*op.also, head), because=because)
+    return msgspec.structs.replace(op, id=f"{op.id}+{other.id}", also=(*op.also, *heads), because=because)
 
 
 def _reasoned(op: AnyOp) -> AnyOp:
