@@ -147,7 +147,7 @@ def _rule(rule: Any, known: dict[Any, _Rule]) -> _Rule:
             if not (s.is_term and s.filter_out)
         )
         origin = rule.origin.name
-        size, name = len(rule.expansion), rule.alias or origin
+        size, name = len(rule.expansion), str(rule.alias or origin)
         gives_way = bool(rule.options.expand1) and not rule.alias
         is_passed = gives_way and size == 1 and len(kept) == 1 and not kept[0][1]
         known[rule] = _Rule(size, origin, name, kept, origin.startswith("_"), gives_way, is_passed)
