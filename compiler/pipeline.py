@@ -39,7 +39,9 @@ from rldsl.compiler.passes.lower_reshards import LowerReshards
 from rldsl.compiler.passes.lower_weights import LowerWeights
 from rldsl.compiler.passes.merge_equal_nodes import MergeEqualNodes
 from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
+from rldsl.compiler.passes.overlap_computes import OverlapComputes
 from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
+from rldsl.compiler.passes.prefetch_loads import PrefetchLoads
 from rldsl.compiler.passes.resolve_names import ResolveNames
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
 from rldsl.compiler.passes.unroll_loops import UnrollLoops
@@ -81,6 +83,8 @@ LOWERING: tuple[Pass, ...] = (
     FuseForwards(),  # before reshards: one forward wants its rows moved once
     LowerReshards(),  # before weights and frees: it adds readers
     LowerWeights(),
+    PrefetchLoads(),
+    OverlapComputes(),  # after all that reads, moves or uses a model; before frees: what it reads stays until the wait
     InsertFrees(),  # last of the rewrites: it must see every reader
     EmitPrograms(),
 )
@@ -89,7 +93,15 @@ LOWERING: tuple[Pass, ...] = (
 PASSES = CHECKS + LOWERING
 PASS_NAMES = tuple(p.name for p in PASSES)
 OPTIONAL_PASSES = frozenset(
-    {MergeEqualNodes.name, ElideOldLogp.name, SkipZeroRows.name, OrderEqualDepths.name, FuseForwards.name}
+    {
+        MergeEqualNodes.name,
+        ElideOldLogp.name,
+        SkipZeroRows.name,
+        OrderEqualDepths.name,
+        FuseForwards.name,
+        PrefetchLoads.name,
+        OverlapComputes.name,
+    }
 )
 """Those without which a plan still is one, only slower."""
 
