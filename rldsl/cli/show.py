@@ -23,8 +23,9 @@ from rldsl.render.flows import flows_of, near
 from rldsl.render.graph import GraphView
 from rldsl.render.moves import FlowView, flows_json
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView
+from rldsl.render.schedule import charts_of
 from rldsl.render.select import SelectorError, names_of, ops_of, selected
-from rldsl.render.timeline import TimelineView, charts_of
+from rldsl.render.timeline import TimelineView
 
 FORMATS = ("text", "mermaid", "dot", "json", "html")
 

@@ -6,7 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, Plan, ReshardOp, SyncKind, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    ExtendOp,
+    GenerateOp,
+    Plan,
+    ReshardOp,
+    SyncKind,
+    SyncWeightsOp,
+    TakeOp,
+    TrainOp,
+    WaitOp,
+)
 from rldsl.compiler.volume import Sent, Volume
 from rldsl.render.facts import Facts
 from rldsl.render.nodes import node_id
@@ -101,7 +112,7 @@ def _edges(facts: Facts) -> Iterator[tuple[AnyOp, AnyOp, str]]:
     for op in facts.ops:
         if isinstance(op, TakeOp):
             yield from ((c, op, f) for c in facts.collects(op.collection) for f in op.outputs)
-        elif not isinstance(op, ReshardOp):
+        elif not isinstance(op, ReshardOp | WaitOp):
             yield from ((facts.writer[f], op, f) for f in dict.fromkeys(op.reads) if f in facts.writer)
 
 

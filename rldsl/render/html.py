@@ -19,9 +19,9 @@ from rldsl.render.moves import size_of
 from rldsl.render.nodes import edges_of, node_id, node_ids, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.ranks import ranks_of
+from rldsl.render.schedule import Chart, Mark, charts_of
 from rldsl.render.scopes import general
 from rldsl.render.sizes import rows_words, size_words
-from rldsl.render.timeline import Chart, Mark, charts_of
 from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -95,9 +95,10 @@ def test_what_moves_and_when(show):
     assert "moves send at most (" in text
     chart = text[text.index("Schedule") : text.index("Each step")]
     assert "no lengths of time are known" in chart
-    first, second = chart.split("ranks 2 to 3")
-    assert "rollout" in first
-    assert "rollout" not in second
+    first, second = (part.splitlines() for part in chart.rsplit("\nranks 2 to 3  ", 1))
+    assert any(line.startswith("rollout") for line in first)
+    assert not any(line.startswith("rollout") for line in second)
+    assert second[-2] == "ranks 2 to 3 wait in op 3, reshard, for ranks 0 to 1, which run rollout"
 
 
 def test_a_page(show):

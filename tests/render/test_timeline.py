@@ -3,14 +3,26 @@
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import FieldSpec, Group, Program, ReshardOp
+from rldsl.compiler.plan import (
+    ComputeOp,
+    FieldSpec,
+    Group,
+    InferMethod,
+    InferOp,
+    ModelSpec,
+    Plan,
+    Program,
+    ReshardOp,
+    WaitOp,
+)
 from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts, in_order
 from rldsl.render.flows import Kind, Way, flows_of
 from rldsl.render.moves import FlowView, flows_json
+from rldsl.render.schedule import Mark, charts_of
 from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
 from rldsl.render.sizes import bytes_words, rows_words, share_words, size_words
-from rldsl.render.timeline import Mark, TimelineView, charts_of
+from rldsl.render.timeline import TimelineView
 from tests.render.loops import collecting, talking
 
 WIDTHS = (80, 120)
@@ -79,6 +91,43 @@ def test_marks(plan):
     assert marks["rollout"] is Mark.ALONE
     assert marks["advantage"] is Mark.MEETS
     assert marks["weights of actor"] is Mark.TALKS
+
+
+def test_who_waits_for_whom(plan):
+    first, second = charts_of(split(plan))
+    assert first.waits == ()
+    (wait,) = second.waits
+    assert (wait.op, wait.number, wait.last, wait.ops) == ("reshard", 3, "ranks 0 to 1", ("rollout",))
+    assert second.lane[3] == (Mark.WAITS, "")
+    assert first.lane[3] == (Mark.ALONE, "ACTOR")
+
+
+def test_ranks_that_do_not_meet_work_at_the_same_time(plan):
+    ops = plan.programs[0].ops
+    reward, rollout = ops[3], ops[2]
+    apart = (
+        Program(first=0, last=2, ops=(msgspec.structs.replace(rollout, group="a"), ops[4])),
+        Program(first=2, last=4, ops=(msgspec.structs.replace(reward, group="b"), ops[4])),
+    )
+    first, second = charts_of(msgspec.structs.replace(plan, world_size=4, programs=apart))
+    assert [r.marks for r in first.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
+    assert [r.marks for r in second.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
+    assert first.waits == second.waits == ()
+
+
+def test_what_runs_in_the_background():
+    ops = (
+        ComputeOp(id="reward", node="reward", function="f", args=(), outputs=("score",), background=True),
+        InferOp(id="ref", node="ref", model="m", method=InferMethod.LOGPROB, tokens="t", response_mask="r", output="o"),
+        WaitOp(id="wait:reward", node="reward", compute="reward", holds=()),
+    )
+    plan = Plan(
+        algorithm="a", parameters={}, divides=1, models=(), fields=(), functions=(), groups=(Group(name="world"),),
+        programs=(Program(ops=ops),),
+    )  # fmt: skip
+    spec = ModelSpec(name="m", kind="policy", source="hf")
+    (chart,) = charts_of(msgspec.structs.replace(plan, models=(spec,)))
+    assert {r.label: r.marks for r in chart.rows}["reward"] == {0: Mark.BESIDE, 1: Mark.BESIDE, 2: Mark.WAITS}
 
 
 def test_one_order_agrees_with_all_programs(plan):
