@@ -50,7 +50,10 @@ class OverlapComputes:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The ops with waits."""
-        chosen = {op.id for op in module.ops if isinstance(op, ComputeOp) and _may(op, module, context)}
+        able = [op for op in module.ops if isinstance(op, ComputeOp) and _may(op, module)]
+        called = {op.function for op in able}  # a function's file is looked at once, however often it is called
+        bound = {f for f in called if wants_main_thread(module.signatures[f], context.source_dir)}
+        chosen = {op.id for op in able if op.function not in bound}
         while True:
             found = _Sweep(module, chosen).stretches()
             if found.keys() == chosen:
@@ -59,12 +62,12 @@ class OverlapComputes:
             chosen = set(found)
 
 
-def _may(op: ComputeOp, module: Module, context: Context) -> bool:
-    """Whether the op works on the host and may do so on another thread."""
+def _may(op: ComputeOp, module: Module) -> bool:
+    """Whether the op works on the host and by itself."""
     signature = module.signatures[op.function]
     texts = any(module.fields[name].type.dtype is DType.TEXT for name in op.reads)
     on_host = signature.file is not None or texts
-    return on_host and not op.collective and not wants_main_thread(signature, context.source_dir)
+    return on_host and not op.collective
 
 
 class _Stretch(NamedTuple):
