@@ -24,6 +24,7 @@ from rldsl.compiler.plan import (
     SyncKind,
     SyncWeightsOp,
     TakeOp,
+    WaitOp,
 )
 
 # -- collections
@@ -189,7 +190,14 @@ def _(d: Damage) -> Plan | None:
 # -- what changes nothing
 
 
-kind("another id on all ranks")(lambda d: d.changed(d.op(), id="other"))
+@kind("another id on all ranks")
+def _(d: Damage) -> Plan | None:
+    op = d.op()
+    made = d.changed(op, id="other")
+    wait = d.one(o for o in d.plan.ops() if isinstance(o, WaitOp) and o.compute == op.id)
+    return made and (Damage(made, d.rng).changed(wait, compute="other") if wait else made)
+
+
 kind("another reason")(lambda d: d.changed(d.op(), because=(Reason(by="nobody", why="no reason"),)))
 kind("something more that was dropped")(
     lambda d: d.header(dropped=(*d.plan.dropped, Dropped(what="ghost", by="nobody", why="it was never there")))

@@ -36,6 +36,8 @@ def _wait(op: WaitOp, begun: ComputeOp | None) -> Iterator[str]:
         return
     if (op.group, op.guard) != (begun.group, begun.guard):
         yield f"`{op.id}` waits on other ranks, or in other steps, than those in which `{begun.id}` runs"
+    if op.node != begun.node:
+        yield f"`{op.id}` waits for `{begun.id}` of the node `{begun.node}`, and is said to be of `{op.node}`"
     if set(op.holds) != set(begun.reads):
         yield f"`{op.id}` holds other fields than `{begun.id}` reads"
 
