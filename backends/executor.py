@@ -73,11 +73,12 @@ class Executor:
             folder.draw(f"{self._plan.algorithm}: reward", reward_key(self._plan))
 
     def _run_steps(self, folder: RunFolder | None) -> None:
-        for step in range(self._steps):
-            line = self.run_step(step)
-            if folder is not None:
-                folder.add(line, reward_key(self._plan))
-            self._observer.on_step(line)
+        with closing(self.runtime):
+            for step in range(self._steps):
+                line = self.run_step(step)
+                if folder is not None:
+                    folder.add(line, reward_key(self._plan))
+                self._observer.on_step(line)
 
     def run_step(self, step: int) -> Mapping[str, float | None]:
         """One step; returns its metrics."""

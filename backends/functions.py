@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -182,9 +183,30 @@ class Call:
 
     def run(self) -> dict[str, Column]:
         """The outputs as columns. Raises RL0705 (it raised) or RL0706 (it returned something else)."""
+        return self.checked(self.called(self.prepared()))
+
+    def prepared(self) -> list[dict[str, Any]]:
+        """The arguments of each time that the function is called: once a row, once, or never."""
+        if not len(self.ids) and (self.spec.per_row or self.reduce is None):
+            return []
+        if not self.spec.per_row:
+            return [{p: dense(c.data) for p, c in self.columns.items()}]
+        values = {p: elements(c.data) for p, c in self.columns.items()}
+        return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+    def called(self, arguments: list[dict[str, Any]]) -> Any:
+        """What the function returns for `prepared` arguments: all that may run on another thread. Raises RL0705."""
+        if not arguments:
+            return ()
+        if not self.spec.per_row:
+            return self._at_once(arguments[0])
+        rows = [self._row(i, each) for i, each in enumerate(arguments)]
+        return tuple(map(list, zip(*rows, strict=True))) if len(self.outputs) > 1 else rows
+
+    def checked(self, results: Any) -> dict[str, Column]:
+        """The outputs as columns, of what `called` returned. Raises RL0706."""
         if not len(self.ids) and (self.spec.per_row or self.reduce is None):
             return {name: self._nothing(kind) for name, kind in filter(None, self.outputs)}
-        results = self._row_by_row() if self.spec.per_row else self._at_once()
         if len(self.outputs) == 1:
             results = (results,)
         elif not isinstance(results, tuple) or len(results) != len(self.outputs):
@@ -227,9 +249,9 @@ class Call:
         extra: dict[str, Any] = {} if self.reduce is None else {"reduce": self.reduce}
         return {**dict.fromkeys(self.absent), **self.params, **extra}
 
-    def _at_once(self) -> Any:
+    def _at_once(self, arguments: dict[str, Any]) -> Any:
         try:
-            return self.function(**{p: dense(c.data) for p, c in self.columns.items()}, **self._fixed())
+            return self.function(**arguments, **self._fixed())
         except DiagnosticError:  # `reduce` lost a peer: not the function's doing
             raise
         except (Exception, SystemExit) as error:
@@ -248,13 +270,9 @@ class Call:
                     return row, own
         return None, error
 
-    def _row_by_row(self) -> Any:
-        rows = [self._row(i) for i in range(len(self.ids))]
-        return tuple(map(list, zip(*rows, strict=True))) if len(self.outputs) > 1 else rows
-
-    def _row(self, row: int) -> Any:
+    def _row(self, row: int, arguments: dict[str, Any]) -> Any:
         try:
-            return self.function(**{p: element(c.data, row) for p, c in self.columns.items()}, **self._fixed())
+            return self.function(**arguments, **self._fixed())
         except (Exception, SystemExit) as error:
             self._raised(error, row)
 
@@ -262,6 +280,9 @@ class Call:
         step = self.status.step_words
         where = f"in {step}" if row is None else f"on {self._name(row)}, in {step}"
         shown = () if row is None else tuple(self._show(p, c, row) for p, c in self.columns.items())
+        if "thread" in str(error) and threading.current_thread() is not threading.main_thread():
+            # Signals, above all: Python has them on the main thread only.
+            shown += ("it ran in the background, on another thread: `--disable-pass overlap_computes` leaves it here",)
         raised(f"the function `{self.spec.name}` raised {type(error).__name__} {where}", error, self.file, shown)
 
     def _name(self, row: int, kind: FieldType | None = None) -> str:
@@ -275,7 +296,7 @@ class Call:
         return of_prompt if per_prompt == 1 else f"sample {sample + 1} of {of_prompt}"
 
     def _show(self, param: str, column: Column, row: int) -> str:
-        value = element(column.data, row)
+        value = elements(column.data)[row]
         text = str(value.tolist()) if isinstance(value, Tensor) else repr(value)
         return f"{param} = {shorten(text)}"
 
@@ -356,11 +377,11 @@ def dense(data: Data) -> Any:
     return data.padded() if isinstance(data, Ragged) else data
 
 
-def element(data: Data, row: int) -> Any:
-    """What a per-row function sees: a string, a number, or a 1-D tensor."""
+def elements(data: Data) -> Sequence[Any]:
+    """What a per-row function sees of each row: a string, a number, or a 1-D tensor."""
     if isinstance(data, Ragged):
-        return data.rows()[row]
-    return data[row] if isinstance(data, list) else data[row].item()
+        return data.rows()
+    return data if isinstance(data, list) else data.tolist()
 
 
 def _describe(value: Any) -> str:

@@ -37,6 +37,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    WaitOp,
 )
 from rldsl.diagnostics import DiagnosticError, fail
 from rldsl.types import Reduce, TokenLoss
@@ -44,10 +45,14 @@ from rldsl.types import Reduce, TokenLoss
 
 def load(rt: Runtime, op: LoadOp) -> None:
     """This rank's next prompts of the stream."""
-    columns = rt.loaders[op.stream].next(op, rt.step)
+    loader = rt.loaders[op.stream]
+    columns = loader.next(op, rt.step)
     for name, column in columns.items():
         rt.buffer.put(name, column.to(rt.comm.device))
     rt.metrics.count_prompts(op, len(next(iter(columns.values()))))
+    rt.metrics.add_seconds(op.id, loader.hidden)
+    if op.prefetch and not rt.last_step:
+        loader.read_ahead(rt.reading)
 
 
 def generate(rt: Runtime, op: GenerateOp) -> None:
@@ -99,19 +104,18 @@ def _put_samples(rt: Runtime, op: GenerateOp | ExtendOp, made: Samples, per_prom
 
 
 def infer(rt: Runtime, op: InferOp) -> None:
-    """Log-probs, values or scores of this rank's samples."""
-    columns = rt.buffer.aligned([op.tokens, op.response_mask], per_prompt=rt.read(op.tokens, op).per_prompt, op=op.id)
+    """Log-probs, values or scores of this rank's samples; all that one op is to find by one forward."""
+    columns = rt.buffer.aligned(op.reads, per_prompt=rt.read(op.tokens, op).per_prompt, op=op.id)
     rows, model = columns[op.tokens], rt.models[op.model]
-    tokens, mask = rt.ragged(rows), rt.ragged(columns[op.response_mask])
-    result: Data
-    match op.method:
-        case InferMethod.LOGPROB:
-            result = model.logprob(tokens, mask, temperature=op.temperature)
-        case InferMethod.VALUE:
-            result = model.value(tokens, mask)
-        case InferMethod.SCORE:
-            result = model.score(tokens, mask)
-    _put_result(rt, op.output, Column(rows.ids, result, rows.per_prompt))
+    masks = {name: rt.ragged(columns[name]) for name in op.reads[1:]}
+    results: Sequence[Data]
+    if op.method is InferMethod.SCORE:
+        results = [model.score(rt.ragged(rows), masks[op.response_mask])]
+    else:
+        asks = [rt.models[p.model].ask(masks[p.response_mask], p.temperature) for p in op.parts]
+        results = model.answers(rt.ragged(rows), asks)
+    for name, result in zip(op.writes, results, strict=True):
+        _put_result(rt, name, Column(rows.ids, result, rows.per_prompt))
 
 
 def _put_result(rt: Runtime, name: str, column: Column) -> None:
@@ -122,10 +126,28 @@ def _put_result(rt: Runtime, name: str, column: Column) -> None:
 
 
 def compute(rt: Runtime, op: ComputeOp) -> None:
-    """Call a function on this rank's rows."""
+    """Call a function on this rank's rows, or have it called in the background."""
+    call = _call(rt, op)
+    if op.background:
+        rt.running[op.id] = call, rt.calling.start(functools.partial(call.called, call.prepared()))
+        return
+    for name, column in call.run().items():
+        _put_result(rt, name, column)
+
+
+def wait(rt: Runtime, op: WaitOp) -> None:
+    """The results of a function that was called in the background; its seconds are its own, those here of waiting."""
+    call, task = rt.running.pop(op.compute)
+    results = task.result()
+    rt.metrics.add_seconds(op.compute, task.seconds)
+    for name, column in call.checked(results).items():
+        _put_result(rt, name, column)
+
+
+def _call(rt: Runtime, op: ComputeOp) -> Call:
     spec = rt.spec_of(op)
     columns = rt.buffer.aligned(op.reads, per_prompt=op.per_prompt, op=op.id)
-    call = Call(
+    return Call(
         spec=spec,
         function=rt.calls[op.id],
         file=rt.file_of(spec),
@@ -138,8 +160,6 @@ def compute(rt: Runtime, op: ComputeOp) -> None:
         reduce=_reduce(rt.group(op.group)) if spec.reduces else None,
         status=rt.comm.status,
     )
-    for name, column in call.run().items():
-        _put_result(rt, name, column)
 
 
 def _reduce(comm: Comm) -> Reduce:
@@ -279,6 +299,7 @@ HANDLERS: dict[type[AnyOp], Callable[[Runtime, Any], None]] = {
     ExtendOp: extend,
     InferOp: infer,
     ComputeOp: compute,
+    WaitOp: wait,
     TrainOp: train,
     ReshardOp: move,
     SyncWeightsOp: sync_weights,

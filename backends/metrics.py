@@ -117,6 +117,10 @@ class StepMetrics:
             torch.cuda.synchronize(self._comm.device)
         self._seconds[op.id] += time.perf_counter() - began
 
+    def add_seconds(self, op: str, seconds: float) -> None:
+        """What the op `op` has taken in the background, beside others."""
+        self._seconds[op] += seconds
+
     @staticmethod
     def _reduced(numbers: list[float], reduce: Reduce) -> list[float]:
         reduced: list[float] = reduce(torch.tensor(numbers, dtype=torch.float64)).tolist()

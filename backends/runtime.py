@@ -7,9 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
+from rldsl.backends.background import Background, Task
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.buffer import Buffer
@@ -17,7 +19,7 @@ from rldsl.backends.data.collection import Collection
 from rldsl.backends.data.loader import Loader
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
-from rldsl.backends.functions import Functions
+from rldsl.backends.functions import Call, Functions
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.outputs import Outputs
 from rldsl.compiler.plan import (
@@ -35,6 +37,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    parts,
 )
 from rldsl.diagnostics import fail
 from rldsl.types import FieldType
@@ -65,6 +68,9 @@ class Runtime:
         self.prompts = prompts_of(plan)
         self.trained = changed_models(plan)
         self._functions = Functions(source_dir)
+        self.calling = Background("rldsl-compute", comm.device)
+        self.reading = Background("rldsl-load", torch.device("cpu"))
+        self.running = dict[str, tuple[Call, Task[Any]]]()
         # Cheap things first: a bad data file or function is told before weights are read.
         self.loaders = self._open_streams([op for op in ops if isinstance(op, LoadOp)])
         self.warnings = [w for loader in self.loaders.values() for w in loader.warnings]
@@ -104,7 +110,7 @@ class Runtime:
         from the whole plan, as all ranks that hold a part of a model must load it alike.
         """
         groups = self._groups_of_trunks(ops)
-        used = {op.model for op in self.plan.ops() if isinstance(op, _WITH_WEIGHTS)}
+        used = {op.model for op in parts(self.plan.ops()) if isinstance(op, _WITH_WEIGHTS)}
         specs = [
             replace(m, trainable=m.trainable and m.name in self.trained)
             for m in self.plan.models
@@ -147,6 +153,11 @@ class Runtime:
         self.step = step
         self.buffer.clear()
         self.collections.clear()
+
+    def close(self) -> None:
+        """Begin nothing more in the background."""
+        self.calling.close()
+        self.reading.close()
 
     @property
     def last_step(self) -> bool:
@@ -220,7 +231,7 @@ def check_vocabularies(plan: Plan, tokenizers: Mapping[str, PreTrainedTokenizerB
     writers = _token_writers(plan)
     reads = [
         (op.model, writers[op.tokens])
-        for op in plan.ops()
+        for op in parts(plan.ops())
         if isinstance(op, (InferOp, TrainOp, ExtendOp)) and op.tokens in writers
     ]
     for reader, writer in dict.fromkeys(reads):

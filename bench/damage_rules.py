@@ -17,12 +17,14 @@ from rldsl.compiler.plan import (
     MetricOp,
     OutputOp,
     Plan,
+    Reason,
     Reduction,
     SaveOp,
     Source,
     SyncKind,
     SyncWeightsOp,
     TakeOp,
+    WaitOp,
 )
 
 # -- collections
@@ -188,8 +190,15 @@ def _(d: Damage) -> Plan | None:
 # -- what changes nothing
 
 
-kind("another id on all ranks")(lambda d: d.changed(d.op(), id="other"))
-kind("another reason")(lambda d: d.changed(d.op(), because=("no reason",)))
+@kind("another id on all ranks")
+def _(d: Damage) -> Plan | None:
+    op = d.op()
+    made = d.changed(op, id="other")
+    wait = d.one(o for o in d.plan.ops() if isinstance(o, WaitOp) and o.compute == op.id)
+    return made and (Damage(made, d.rng).changed(wait, compute="other") if wait else made)
+
+
+kind("another reason")(lambda d: d.changed(d.op(), because=(Reason(by="nobody", why="no reason"),)))
 kind("something more that was dropped")(
     lambda d: d.header(dropped=(*d.plan.dropped, Dropped(what="ghost", by="nobody", why="it was never there")))
 )

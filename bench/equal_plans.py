@@ -30,6 +30,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    WaitOp,
 )
 
 Touch = tuple[str, bool]  # a thing, and whether it is changed
@@ -92,7 +93,7 @@ def _layout(plan: Plan, name: str) -> Any:
 def _body(plan: Plan, op: AnyOp) -> str:
     """An op without its name and provenance, its groups as numbers of ranks and its stream as the rounds in it."""
     body: dict[str, Any] = json.loads(msgspec.json.encode(op))
-    for name in ("id", "because"):
+    for name in ("id", "because", "by"):
         body.pop(name, None)
     for name in ("group", "source", "target") if isinstance(op, ReshardOp | SyncWeightsOp) else ("group",):
         body[name] = _layout(plan, getattr(op, name))
@@ -100,6 +101,9 @@ def _body(plan: Plan, op: AnyOp) -> str:
         body["stream"] = sorted(o.columns for o in plan.ops() if isinstance(o, LoadOp) and o.stream == op.stream)
     if isinstance(op, FreeOp):
         body["fields"] = sorted(op.fields)
+    if isinstance(op, WaitOp):
+        body["compute"] = sorted(name for o in plan.ops() if o.id == op.compute for name in o.writes)
+        body["holds"] = sorted(set(op.holds))
     return json.dumps(body, sort_keys=True)
 
 
@@ -115,6 +119,8 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
         yield f"collection {op.into if isinstance(op, CollectOp) else op.collection}", True
     if isinstance(op, LoadOp):
         yield f"stream {op.stream}", True
+    if isinstance(op, WaitOp):
+        yield from ((f"field {name}", True) for o in plan.ops() if o.id == op.compute for name in o.writes)
     if isinstance(op, OutputOp):
         yield f"file {op.name}", True
     if isinstance(op, GenerateOp | ExtendOp | InferOp | TrainOp | SyncWeightsOp | SaveOp):

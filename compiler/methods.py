@@ -185,6 +185,7 @@ CLUSTERS: dict[str, str] = {
     "cpu": "any processor",
     "gpu": "any CUDA device",
     "a100": "A100",
+    "a100_40": "A100",
     "h100": "H100",
     "h200": "H200",
     "b200": "B200",

@@ -272,22 +272,25 @@ class _Builder:
             return None
 
     def node(self, tree: _Tree) -> Node | None:
-        call = self.call(
-            next(c for c in tree.children if isinstance(c, Tree) and c.data in ("method", "train", "compute"))
+        name = _tokens(tree)[0]
+        parts: dict[str, _Tree] = {c.data: c for c in tree.children if isinstance(c, Tree)}
+        call = next(
+            self.call(parts[kind], parts["options"]) for kind in ("method", "train", "compute") if kind in parts
         )
         if call is None:
             return None
-        role, kind = self.role(tree)
+        role, kind = self.role(tree) if "role" in parts else (None, None)
+        after = _tokens(_only(parts["order"], "names")) if "order" in parts else []
         return Node(
-            id=str(_tokens(tree)[0]),
-            call=_with_options(call, self.keywords(_only(tree, "options"))),
-            outputs=_names_under(tree, "outputs"),
+            id=str(name),
+            call=call,
+            outputs=tuple(map(str, _tokens(_only(parts["outputs"], "names")))) if "outputs" in parts else (),
             role=role,
             stated_type=kind,
-            when=self.condition(tree),
-            after=_names_under(tree, "order"),
-            span=self.token_span(_tokens(tree)[0]),
-            after_spans=tuple(self.token_span(t) for o in _subtrees(tree, "order") for t in _tokens(_only(o, "names"))),
+            when=self.expr(parts["condition"].children[0]) if "condition" in parts else None,
+            after=tuple(map(str, after)),
+            span=self.token_span(name),
+            after_spans=tuple(map(self.token_span, after)),
         )
 
     def role(self, tree: _Tree) -> tuple[str | None, NodeType | None]:
@@ -330,13 +333,14 @@ class _Builder:
         found = (f for fs in _subtrees(tree, "fields") for f in _subtrees(fs, "field"))
         return tuple(self.field_arg(f, by_place=by_place) for f in found)
 
-    def call(self, tree: _Tree) -> Call | None:
+    def call(self, tree: _Tree, options: _Tree) -> Call | None:
         words = _tokens(tree)
         arguments = _only(tree, "arguments")
         args = self.fields(arguments)
-        keywords = self.keywords(arguments)
+        keywords, stated = self.keywords(arguments), self.keywords(options)
+        span = self.token_span(words[0])
         if tree.data == "compute":
-            return Call(function=str(words[0]), args=args, keywords=keywords, span=self.token_span(words[0]))
+            return Call(function=str(words[0]), args=args, keywords=keywords, options=stated, span=span)
         method = self.one_of(Method, words[1], "method of a model", "RL0206", _OF_MODELS)
         if method is None:
             return None
@@ -347,13 +351,15 @@ class _Builder:
             function=function,
             args=args,
             keywords=keywords,
-            span=self.token_span(words[0]),
+            options=stated,
+            span=span,
         )
 
     def field_arg(self, tree: _Tree, *, by_place: bool = False) -> FieldArg:
         """A field; the name of its parameter says nothing if it is its own, unless fields bind `by_place`."""
-        names = [t for t in _tokens(tree) if t.type == "NAME"]
-        optional = any(t.type == "OPTIONAL" for t in _tokens(tree))
+        words = _tokens(tree)
+        names = [t for t in words if t.type == "NAME"]
+        optional = len(names) < len(words)
         param = str(names[0]) if names[1:] and (by_place or names[0] != names[1]) else None
         return FieldArg(name=str(names[-1]), optional=optional, param=param, span=self.span(tree))
 
@@ -436,15 +442,11 @@ class _Builder:
         return first, last[0] if last else first
 
 
-def _with_options(call: Call, options: tuple[Keyword, ...]) -> Call:
-    return Call(**{**vars(call), "options": options})
-
-
 _WORDS: dict[str, Scalar] = {"TRUE": True, "FALSE": False, "NONE": None}
 
 
 def _subtrees(tree: _Tree, *names: str) -> Iterator[_Tree]:
-    return (c for c in tree.children if isinstance(c, Tree) and c.data in names)
+    return iter([c for c in tree.children if isinstance(c, Tree) and c.data in names])
 
 
 def _only(tree: _Tree, name: str) -> _Tree:
@@ -453,7 +455,3 @@ def _only(tree: _Tree, name: str) -> _Tree:
 
 def _tokens(tree: _Tree) -> list[Token]:
     return [c for c in tree.children if isinstance(c, Token)]
-
-
-def _names_under(tree: _Tree, name: str) -> tuple[str, ...]:
-    return tuple(str(t) for part in _subtrees(tree, name) for t in _tokens(_only(part, "names")))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 SCHEMA_MAJOR = 1
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.0"
@@ -194,6 +195,19 @@ class Group(_Struct, frozen=True, kw_only=True):
             before += last - first
         return None
 
+    def holders(self, dp: int, world_size: int) -> list[int]:
+        """The ranks that hold the rows of one dp coordinate, of which the first sends them."""
+        inner, stride = self.tp * self.cp, self.tp * self.cp * self.dp(world_size)
+        indices = (pp * stride + dp * inner + i for pp in range(self.pp) for i in range(inner))
+        return [self._rank(index, world_size) for index in indices]
+
+    def _rank(self, index: int, world_size: int) -> int:
+        for first, last in self.spans(world_size):
+            if index < last - first:
+                return first + index
+            index -= last - first
+        raise AssertionError(f"group `{self.name}` has no rank of that number")
+
     def coordinates(self, rank: int, world_size: int) -> dict[str, int] | None:
         """Where `rank` lies along each of `AXES`, None for one outside."""
         index = self.index(rank, world_size)
@@ -225,14 +239,25 @@ class Guard(_Struct, frozen=True, kw_only=True):
     until: str | None = None
 
 
+class Reason(_Struct, frozen=True, kw_only=True):
+    """Why something is as it is, and the pass that made it so."""
+
+    by: str
+    why: str
+
+
 class Op(_Struct, tag_field="op", frozen=True, kw_only=True):
-    """One instruction. `node` is the graph node it came from, `group` the ranks that run it."""
+    """One instruction. `node` is the graph node it came from, `group` the ranks that run it.
+
+    `by` is the pass that made the op, `because` what other passes changed of it, and why.
+    """
 
     id: str
     node: str | None = None
     group: str = "world"
     guard: Guard | None = None
-    because: tuple[str, ...] = ()
+    because: tuple[Reason, ...] = ()
+    by: str = "lower_nodes"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -255,7 +280,8 @@ class LoadOp(Op, tag="load", frozen=True, kw_only=True):
 
     Ops with one stream take turns: `columns` name the fields, `names` the stream's own columns in the same order. Of
     `rounds` batches that a step may read this is number `round`, from 0. `first`: not the next prompts but always the
-    first, in the file's order.
+    first, in the file's order. `prefetch`: once these rows are there, the stream's next ones are read in the
+    background, except in the last step.
     """
 
     source: SourceSpec
@@ -266,6 +292,7 @@ class LoadOp(Op, tag="load", frozen=True, kw_only=True):
     round: int = 0
     rounds: int = 1
     first: bool = False
+    prefetch: bool = False
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -333,8 +360,22 @@ class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
         return tuple(self.outputs.values())
 
 
+class InferHead(_Struct, frozen=True, kw_only=True):
+    """A further forward that an `InferOp` does the work of, with what is its own of the fields of one."""
+
+    node: str | None = None
+    model: str
+    method: InferMethod
+    response_mask: str
+    output: str
+    temperature: float = 1.0
+
+
 class InferOp(Op, tag="infer", frozen=True, kw_only=True):
-    """A forward pass without gradients over `tokens`, evaluated where `response_mask` is set."""
+    """A forward pass without gradients over `tokens`, evaluated where `response_mask` is set.
+
+    `also` has further forwards over the same tokens, of the same model or of models on its trunk: the layers run once.
+    """
 
     model: str
     method: InferMethod
@@ -342,25 +383,51 @@ class InferOp(Op, tag="infer", frozen=True, kw_only=True):
     response_mask: str
     output: str
     temperature: float = 1.0
+    also: tuple[InferHead, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Tokens and mask."""
-        return (self.tokens, self.response_mask)
+        """Tokens and masks."""
+        masks = dict.fromkeys((self.response_mask, *(h.response_mask for h in self.also)))
+        return (self.tokens, *masks)
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """One field."""
-        return (self.output,)
+        """One field of each forward."""
+        return (self.output, *(h.output for h in self.also))
 
     @property
     def collective(self) -> bool:
         """Sharded weights are gathered layer by layer."""
         return True
 
+    @property
+    def parts(self) -> tuple[InferOp, ...]:
+        """The forwards that it does the work of, each as one of its own with the id of the whole."""
+        if not self.also:
+            return (self,)
+        own = (
+            replace(
+                self,
+                node=h.node,
+                model=h.model,
+                method=h.method,
+                response_mask=h.response_mask,
+                output=h.output,
+                temperature=h.temperature,
+                also=(),
+            )
+            for h in self.also
+        )
+        return (replace(self, also=()), *own)
+
 
 class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
-    """Call a function on fields."""
+    """Call a function on fields.
+
+    In the `background` it only begins here, on a thread of its rank that calls one function after the other: what it
+    writes is there after the `WaitOp` that names it, and what it reads must stay until then.
+    """
 
     function: str
     args: tuple[Arg, ...]
@@ -368,6 +435,7 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
     outputs: tuple[str | None, ...]
     per_prompt: int = 1
     reduces: bool = False
+    background: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -383,6 +451,22 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
     def collective(self) -> bool:
         """Only a function that sums over ranks."""
         return self.reduces
+
+
+class WaitOp(Op, tag="wait", frozen=True, kw_only=True):
+    """Wait for the op `compute`, which runs in the background; its results become fields, and its error is raised.
+
+    `holds` are the fields that it reads.
+    """
+
+    compute: str
+    holds: tuple[str, ...]
+    by: str = "overlap_computes"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What must be resident until here."""
+        return self.holds
 
 
 class TrainOp(Op, tag="train", frozen=True, kw_only=True):
@@ -432,6 +516,7 @@ class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
     target: str
     batch: int
     kind: Move = Move.ALL_TO_ALL
+    by: str = "lower_reshards"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -461,6 +546,7 @@ class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
     source: str = "world"
     target: str = "world"
     staleness: int = 0
+    by: str = "lower_weights"
 
     @property
     def collective(self) -> bool:
@@ -543,6 +629,7 @@ class FreeOp(Op, tag="free", frozen=True, kw_only=True):
     """Nothing later reads these fields: drop them."""
 
     fields: tuple[str, ...]
+    by: str = "insert_frees"
 
 
 class SaveOp(Op, tag="save", frozen=True, kw_only=True):
@@ -551,6 +638,7 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
     model: str
     path: str
     every: int = 0
+    by: str = "lower_weights"
 
     @property
     def collective(self) -> bool:
@@ -564,6 +652,7 @@ AnyOp = (
     | ExtendOp
     | InferOp
     | ComputeOp
+    | WaitOp
     | TrainOp
     | CollectOp
     | TakeOp
@@ -574,6 +663,15 @@ AnyOp = (
     | FreeOp
     | SaveOp
 )
+
+
+def parts(ops: Iterable[AnyOp]) -> Iterator[AnyOp]:
+    """The ops, and of a forward that does the work of several each of these: no two of one node."""
+    for op in ops:
+        if isinstance(op, InferOp):
+            yield from op.parts
+        else:
+            yield op
 
 
 class Program(_Struct, frozen=True, kw_only=True):

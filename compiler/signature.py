@@ -332,6 +332,11 @@ def library_names() -> tuple[str, ...]:
     return tuple(sorted(_library_trees()))
 
 
+def library_function(name: str) -> ast.FunctionDef:
+    """The definition of a shipped function."""
+    return _library_trees()[name][2]
+
+
 @cache
 def library_signature(name: str) -> Signature | None:
     """A shipped function's signature, or None if there is no such function."""

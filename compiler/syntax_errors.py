@@ -17,6 +17,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from lark.lexer import PatternRE, PatternStr, TerminalDef
 from lark.parsers.lalr_analysis import Shift
 
+from rldsl.compiler.lalr import Reader
 from rldsl.compiler.lexemes import BODY, STATEMENTS, TOP, Source
 from rldsl.compiler.syntax_rules import Fault, Said, advice, article
 from rldsl.diagnostics import Diagnostic, Diagnostics, Label, did_you_mean
@@ -35,6 +36,11 @@ def parser() -> Lark:
     )
 
 
+@cache
+def _reader() -> Reader:
+    return Reader(parser())
+
+
 def _end_at_words(terminal: TerminalDef) -> TerminalDef:
     """Keywords end where a word ends: lark's contextual lexer would read `nodes` as `node s`."""
     words = terminal.pattern.value.replace("|", "").strip("(?:)")
@@ -50,6 +56,9 @@ def parse_tree(text: str, file: str, found: Diagnostics) -> tuple[Tree[Token], f
     Adds one RL0102 to `found` for each faulty statement, at most `MOST_ERRORS`; behind the last of so many nothing
     is read. Raises nothing. What the names stand for is unknown, so an error about one of them is no news.
     """
+    tree = _reader().tree(text)
+    if tree is not None:
+        return tree, frozenset()
     try:
         return parser().parse(text), frozenset()
     except UnexpectedInput:

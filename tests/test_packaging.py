@@ -48,6 +48,8 @@ def test_one_top_level_name(wheel: Path) -> None:
         "rldsl/examples/grpo.rl",
         "rldsl/examples/grpo.py",
         "rldsl/examples/toy/copy.jsonl",
+        "rldsl/examples/models/Qwen2.5-72B.json",
+        "rldsl/compiler/cost/model_facts.py",
     ],
 )
 def test_holds(wheel: Path, name: str) -> None:

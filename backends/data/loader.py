@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import string
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from rldsl.backends.background import Background, Task
 from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data
 from rldsl.backends.data.sources import Row, Rows, open_rows
 from rldsl.compiler.plan import LoadOp, SourceSpec
@@ -63,16 +65,26 @@ class Loader:
             collate_fn=list,
         )
         self._batches: Iterator[list[dict[str, Any]]] = iter(loader)
+        self._ahead: Task[list[dict[str, Any]]] | None = None
+        self.hidden = 0.0
 
     def next(self, op: LoadOp, step: int) -> dict[str, Column]:
         """The columns of this rank's next prompts, by the fields of `op`, which runs in `step`.
 
-        Ids are (step * rounds + round) * batch + index.
+        Ids are (step * rounds + round) * batch + index. `hidden` is then how many seconds of reading them took place
+        beside something else.
         """
-        rows = next(self._batches)
+        began, ahead = time.perf_counter(), self._ahead
+        rows = next(self._batches) if ahead is None else ahead.result()
+        self.hidden = 0.0 if ahead is None else max(0.0, ahead.seconds - (time.perf_counter() - began))
+        self._ahead = None
         number = step * op.rounds + op.round
         ids = number * op.batch + torch.arange(self._rank, op.batch, self._size)
         return {column: Column(ids, self._collect(n, rows)) for n, column in wanted(op).items()}
+
+    def read_ahead(self, background: Background) -> None:
+        """Begin to read the rows that the next op to ask gets; what is wrong with them is raised when it asks."""
+        self._ahead = background.start(lambda: next(self._batches))
 
     def _collect(self, name: str, rows: list[dict[str, Any]]) -> Data:
         values = [row[name] for row in rows]

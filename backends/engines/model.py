@@ -23,7 +23,7 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines import lora, score, sources, train
 from rldsl.backends.engines.memory import keep_freed_memory
-from rldsl.backends.engines.module import Scorer
+from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.compiler.plan import ModelSpec, TrainOp
 from rldsl.diagnostics import fail
@@ -89,11 +89,19 @@ class Model:
 
     def logprob(self, tokens: Ragged, response_mask: Ragged, *, temperature: float) -> Ragged:
         """f32[sample, token]: log-probs of the response tokens at `temperature` (0 counts as 1), 0 elsewhere."""
-        return self._per_token(tokens, response_mask, temperature or 1.0)
+        return self.answers(tokens, [self.ask(response_mask, temperature)])[0]
 
     def value(self, tokens: Ragged, response_mask: Ragged) -> Ragged:
         """f32[sample, token]: the value before each response token, 0 elsewhere."""
-        return self._per_token(tokens, response_mask, 1.0)
+        return self.answers(tokens, [self.ask(response_mask)])[0]
+
+    def ask(self, response_mask: Ragged, temperature: float = 1.0) -> score.Ask:
+        """What to ask of this model: log-probs of a policy at `temperature` (0 counts as 1), the values of others."""
+        return score.Ask(Head(self.head, temperature or 1.0), response_mask)
+
+    def answers(self, tokens: Ragged, asks: Sequence[score.Ask]) -> list[Ragged]:
+        """f32[sample, token] for each ask of this model or of another on its trunk, by one forward."""
+        return score.per_token(self.scorer, self.comm, tokens, asks)
 
     def score(self, tokens: Ragged, response_mask: Ragged) -> Tensor:
         """f32[sample]: a reward model's number at the last token of each row, as transformers' classifiers have it.
@@ -103,9 +111,6 @@ class Model:
         assert self.spec.kind == sources.REWARD, f"`{self.spec.name}` is no reward model"
         assert len(tokens) == len(response_mask)
         return score.per_row(self.scorer, self.comm, tokens)
-
-    def _per_token(self, tokens: Ragged, response_mask: Ragged, temperature: float) -> Ragged:
-        return score.per_token(self.scorer, self.comm, tokens, response_mask, temperature=temperature, head=self.head)
 
     def train(self, op: TrainOp, batch: train.TrainBatch, loss: Callable[..., TokenLoss]) -> dict[str, float]:
         """Run `op` on this rank's rows; see `train.train`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,13 @@ from rldsl.backends.engines.sources import POLICY
 from rldsl.diagnostics import fail
 
 ATTENTION = "rldsl_grouped"
+
+
+class Head(NamedTuple):
+    """Who speaks of states: the model's own head (None) or a further one; log-probs have a temperature."""
+
+    number: int | None = None
+    temperature: float = 1.0
 
 
 def _attention(
@@ -132,14 +139,20 @@ class Scorer(nn.Module):
         """[..., V] in the dtype of the computation."""
         return nn.functional.linear(hidden, self.model.get_output_embeddings().weight)
 
-    def forward(self, micro: MicroBatch, temperature: float, head: int | None = None) -> Tensor:
-        """f32[pairs]: the log-prob of each pair's token at `temperature`, or the number that a head gives its state."""
+    def forward(self, micro: MicroBatch, heads: Sequence[Head]) -> list[Tensor]:
+        """For each head f32[pairs]: the log-prob of each pair's token, or the number that it gives the pair's state.
+
+        The layers run once for all of them.
+        """
         states = self.hidden(micro.layout).flatten(0, 1)[micro.states]
-        if self.kind != POLICY or head is not None:
-            numbers: Tensor = (self.model.score if head is None else self.heads[head])(states)
+        return [self._said(head, states, micro) for head in heads]
+
+    def _said(self, head: Head, states: Tensor, micro: MicroBatch) -> Tensor:
+        if self.kind != POLICY or head.number is not None:
+            numbers: Tensor = (self.model.score if head.number is None else self.heads[head.number])(states)
             return numbers.float()[micro.pair_state, 0]
         weight = self.model.get_output_embeddings().weight
-        return token_logprob(states, weight, micro.pair_state, micro.pair_token, temperature)
+        return token_logprob(states, weight, micro.pair_state, micro.pair_token, head.temperature)
 
 
 def _zero_head(hidden: int) -> nn.Linear:

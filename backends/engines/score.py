@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,11 +11,19 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from rldsl.backends.data.batch import Ragged
-from rldsl.backends.engines.module import Scorer
+from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.packing import MicroBatch, idle, micro_batches
 
 if TYPE_CHECKING:
     from rldsl.backends.comm import Comm
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What `head` says of the tokens at which `mask` bool[sample, token] is set is wanted."""
+
+    head: Head
+    mask: Ragged
 
 
 def budget(device: torch.device, micro_batch_tokens: int) -> int:
@@ -27,12 +37,14 @@ def fill(micros: list[MicroBatch], comm: Comm, device: torch.device) -> list[Mic
     return [*micros, *[None] * (most - len(micros))]
 
 
-def per_token(
-    scorer: Scorer, comm: Comm, tokens: Ragged, response_mask: Ragged, *, temperature: float, head: int | None = None
-) -> Ragged:
-    """f32[sample, token], 0 outside the response: what `head` of the scorer says of each response token."""
+def per_token(scorer: Scorer, comm: Comm, tokens: Ragged, asks: Sequence[Ask]) -> list[Ragged]:
+    """For each ask f32[sample, token], 0 where its mask is not set; one forward of the layers for all of them."""
     scorer.check_length(longest(tokens))
-    return _run(scorer, comm, tokens, response_mask, temperature, head)
+    masks = [a.mask.to(comm.device).values for a in asks]
+    found = _run(scorer, comm, tokens, Ragged(torch.stack(masks).any(0), tokens.lengths), [a.head for a in asks])
+    if all(a.mask is asks[0].mask for a in asks):
+        return found
+    return [Ragged(each.values.masked_fill(~mask, 0.0), each.lengths) for each, mask in zip(found, masks, strict=True)]
 
 
 def per_row(scorer: Scorer, comm: Comm, tokens: Ragged) -> Tensor:
@@ -45,7 +57,8 @@ def per_row(scorer: Scorer, comm: Comm, tokens: Ragged) -> Tensor:
     longer = tokens.values.new_zeros(len(last))
     longer[~last] = tokens.values
     lengths = tokens.lengths + 1
-    return _run(scorer, comm, Ragged(longer, lengths), Ragged(last, lengths), 1.0, None).values[last.to(comm.device)]
+    (found,) = _run(scorer, comm, Ragged(longer, lengths), Ragged(last, lengths), [Head()])
+    return found.values[last.to(comm.device)]
 
 
 def longest(tokens: Ragged) -> int:
@@ -54,18 +67,19 @@ def longest(tokens: Ragged) -> int:
 
 
 @torch.no_grad()
-def _run(scorer: Scorer, comm: Comm, tokens: Ragged, mask: Ragged, temperature: float, head: int | None) -> Ragged:
+def _run(scorer: Scorer, comm: Comm, tokens: Ragged, mask: Ragged, heads: Sequence[Head]) -> list[Ragged]:
     device = comm.device
     tokens, mask = tokens.to(device), mask.to(device)
     # Without a backward pass nothing is kept: four times the tokens cost the memory of one training micro-batch.
     micros = micro_batches(tokens, mask, torch.arange(len(tokens)), budget=4 * budget(device, 0))
-    out = torch.zeros(len(tokens), longest(tokens), device=device)
+    out = [torch.zeros(len(tokens), longest(tokens), device=device) for _ in heads]
     for micro in fill(micros, comm, device):
-        found = scorer(micro or idle(device), temperature, head)
+        found = scorer(micro or idle(device), heads)
         if micro is not None:
-            out[micro.rows, : micro.mask.shape[1]] = micro.dense(found)
+            for whole, part in zip(out, found, strict=True):
+                whole[micro.rows, : micro.mask.shape[1]] = micro.dense(part)
     if isinstance(scorer, FSDPModule):
         # The root keeps its weights whole until a backward pass. An optimiser step may come first, when all rows of
         # a minibatch are skipped, and the next forward would see the weights of before it.
         scorer.reshard()
-    return Ragged.from_padded(out, tokens.lengths)
+    return [Ragged.from_padded(whole, tokens.lengths) for whole in out]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Data, Ragged
-from rldsl.backends.engines.module import Scorer
+from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import MicroBatch, idle, micro_batches
 from rldsl.backends.engines.score import budget, fill, longest
@@ -145,7 +145,7 @@ def _kept(op: TrainOp, batch: TrainBatch, rows: Tensor) -> Tensor:
 
 def _backward(work: _Work, micro: MicroBatch | None, count: float, sums: _Sums) -> None:
     op, device = work.op, sums.loss.device
-    found = work.scorer(micro or idle(device), op.temperature, work.head)
+    (found,) = work.scorer(micro or idle(device), [Head(work.head, op.temperature)])
     if micro is None:
         torch.autograd.backward(found.sum() * 0.0)
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import BUILT_IN, Call, FieldArg, Keyword, Method, Module, Node, SourceCall
+from rldsl.compiler.ir import BUILT_IN, Call, FieldArg, Keyword, Method, Module, Node, SourceCall, changed
 from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting, SourceKind
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.signature import FieldParam, Signature
@@ -80,7 +80,7 @@ class _Binder:
         self.keywords(call.options, {o.name for o in spec.options} if spec else set(), f"`{call.method or 'compute'}`")
         self.required(call, signature, node.span)
         self.outputs(node, signature)
-        return replace(node, call=replace(call, args=args))
+        return changed(node, call=changed(call, args=args))
 
     def built_in(self, node: Node) -> Node:
         """A metric reads a field and perhaps a mask; an output and a collection read whatever they name."""
@@ -93,10 +93,10 @@ class _Binder:
             return node
         # By place, not by name: a metric of the field `mask` is no mask.
         free = tuple(
-            replace(a, written=None, param=a.param or name) for a, name in zip(call.args, _METRIC, strict=False)
+            changed(a, written=None, param=a.param or name) for a, name in zip(call.args, _METRIC, strict=False)
         )
-        bound = replace(node, call=replace(call, args=(*free, *call.args[2:])))
-        return replace(node, call=replace(call, args=self.bind(bound, spec.inputs)))
+        bound = changed(node, call=changed(call, args=(*free, *call.args[2:])))
+        return changed(node, call=changed(call, args=self.bind(bound, spec.inputs)))
 
     def bind(self, node: Node, params: tuple[FieldParam, ...]) -> tuple[FieldArg, ...]:
         names = [p.name for p in params]
@@ -109,7 +109,7 @@ class _Binder:
             if wanted is None or wanted not in names or any(b.param == wanted for b in bound):
                 self.too_many(node, arg, names)
                 continue
-            bound.append(replace(arg, param=wanted))
+            bound.append(changed(arg, param=wanted))
         given = {b.param for b in bound}
         for param in params:
             if param.name not in given and not param.optional and len(bound) == len(node.call.args):

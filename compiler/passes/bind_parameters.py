@@ -22,6 +22,7 @@ from rldsl.compiler.ir import (
     ParamType,
     Range,
     SourceCall,
+    changed,
 )
 from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
@@ -270,13 +271,13 @@ class _Binder:
         if signature:
             settings |= {h.name: Setting(name=h.name, type=h.type, optional=h.optional) for h in signature.hypers}
         options = {o.name: o for o in spec.options} if spec else {}
-        call = replace(
+        call = changed(
             node.call,
             keywords=tuple(self.keyword(k, settings.get(k.name)) for k in node.call.keywords),
             options=tuple(self.keyword(k, options.get(k.name)) for k in node.call.options),
         )
         when = self.literal(node.when) if node.when else None
-        return replace(node, call=call, when=when)
+        return changed(node, call=call, when=when)
 
     def keyword(self, keyword: Keyword, setting: Setting | None) -> Keyword:
         value = self.literal(keyword.value)
@@ -284,7 +285,7 @@ class _Binder:
             return keyword
         if setting is not None:
             check_setting(value, setting, keyword.span, self.found)
-        return replace(keyword, value=value)
+        return changed(keyword, value=value)
 
     def batch(self, expr: Expr) -> Expr:
         return self.checked(expr, Setting(name="batch", type="int", least=1, unit="prompts"))

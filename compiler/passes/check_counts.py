@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.expr import Expr, Literal
-from rldsl.compiler.ir import FieldInfo, Graph, Method, Module, Node
+from rldsl.compiler.ir import FieldInfo, Graph, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import keyword_value, number_of, option_of
 from rldsl.diagnostics import Diagnostics, Label
@@ -29,7 +29,7 @@ class CheckCounts:
         """Fields with `per_prompt`; `batches`; `divides`, of which the number of ranks must be a divisor."""
         per_prompt = _samples(module, context.found)
         fields = {
-            name: replace(info, per_prompt=per_prompt.get(info.lineage or "", 1))
+            name: changed(info, per_prompt=per_prompt.get(info.lineage or "", 1))
             for name, info in module.fields.items()
         }
         counted = replace(module, fields=fields, batches=_batches(module.graph, context.found))

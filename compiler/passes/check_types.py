@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.expr import Binary, Expr
-from rldsl.compiler.ir import BUILT_IN, SINKS, Block, FieldArg, FieldInfo, Method, Module, Node
+from rldsl.compiler.ir import BUILT_IN, SINKS, Block, FieldArg, FieldInfo, Method, Module, Node, changed
 from rldsl.compiler.methods import METHODS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_arguments import field_params
@@ -127,7 +127,7 @@ class _Checker:
         if node.call.method is Method.GENERATE and lineage is None:
             lineage = node.id
         first = read[0][1] if read else FieldInfo(type=_FLAG, producer="")
-        return replace(first, prompts=next(iter(sets), None), lineage=lineage)
+        return changed(first, prompts=next(iter(sets), None), lineage=lineage)
 
     def to_collect(self, read: list[tuple[FieldArg, FieldInfo]]) -> str | None:
         """What to collect besides, where some of the rows are those that a loop kept."""
@@ -165,7 +165,7 @@ class _Checker:
             info = self.fields.get(arg.name)
             if info is not None and info.prompts == block.id:
                 lineage = f"{block.id}.kept.{info.lineage}" if info.lineage else None
-                self.fields[outer] = replace(info, producer=node.id, prompts=f"{block.id}.kept", lineage=lineage)
+                self.fields[outer] = changed(info, producer=node.id, prompts=f"{block.id}.kept", lineage=lineage)
 
     def reads_input(self, block: Block) -> bool:
         """Whether a loop that collects has prompts of its own; RL0215 has been said if not."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
-from rldsl.compiler.ir import Block, FieldArg, Input, Model, Module, Node, Param
+from rldsl.compiler.ir import Block, FieldArg, Input, Model, Module, Node, Param, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.diagnostics import Diagnostics, Label, Span
 
@@ -95,7 +95,7 @@ class _Once:
             return tuple(kept)
 
         made = tuple(replace(i, names=names(i.names, i.span)) for i in inputs)
-        return made, tuple(replace(n, outputs=names(n.outputs, n.span)) for n in nodes)
+        return made, tuple(changed(n, outputs=names(n.outputs, n.span)) for n in nodes)
 
 
 def _elsewhere(one: Span | None, other: Span | None) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Call, FieldArg, Method, Module, Node
+from rldsl.compiler.ir import Call, FieldArg, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of, optimiser_steps, option_of
 from rldsl.compiler.passes.check_counts import batch_of
 from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.passes.unroll_loops import is_take
-from rldsl.compiler.plan import Dropped
+from rldsl.compiler.plan import Dropped, Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,9 @@ class ElideOldLogp:
         why = f"`{node.id}` takes one optimiser step a batch, so the policy's log-probs are still the old ones"
         elided = [a for a in node.call.args if _recomputed(a, node.call, module)]
         dropped += [Dropped(what=f"{node.id}.{a.param}", by=self.name, why=why) for a in elided]
-        args = tuple(replace(a, current=True) if a in elided else a for a in node.call.args)
-        return replace(node, call=replace(node.call, args=args))
+        args = tuple(changed(a, current=True) if a in elided else a for a in node.call.args)
+        reasons = tuple(Reason(by=self.name, why=f"{why}: `{a.name}` is not read") for a in elided)
+        return changed(node, call=changed(node.call, args=args), because=(*node.because, *reasons))
 
 
 def _first_and_only_step(node: Node, module: Module) -> bool:

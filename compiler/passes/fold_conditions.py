@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.ir import SINKS, FieldArg, Graph, Method, Module, Node
+from rldsl.compiler.ir import SINKS, FieldArg, Graph, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.infer_edges import edges_of
 from rldsl.compiler.plan import Dropped
 from rldsl.diagnostics import Diagnostics
 
@@ -29,10 +30,12 @@ class FoldConditions:
         missing = {f for n in gone for f in n.outputs}
         ids = {n.id for n in gone} | {n.id for n in graph.nodes if _goes_along(n, missing)}
         gone = [n for n in graph.nodes if n.id in ids]
-        kept = tuple(_without(replace(n, when=None), missing, ids) for n in graph.nodes if n.id not in ids)
+        kept = tuple(_without(changed(n, when=None), missing, ids) for n in graph.nodes if n.id not in ids)
         _check_still_useful(kept, graph, context.found)
         dropped = tuple(Dropped(what=n.id, by=self.name, why="its condition is false") for n in gone)
-        return replace(module, graph=graph.with_nodes(kept), dropped=module.dropped + dropped)
+        graph = replace(graph, nodes=kept)
+        graph = replace(graph, edges=edges_of(graph))  # what waits for a training that is gone waits for the next
+        return replace(module, graph=graph, dropped=module.dropped + dropped)
 
 
 def _goes_along(node: Node, missing: set[str]) -> bool:
@@ -53,10 +56,10 @@ def _check_still_useful(kept: tuple[Node, ...], graph: Graph, found: Diagnostics
 
 def _without(node: Node, missing: set[str], gone: set[str]) -> Node:
     def mark(arg: FieldArg) -> FieldArg:
-        return replace(arg, absent=True) if arg.name in missing else arg
+        return changed(arg, absent=True) if arg.name in missing else arg
 
     if node.call.method in SINKS:
         there = tuple(a for a in node.call.args if a.name not in missing)
-        return replace(node, call=replace(node.call, args=there))
+        return changed(node, call=changed(node.call, args=there))
     after = tuple(a for a in node.after if a not in gone)
-    return replace(node, call=replace(node.call, args=tuple(mark(a) for a in node.call.args)), after=after)
+    return changed(node, call=changed(node.call, args=tuple(mark(a) for a in node.call.args)), after=after)

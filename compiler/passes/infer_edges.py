@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 from rldsl.compiler.ir import BlockKind, Edge, EdgeKind, Graph, Method, Module, Node
@@ -37,19 +38,19 @@ class InferEdges:
 
 def edges_of(graph: Graph) -> tuple[Edge, ...]:
     """Field, collection, order and weight edges, by target in source order."""
-    users = _users_by_trunk(graph)
+    weights = _weight_edges(graph)
     collecting: dict[str, list[str]] = {}
     for node in graph.nodes:
         if node.call.method is Method.COLLECT and node.block is not None:
             collecting.setdefault(node.block, []).append(node.id)
     edges: dict[Edge, None] = {}
     for node in graph.nodes:
-        edges |= dict.fromkeys(_edges_into(node, graph, users, collecting))
+        edges |= dict.fromkeys(_edges_into(node, graph, weights, collecting))
     return tuple(edges)
 
 
 def _edges_into(
-    node: Node, graph: Graph, users: Mapping[str, list[Node]], collecting: Mapping[str, list[str]]
+    node: Node, graph: Graph, weights: Mapping[str, list[Edge]], collecting: Mapping[str, list[str]]
 ) -> Iterator[Edge]:
     for name in node.reads:
         producer = graph.producer_of.get(name)
@@ -61,18 +62,7 @@ def _edges_into(
     for other in node.after:
         if other in graph.node_of:
             yield Edge(source=other, target=node.id, kind=EdgeKind.ORDER)
-    if node.call.method is Method.TRAIN:
-        yield from _weights_into(node, users[trunk_of(node.call.model or "", graph)])
-
-
-def _weights_into(node: Node, users: list[Node]) -> Iterator[Edge]:
-    """From every other user of the weights, and of those that train from the ones written before it."""
-    earlier = True
-    for user in users:
-        if user.id == node.id:
-            earlier = False
-        elif user.call.method is not Method.TRAIN or earlier:
-            yield Edge(source=user.id, target=node.id, kind=EdgeKind.WEIGHTS, carries=user.call.model or "")
+    yield from weights.get(node.id, ())
 
 
 def trunk_of(model: str, graph: Graph) -> str:
@@ -81,12 +71,26 @@ def trunk_of(model: str, graph: Graph) -> str:
     return declared.shares if declared is not None and declared.shares else model
 
 
-def _users_by_trunk(graph: Graph) -> dict[str, list[Node]]:
+def _weight_edges(graph: Graph) -> dict[str, list[Edge]]:
+    """By target: from every user of weights into the first node that trains them, and from each of those into the next.
+
+    So a node that only uses them comes before all that train them, with as many edges as there are nodes.
+    """
     users: dict[str, list[Node]] = {}
     for node in graph.nodes:
         if node.call.model is not None:
             users.setdefault(trunk_of(node.call.model, graph), []).append(node)
-    return users
+    edges: dict[str, list[Edge]] = {}
+    for same in users.values():
+        trains = [n for n in same if n.call.method is Method.TRAIN]
+        if trains:
+            edges[trains[0].id] = [_weights(n, trains[0]) for n in same if n.call.method is not Method.TRAIN]
+            edges |= {after.id: [_weights(before, after)] for before, after in pairwise(trains)}
+    return edges
+
+
+def _weights(source: Node, target: Node) -> Edge:
+    return Edge(source=source.id, target=target.id, kind=EdgeKind.WEIGHTS, carries=source.call.model or "")
 
 
 def _check_cycles(graph: Graph, found: Diagnostics) -> None:

@@ -29,6 +29,7 @@ from rldsl.compiler.plan import (
     LoadOp,
     MetricOp,
     OutputOp,
+    Reason,
     Reduction,
     Scalar,
     SourceSpec,
@@ -136,7 +137,7 @@ class _Common(TypedDict):
     node: str
     group: str
     guard: Guard | None
-    because: tuple[str, ...]
+    because: tuple[Reason, ...]
 
 
 def _common(node: Node, module: Module) -> _Common:

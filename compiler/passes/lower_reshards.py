@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import AnyOp, Group, Guard, ReshardOp
+from rldsl.compiler.plan import AnyOp, Group, Guard, Reason, ReshardOp
 from rldsl.compiler.ranks import joined, move_kind
 
 
@@ -88,6 +88,7 @@ class _Moves:
         here, there = self.groups[source], self.groups[reader.group]
         both = joined(here, there, self.world)
         self.groups.setdefault(both.name, both)
+        why = f"`{reader.id}` runs on `{reader.group}`, its rows lie on `{source}`"
         return ReshardOp(
             id=f"reshard:{reader.id}:{source}" + (f":{number + 1}" if number else ""),
             group=both.name,
@@ -97,5 +98,5 @@ class _Moves:
             target=reader.group,
             batch=batch,
             kind=move_kind(here, there, self.world),
-            because=(f"`{reader.id}` runs on `{reader.group}`, its rows lie on `{source}`",),
+            because=(Reason(by=LowerReshards.name, why=why),),
         )

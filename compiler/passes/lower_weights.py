@@ -9,7 +9,18 @@ from rldsl.compiler.ir import Method, ModelKind, Module
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
 from rldsl.compiler.passes.infer_edges import trunk_of
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, Group, InferOp, SaveOp, SyncKind, SyncWeightsOp, TrainOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    ExtendOp,
+    GenerateOp,
+    Group,
+    InferOp,
+    Reason,
+    SaveOp,
+    SyncKind,
+    SyncWeightsOp,
+    TrainOp,
+)
 from rldsl.compiler.ranks import inside, joined
 
 Rollout = GenerateOp | ExtendOp
@@ -81,7 +92,7 @@ def _sync(
         source=source.name,
         target=target.name,
         staleness=op.staleness,
-        because=(why,),
+        because=(Reason(by=LowerWeights.name, why=why),),
     )
 
 

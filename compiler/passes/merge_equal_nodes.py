@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Call, FieldArg, FieldInfo, Method, Module, Node
+from rldsl.compiler.ir import Call, FieldArg, FieldInfo, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
 from rldsl.compiler.passes.infer_edges import edges_of
-from rldsl.compiler.plan import Dropped
+from rldsl.compiler.plan import Dropped, Reason
 from rldsl.types import DType, FieldType
 
 _FORWARDS = frozenset({Method.LOGPROB, Method.VALUE, Method.SCORE})
@@ -45,6 +45,7 @@ class MergeEqualNodes:
                 continue
             renamed |= {node.id: same.id, **dict(zip(node.outputs, same.outputs, strict=False))}
             dropped.append(Dropped(what=node.id, by=self.name, why=f"`{same.id}` computes the same"))
+            kept[same.id] = _doing(kept[same.id], node.id)
         if not renamed:
             return module
         nodes = tuple(_after(kept[n.id], renamed) for n in graph.nodes if n.id in kept)
@@ -52,6 +53,12 @@ class MergeEqualNodes:
         fields = {f: _info(i, renamed) for f, i in module.fields.items() if f not in renamed}
         made = replace(made, edges=edges_of(made))
         return replace(module, graph=made, fields=fields, dropped=module.dropped + tuple(dropped))
+
+
+def _doing(node: Node, other: str) -> Node:
+    """The node that is left says for whom it also works."""
+    reason = Reason(by=MergeEqualNodes.name, why=f"`{other}` would compute the same, so its readers read this one")
+    return changed(node, because=(*node.because, reason))
 
 
 def _may_merge(node: Node, module: Module, written: set[str]) -> bool:
@@ -77,21 +84,21 @@ def _key(node: Node) -> object:
 
 def _reading(node: Node, renamed: dict[str, str]) -> Node:
     args = tuple(_arg(a, renamed) for a in node.call.args)
-    return replace(node, call=_with_args(node.call, args))
+    return changed(node, call=_with_args(node.call, args))
 
 
 def _with_args(call: Call, args: tuple[FieldArg, ...]) -> Call:
-    return call if args == call.args else replace(call, args=args)
+    return call if args == call.args else changed(call, args=args)
 
 
 def _arg(arg: FieldArg, renamed: dict[str, str]) -> FieldArg:
-    return replace(arg, name=renamed[arg.name]) if arg.name in renamed else arg
+    return changed(arg, name=renamed[arg.name]) if arg.name in renamed else arg
 
 
 def _after(node: Node, renamed: dict[str, str]) -> Node:
-    return replace(node, after=tuple(dict.fromkeys(renamed.get(n, n) for n in node.after)))
+    return changed(node, after=tuple(dict.fromkeys(renamed.get(n, n) for n in node.after)))
 
 
 def _info(info: FieldInfo, renamed: dict[str, str]) -> FieldInfo:
     """Samples of a rollout that was merged are those of the rollout that is left."""
-    return replace(info, lineage=renamed.get(info.lineage or "", info.lineage))
+    return changed(info, lineage=renamed.get(info.lineage or "", info.lineage))

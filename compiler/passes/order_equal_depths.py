@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
-from rldsl.compiler.ir import Module, Node
+from rldsl.compiler.ir import Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import trunk_of
+from rldsl.compiler.plan import Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class OrderEqualDepths:
     name: ClassVar[str] = "order_equal_depths"
 
     def apply(self, module: Module, context: Context) -> Module:
-        """The module with another `order`, still by depth."""
+        """The module with another `order`, still by depth; nodes that come earlier than written say why."""
         layers: dict[int, list[Node]] = {}
         for node_id in module.order:
             layers.setdefault(module.depths[node_id], []).append(module.graph.node_of[node_id])
@@ -35,7 +36,29 @@ class OrderEqualDepths:
         for layer, models in zip(layers.values(), sequence, strict=True):
             order += [n.id for n in layer if n.id not in trunks]
             order += [n.id for model in models for n in layer if trunks.get(n.id) == model]
-        return replace(module, order=tuple(order), depths={n: module.depths[n] for n in order})
+        place = {name: i for i, name in enumerate(order)}
+        whys = {n: why for layer in layers.values() for n, why in _overtaking(layer, place, trunks)}
+        nodes = tuple(_saying(n, whys.get(n.id)) for n in module.graph.nodes)
+        depths = {n: module.depths[n] for n in order}
+        return replace(module, graph=module.graph.with_nodes(nodes), order=tuple(order), depths=depths)
+
+
+def _overtaking(layer: list[Node], place: dict[str, int], trunks: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Each node that now runs before one written earlier, and why."""
+    latest = layer[0].id
+    for node in layer:
+        if place[node.id] < place[latest]:
+            free = "it needs no model, and what it frees is free early"
+            why = "fewer passes go from one model's weights to another's" if node.id in trunks else free
+            yield node.id, f"it runs before `{latest}` of its depth: {why}"
+        else:
+            latest = node.id
+
+
+def _saying(node: Node, why: str | None) -> Node:
+    if why is None:
+        return node
+    return changed(node, because=(*node.because, Reason(by=OrderEqualDepths.name, why=why)))
 
 
 def _models(layer: list[Node], trunks: dict[str, str]) -> tuple[str, ...]:

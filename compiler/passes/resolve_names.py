@@ -24,6 +24,7 @@ from rldsl.compiler.ir import (
     Module,
     Node,
     SourceCall,
+    changed,
 )
 from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, SourceKind
 from rldsl.compiler.passes.base import Context
@@ -67,7 +68,7 @@ class ResolveNames:
         own: set[str] = set()
         signatures = _signatures(graph, context, own)
         _Names(graph, signatures, own, context.found).check()
-        nodes = tuple(n if n.role else replace(n, role=_role(n, graph, signatures)) for n in graph.nodes)
+        nodes = tuple(n if n.role else changed(n, role=_role(n, graph, signatures)) for n in graph.nodes)
         return replace(module, graph=graph.with_nodes(nodes), signatures=signatures)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Method, Module, Node
+from rldsl.compiler.ir import Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.plan import Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,4 +37,4 @@ class SkipZeroRows:
         if arg is None or spoilt or module.fields[arg.name].type.ragged:
             return node
         why = f"rows where `{arg.name}` is 0 add nothing to the gradient of `{signature.name}`"
-        return replace(node, skip_where_zero=arg.name, because=(*node.because, why))
+        return changed(node, skip_where_zero=arg.name, because=(*node.because, Reason(by=self.name, why=why)))

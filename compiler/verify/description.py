@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from rldsl.compiler.ir import EdgeKind
-from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, LoadOp, ReshardOp, SaveOp, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    CollectOp,
+    FreeOp,
+    LoadOp,
+    ReshardOp,
+    SaveOp,
+    SyncWeightsOp,
+    TakeOp,
+    TrainOp,
+    WaitOp,
+    parts,
+)
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
 
 Edge = tuple[str, str, str]
 _KINDS = frozenset(EdgeKind)
-_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp)
+_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp, WaitOp)
 
 
 def description(facts: Facts) -> Iterator[str]:
     """A plan may leave its graph out; what it says of it must be so."""
     plan = facts.plan
+    ops = tuple(parts(facts.ops))
+    writers = {name: op for op in ops if not isinstance(op, ReshardOp) for name in op.writes}
     for field in plan.fields:
-        writer = facts.writer.get(field.name)
+        writer = writers.get(field.name)
         makers = {"input", writer.id} if isinstance(writer, LoadOp) else {writer.node or writer.id} if writer else set()
         if writer is not None and field.producer not in makers:
             yield f"the field `{field.name}` is written by `{writer.id}`, not by `{field.producer}`"
     if not (plan.depths or plan.edges or plan.roles):
         return
-    of_node = {op.node: op for op in facts.ops if op.node is not None and not isinstance(op, _OF_NO_NODE)}
-    yield from _nodes(facts, of_node)
-    yield from _edges(facts, set(of_node))
+    of_node = {op.node: op for op in ops if op.node is not None and not isinstance(op, _OF_NO_NODE)}
+    yield from _nodes(facts, ops, of_node)
+    yield from _edges(facts, set(_true_edges(facts, ops, writers)), set(of_node))
     yield from _depths(facts)
 
 
-def _nodes(facts: Facts, of_node: Mapping[str, AnyOp]) -> Iterator[str]:
+def _nodes(facts: Facts, ops: Sequence[AnyOp], of_node: Mapping[str, AnyOp]) -> Iterator[str]:
     depths = facts.plan.depths
-    for op in facts.ops:
+    for op in ops:
         if op.node is None:
             if not isinstance(op, _OF_NO_NODE):
                 yield f"`{op.id}` comes from no node"
@@ -46,7 +61,7 @@ def _nodes(facts: Facts, of_node: Mapping[str, AnyOp]) -> Iterator[str]:
         yield f"a role is given to a node `{node}` that is not there"
 
 
-def _edges(facts: Facts, nodes: set[str]) -> Iterator[str]:
+def _edges(facts: Facts, true: set[Edge], nodes: set[str]) -> Iterator[str]:
     said = set(facts.plan.edges)
     for source, target, carries in facts.plan.edges:
         if source not in nodes or target not in nodes:
@@ -55,27 +70,30 @@ def _edges(facts: Facts, nodes: set[str]) -> Iterator[str]:
             yield f"the edge from `{source}` to `{target}` is of no known kind: `{carries}`"
     if len(said) < len(facts.plan.edges):
         yield "an edge is there twice"
-    true = set(_true_edges(facts))
     wrong = {e for e in said if not e[2].startswith(EdgeKind.ORDER)} ^ true
     for edge in sorted(wrong):
         there = "there is no such edge" if edge in true else "an edge says so"
         yield f"`{edge[1]}` {'waits' if edge in true else 'does not wait'} for `{edge[0]}` ({edge[2]}), and {there}"
     for program in facts.plan.programs:
-        place = {op.node: i for i, op in enumerate(program.ops) if not isinstance(op, _OF_NO_NODE)}
+        place = {
+            op.node: i for i, each in enumerate(program.ops) for op in parts((each,)) if not isinstance(op, _OF_NO_NODE)
+        }
+        # What runs in the background is done where it is waited for.
+        done = place | {op.node: i for i, op in enumerate(program.ops) if isinstance(op, WaitOp)}
         for source, target, carries in said:
-            if source in place and target in place and place[source] >= place[target]:
+            if source in place and target in place and done[source] >= place[target]:
                 yield f"`{target}` runs before `{source}`, for which it waits: {carries} ({ranks_of(program)})"
 
 
-def _true_edges(facts: Facts) -> Iterator[Edge]:
+def _true_edges(facts: Facts, ops: Sequence[AnyOp], writers: Mapping[str, AnyOp]) -> Iterator[Edge]:
     """Edges that follow from the ops: fields, rows of collections, and weights that a training changes."""
     users: dict[str, list[AnyOp]] = {}
     collecting: dict[str, list[AnyOp]] = {}
-    for op in facts.ops:
+    for op in ops:
         if isinstance(op, _OF_NO_NODE) or op.node is None:
             continue
         for name in op.reads:
-            writer = facts.writer.get(name)
+            writer = writers.get(name)
             if writer is not None and writer.node is not None:
                 yield writer.node, op.node, f"{EdgeKind.FIELD} {name}"
         if isinstance(op, CollectOp):
@@ -86,15 +104,17 @@ def _true_edges(facts: Facts) -> Iterator[Edge]:
         if isinstance(op, WITH_MODEL):
             users.setdefault(facts.trunks[op.model], []).append(op)
     for same in users.values():
-        for i, op in enumerate(same):
-            if isinstance(op, TrainOp):
-                yield from _weights(op, same[:i], same[i + 1 :])
+        trains = [op for op in same if isinstance(op, TrainOp)]
+        for source, target in pairwise(trains):
+            yield _weights(source, target)
+        for op in same:
+            if trains and not isinstance(op, TrainOp):
+                yield _weights(op, trains[0])
 
 
-def _weights(op: TrainOp, earlier: list[AnyOp], later: list[AnyOp]) -> Iterator[Edge]:
-    for user in (*earlier, *(u for u in later if not isinstance(u, TrainOp))):
-        assert isinstance(user, WITH_MODEL)
-        yield user.node or "", op.node or "", f"{EdgeKind.WEIGHTS} {user.model}"
+def _weights(source: AnyOp, target: AnyOp) -> Edge:
+    assert isinstance(source, WITH_MODEL)
+    return source.node or "", target.node or "", f"{EdgeKind.WEIGHTS} {source.model}"
 
 
 def _depths(facts: Facts) -> Iterator[str]:

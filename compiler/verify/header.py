@@ -17,6 +17,7 @@ from rldsl.compiler.plan import (
     SourceSpec,
     SyncWeightsOp,
     TrainOp,
+    parts,
 )
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts
 
@@ -51,7 +52,7 @@ def _unused(facts: Facts) -> Iterator[str]:
     used_groups = {op.group for op in facts.ops}
     used_groups |= {g for op in facts.ops if isinstance(op, ReshardOp | SyncWeightsOp) for g in (op.source, op.target)}
     used_groups |= {p.group for p in facts.plan.phases}
-    used_models = {op.model for op in facts.ops if isinstance(op, WITH_MODEL)}
+    used_models = {op.model for op in parts(facts.ops) if isinstance(op, WITH_MODEL)}
     used_models |= {facts.trunks[m] for m in used_models}
     called = {op.function for op in facts.ops if isinstance(op, ComputeOp)}
     called |= {op.loss for op in facts.ops if isinstance(op, TrainOp)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rldsl.compiler.ir import ModelKind
-from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, ModelSpec, Plan, ReshardOp, SyncWeightsOp, TrainOp
+from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, ModelSpec, Plan, ReshardOp, SyncWeightsOp, TrainOp, parts
 from rldsl.compiler.verify.facts import WITH_MODEL, type_of
 
 
@@ -72,8 +72,9 @@ class _Known:
             for group in (op.source, op.target):
                 if group not in self.groups:
                     yield f"`{op.id}` names a group `{group}` that is not there"
-        if isinstance(op, WITH_MODEL) and op.model not in self.models:
-            yield f"`{op.id}` names a model `{op.model}` that is not there"
+        for part in parts((op,)):
+            if isinstance(part, WITH_MODEL) and part.model not in self.models:
+                yield f"`{op.id}` names a model `{part.model}` that is not there"
         function = op.function if isinstance(op, ComputeOp) else op.loss if isinstance(op, TrainOp) else None
         if function is not None and function not in self.functions:
             yield f"`{op.id}` names a function `{function}` that is not there"

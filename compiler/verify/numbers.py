@@ -16,6 +16,7 @@ from rldsl.compiler.plan import (
     SaveOp,
     TakeOp,
     TrainOp,
+    parts,
 )
 from rldsl.compiler.verify.facts import Facts
 
@@ -47,7 +48,7 @@ def numbers(facts: Facts) -> Iterator[str]:
     """Ranks, groups, batches, minibatches, and the settings of ops."""
     plan = facts.plan
     yield from _ranks(facts)
-    for op in facts.ops:
+    for op in parts(facts.ops):
         yield from _settings(op)
         if isinstance(op, LoadOp | CollectOp | TakeOp | TrainOp | ReshardOp):
             yield from _batch(op, facts)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from rldsl.compiler.plan import Plan
 from rldsl.compiler.signature import Signature
+from rldsl.compiler.verify.background import background
 from rldsl.compiler.verify.calls import calls
 from rldsl.compiler.verify.collections import collections
 from rldsl.compiler.verify.description import description
 from rldsl.compiler.verify.facts import Facts
 from rldsl.compiler.verify.header import header
+from rldsl.compiler.verify.heads import heads
 from rldsl.compiler.verify.names import names
 from rldsl.compiler.verify.numbers import numbers
 from rldsl.compiler.verify.order import order
@@ -24,6 +26,7 @@ PROVED = (
     "sizes",
     "one order of collectives on all ranks",
     "residency",
+    "what runs in the background is waited for",
     "types and rows",
     "calls",
     "collections",
@@ -32,7 +35,7 @@ PROVED = (
 )
 """What an empty list of problems means, in a few words each."""
 
-_CHECKS = (header, numbers, order, residency, collections, rows, weights, description)
+_CHECKS = (header, numbers, order, residency, background, collections, rows, heads, weights, description)
 
 
 def verify_plan(plan: Plan, signatures: Mapping[str, Signature] | None = None) -> list[Diagnostic]:

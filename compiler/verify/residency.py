@@ -18,6 +18,7 @@ from rldsl.compiler.plan import (
     Program,
     ReshardOp,
     TakeOp,
+    WaitOp,
 )
 from rldsl.compiler.verify.facts import Facts, Layout, ranks_of, shown
 
@@ -78,6 +79,8 @@ class _Walk:
     def __init__(self, facts: Facts, program: Program) -> None:
         self.facts, self.program = facts, program
         self.held: dict[str, _Held] = {}
+        # What runs in the background, and the rows that each of its fields had when it began.
+        self.running: dict[str, tuple[ComputeOp, dict[str, _Held | None]]] = {}
 
     def problems(self) -> Iterator[str]:
         """What is wrong in this program, with its ranks."""
@@ -104,7 +107,17 @@ class _Walk:
                 yield from self.found(op, name, held, layout, op.group)
                 if held is not None and held.moved is not None:
                     yield f"`{held.moved}` moves `{name}` for nothing: it is dropped unread"
-        for name in op.writes:
+        writes = op.writes
+        if isinstance(op, ComputeOp) and op.background:
+            self.running[op.id] = op, {name: self.held.get(name) for name in op.reads}
+            return
+        if isinstance(op, WaitOp) and op.compute in self.running:
+            begun, rows = self.running.pop(op.compute)
+            writes = begun.writes
+            for name, held in rows.items():
+                if held is not self.held.get(name):
+                    yield f"`{name}` is dropped, moved or written anew while `{begun.id}` reads it in the background"
+        for name in writes:
             if name in self.held:
                 yield f"`{op.id}` writes `{name}` while it is still held"
             self.held[name] = _Held(layout, op.guard)

@@ -169,12 +169,13 @@ class _Rows:
         yield from self.made(op, op.outputs, Method.EXTEND, found, op.id)
 
     def infer(self, op: InferOp) -> Iterator[str]:
-        method = Method(op.method.value)
-        yield from self.inputs(op, method)
         found, problems = self.aligned(op, op.reads)
         sequence, mixed = self.sequence(op, op.reads)
         yield from (*problems, *mixed)
-        yield from self.made(op, {METHODS[method].outputs[0][0]: op.output}, method, found, sequence)
+        for part in op.parts:
+            method = Method(part.method.value)
+            yield from self.inputs(part, method)
+            yield from self.made(part, {METHODS[method].outputs[0][0]: part.output}, method, found, sequence)
 
     def inputs(self, op: Rollout | InferOp | TrainOp, method: Method) -> Iterator[str]:
         """What a method reads, each under its own name in the op, has the method's types."""

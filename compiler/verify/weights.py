@@ -20,6 +20,7 @@ from rldsl.compiler.plan import (
     SyncKind,
     SyncWeightsOp,
     TrainOp,
+    parts,
 )
 from rldsl.compiler.verify.facts import ROLLOUTS, WITH_MODEL, Facts, Rollout, WithModel, ranks_of
 
@@ -28,7 +29,7 @@ Engine = tuple[str, int]
 
 def weights(facts: Facts) -> Iterator[str]:
     """Kinds of models, the ranks that hold them, and the order of transfers, uses, trainings and saves."""
-    used = [op for op in facts.ops if isinstance(op, WITH_MODEL)]
+    used = [op for op in parts(facts.ops) if isinstance(op, WITH_MODEL)]
     for op in used:
         yield from _kind(op, facts)
     yield from _holders(used, facts)

@@ -12,6 +12,9 @@ from textwrap import wrap
 from typing import Any
 
 from rldsl.cli import shipped
+from rldsl.compiler.cost.find_facts import SHIPPED, shipped_models
+from rldsl.compiler.cost.hardware import GB, GIB, HARDWARE, TERA, UNITS, Hardware, figures_of
+from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.ir import Method
 from rldsl.compiler.methods import (
     CLUSTERS,
@@ -29,14 +32,30 @@ from rldsl.compiler.signature import FieldParam, HyperParam, Signature, library_
 _HELD = "\xa0"  # a blank at which textwrap does not break
 
 
+KEYS = (
+    "algorithms",
+    "losses",
+    "functions",
+    "methods",
+    "statements",
+    "model_sources",
+    "data_sources",
+    "engines",
+    "clusters",
+    "models",
+)
+"""What can be listed, in the order of the sections."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing."""
+    """What to list."""
+    parser.add_argument("what", nargs="?", choices=KEYS, metavar="WHAT", help=f"one of {', '.join(KEYS)}; default: all")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the sections; with --json one object, a list of what there is by the key of each section."""
+    """Print the sections, or one; with --json one object, a list of what there is by the key of each section."""
     width = min(shutil.get_terminal_size().columns, 120)
-    found = list(sections())
+    found = [each for each in sections() if args.what in (None, each.key)]
     if args.json:
         print(json.dumps({each.key: [item.value for item in each.items] for each in found}, indent=2))
         return 0
@@ -84,12 +103,47 @@ def sections() -> Iterator[Section]:
             for phase, names in ENGINES.items()
         ),
     )
-    yield _pairs("clusters", "clusters", "hardware", CLUSTERS)
+    clusters = tuple(_cluster(name, HARDWARE[name]) for name in CLUSTERS)
+    yield Section(key="clusters", title="clusters: figures of one device, rates one way", items=clusters)
+    models = tuple(_model(name, facts) for name, facts in shipped_models().items())
+    yield Section(key="models", title="models whose size is known without their config.json", items=models)
 
 
 def _pairs(key: str, title: str, what: str, pairs: Mapping[str, str]) -> Section:
     items = (Item(words=f"{name}: {text}", value={"name": name, what: text}) for name, text in pairs.items())
     return Section(key=key, title=title, items=tuple(items))
+
+
+def _cluster(name: str, hardware: Hardware) -> Item:
+    """Sizes and rates in the units in which a deployment gives them."""
+    next_tier = "a disk" if name == "cpu" else "host memory"
+    held = "memory unknown" if hardware.memory is None else f"{hardware.memory / GIB:.4g} GiB"
+    words = (
+        f"{name}: {CLUSTERS[name]}; {held}, {hardware.bandwidth / GB:,.6g} GB/s, "
+        f"{hardware.bf16 / TERA:,.6g} TFLOP/s in bf16, {hardware.fp32 / TERA:.4g} in fp32, "
+        f"{hardware.link / GB:.4g} GB/s to the others of {hardware.per_node}, {hardware.network / GB:.4g} beyond, "
+        f"{hardware.host_link / GB:.4g} to {next_tier} of {hardware.host_memory / GIB:.4g} GiB"
+    )
+    figures = {name: None if value is None else value / UNITS[name] for name, value in figures_of(hardware).items()}
+    return Item(words=words, value={"name": name, "hardware": CLUSTERS[name], **figures})
+
+
+def _model(name: str, facts: ModelFacts) -> Item:
+    active = facts.active_parameters
+    part = f", {active:,} of them for a token" if facts.moe_layers else ""
+    sources = SHIPPED[name]
+    kv = facts.kv_bytes_per_token()
+    return Item(
+        words=f"{name}: {facts.parameters:,} parameters{part}, {kv:,} bytes of keys and values a token in bf16; "
+        f"{', '.join(sources)}",
+        value={
+            "name": name,
+            "parameters": facts.parameters,
+            "active_parameters": active,
+            "kv_bytes_per_token": kv,
+            "sources": list(sources),
+        },
+    )
 
 
 def _signature(signature: Signature) -> Item:

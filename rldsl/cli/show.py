@@ -19,11 +19,13 @@ from rldsl.cli.sources import load
 from rldsl.compiler.plan import Plan, Program, to_builtins
 from rldsl.diagnostics import did_you_mean
 from rldsl.render.export import dot, mermaid
-from rldsl.render.flows import FlowView, flows_of
+from rldsl.render.flows import flows_of, near
 from rldsl.render.graph import GraphView
+from rldsl.render.moves import FlowView, flows_json
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView
+from rldsl.render.schedule import charts_of
 from rldsl.render.select import SelectorError, names_of, ops_of, selected
-from rldsl.render.timeline import TimelineView, charts_of
+from rldsl.render.timeline import TimelineView
 
 FORMATS = ("text", "mermaid", "dot", "json", "html")
 
@@ -85,14 +87,16 @@ def _selected(plan: Plan, args: argparse.Namespace) -> frozenset[str] | None:
 
 
 def _json(plan: Plan, args: argparse.Namespace, programs: Sequence[Program], only: frozenset[str] | None) -> object:
-    """The whole plan, or the program of a rank; of the selected nodes their ops."""
+    """The plan, or of it only the rank's program and the selected nodes' ops; and all edges with their bytes."""
     body = to_builtins(plan)
-    if only is None:
-        return body if args.rank is None else body["programs"][plan.programs.index(programs[0])]
-    ops = ops_of(plan, only, unrolled=args.unrolled)
+    flows = {"flows": flows_json(plan, near(flows_of(plan, unrolled=args.unrolled), only))}
     chosen = [body["programs"][plan.programs.index(p)] for p in programs]
-    made = [{**program, "ops": [op for op in program["ops"] if op["id"] in ops]} for program in chosen]
-    return made if args.rank is None else made[0]
+    if only is not None:
+        ops = ops_of(plan, only, unrolled=args.unrolled)
+        chosen = [{**program, "ops": [op for op in program["ops"] if op["id"] in ops]} for program in chosen]
+    elif args.rank is None:
+        return {**body, **flows}
+    return {"programs": chosen, **flows}
 
 
 def _views(
@@ -104,29 +108,9 @@ def _views(
     if args.rank is not None:
         return [PlanHeader(plan), Text(), timeline, Text(), *tables]
     graph = GraphView(plan, unrolled=args.unrolled, only=only)
-    flows = flows_of(plan, unrolled=args.unrolled)
-    if only is not None:
-        near = tuple(f for f in flows if only & {f.source, f.target})
-        return [
-            GraphView(plan, unrolled=args.unrolled, only=only),
-            Text(),
-            FlowView(plan, near),
-            timeline,
-            Text(),
-            *tables,
-        ]
-    graph = GraphView(plan, unrolled=args.unrolled)
-    return [
-        PlanHeader(plan),
-        Text(),
-        graph,
-        Text(),
-        FlowView(plan, flows),
-        timeline,
-        Text(),
-        *tables,
-        DroppedView(plan),
-    ]
+    flows = FlowView(plan, near(flows_of(plan, unrolled=args.unrolled), only))
+    below: list[RenderableType] = [Text(), graph, Text(), flows, Text(), timeline, Text(), *tables]
+    return below[1:] if only is not None else [PlanHeader(plan), *below, DroppedView(plan)]
 
 
 def _program(plan: Plan, rank: int) -> Program:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from rldsl.compiler.plan import AnyOp, Arg, Guard, LoadOp, Plan, SyncWeightsOp
-from rldsl.render.nodes import nodes_of
+from rldsl.compiler.plan import AnyOp, Arg, Guard, LoadOp, Plan, SyncWeightsOp, parts
+from rldsl.render.nodes import node_id, node_ids, nodes_of
 from rldsl.render.ranks import group_words
 from rldsl.render.scopes import general, scope_of
 from rldsl.render.words import call_of, guard_words, scalar
@@ -17,7 +17,21 @@ Said = dict[str, str | None]
 """Texts by what they are about."""
 
 _APART = frozenset(
-    {"id", "node", "group", "guard", "because", "args", "params", "outputs", "fields", "model", "function"}
+    {
+        "id",
+        "node",
+        "group",
+        "guard",
+        "because",
+        "by",
+        "args",
+        "params",
+        "outputs",
+        "fields",
+        "model",
+        "function",
+        "also",
+    }
 )
 
 
@@ -29,7 +43,7 @@ def node_facts(plan: Plan) -> dict[str, Said]:
         if kind == "after":
             waits.setdefault(general(target), []).append(general(source))
     found: dict[str, Said] = {}
-    for op in plan.ops():
+    for op, others in _works(plan):
         if op.node is None or isinstance(op, LoadOp | SyncWeightsOp):
             continue
         name = general(op.node)
@@ -42,9 +56,17 @@ def node_facts(plan: Plan) -> dict[str, Said]:
             **said,
             "role": roles.get(name),
             "after": after,
+            "in one pass with": ", ".join(others) or None,
             "rounds": "1" if scope_of(op.node).round else None,
         }
     return found
+
+
+def _works(plan: Plan) -> Iterator[tuple[AnyOp, tuple[str, ...]]]:
+    """The ops, a forward with several heads as so many, with the nodes of the other heads."""
+    for whole in plan.ops():
+        for op in parts((whole,)):
+            yield op, tuple(n for n in node_ids(whole) if n != node_id(op))
 
 
 def sayings(values: Mapping[str, Any]) -> Said:

@@ -14,7 +14,7 @@ from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words
 from rldsl.render.scopes import general, leaf
-from rldsl.render.sizes import size_words
+from rldsl.render.sizes import rows_words, share_words, size_words
 from rldsl.render.words import describe, model_words, ranks_words, scalar
 
 
@@ -53,8 +53,8 @@ class Explainer:
         """What the compiler decided for the whole plan, and why."""
         plan = self._plan
         ranks = [f"{ranks_words(plan)[0].upper()}{ranks_words(plan)[1:]}", *self._classes()]
-        because = ((op, why) for op in self._facts.ops for why in op.because)
-        chosen = [f"`{general(op.id)}`: {why}" for op, why in because]
+        because = ((op, r) for op in self._facts.ops for r in op.because)
+        chosen = list(dict.fromkeys(f"`{general(op.id)}`: {r.why} ({r.by})" for op, r in because))
         dropped = [f"`{general(d.what)}`: {d.why} ({d.by})" for d in plan.dropped]
         sections = [("ranks", ranks), ("not in the program", dropped), ("because", chosen)]
         return page(plan.algorithm, "what the compiler decided", plan.source.path, sections)
@@ -88,7 +88,7 @@ class Explainer:
         writers = dict.fromkeys(self._label(facts.writer[f]) for f in fields if f in facts.writer)
         readers = dict.fromkeys(self._label(op) for f in fields for op in facts.readers.get(f, ()))
         rows = facts.rows(first)
-        ranks = [f"{rows.words()}, {rows.share(self._ranks_of(first))}"] if rows else []
+        ranks = [f"{rows_words(rows)}, {share_words(rows, self._ranks_of(first))}"] if rows else []
         moves = [op for f in fields for op in facts.moves_of(f)]
         freed = [op for op in facts.frees if set(fields) & set(op.fields)]
         sections = [
@@ -124,7 +124,7 @@ class Explainer:
             ("is", [model_words(model), *related]),
             ("used by", users),
             ("trained", trained or ["never"]),
-            ("synced", [*syncs, *(why for op in ops if isinstance(op, SyncWeightsOp) for why in op.because)]),
+            ("synced", [*syncs, *(r.why for op in ops if isinstance(op, SyncWeightsOp) for r in op.because)]),
             ("saved", saves),
         ]
         return page(model.name, "model", self._place(model.name), sections)

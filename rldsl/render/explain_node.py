@@ -18,6 +18,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    WaitOp,
 )
 from rldsl.render.facts import Facts
 from rldsl.render.flows import rollouts_of, trunk
@@ -26,6 +27,7 @@ from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words, ranks_of
 from rldsl.render.scopes import general, leaf, scope_of
+from rldsl.render.sizes import rows_words, share_words
 from rldsl.render.words import describe, guard_words, plural
 
 _FAR = 8
@@ -50,7 +52,7 @@ class NodeExplainer:
         self._blocks = {n.block for n in self._nodes[False].values()}
         self._ops: dict[bool, dict[str, list[AnyOp]]] = {False: {}, True: {}}
         for op in facts.ops:
-            if not isinstance(op, SyncWeightsOp):  # it carries the name of the rollout that it serves
+            if not isinstance(op, SyncWeightsOp | WaitOp):  # they carry the name of the node that they serve
                 for unrolled, found in self._ops.items():
                     found.setdefault(node_id(op, unrolled=unrolled), []).append(op)
 
@@ -85,7 +87,7 @@ class NodeExplainer:
             ("downstream", self._reached(node.id, self._down[unrolled], unrolled=unrolled)),
             ("runs", list(self._runs(ops))),
             ("weights", [line for op in ops[:1] for line in self._weights(op)]),
-            ("because", [why for op in ops for why in op.because]),
+            ("because", [f"{r.why} ({r.by})" for op in ops for r in op.because]),
             ("passes", list(self._passes(node.id))),
         ]
         kind = ", ".join(filter(None, ("node", node.role, node.type if node.type != node.role else "")))
@@ -130,7 +132,7 @@ class NodeExplainer:
         for op in ops:
             for field in op.writes or op.reads:
                 if rows := self._facts.rows(field):
-                    words = f"{rows.words()}, {rows.share(self._facts.ranks(op.group))}"
+                    words = f"{rows_words(rows)}, {share_words(rows, self._facts.ranks(op.group))}"
                     by_rows.setdefault(words, {})[leaf(field)] = None
         for words, fields in by_rows.items():
             yield words if len(by_rows) == 1 else f"{_listed(fields)}: {words}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 from rldsl.compiler import dag
-from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, LoadOp, Plan, ReshardOp, TakeOp
-from rldsl.render.words import plural
+from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, Plan, ReshardOp, WaitOp, parts
+from rldsl.compiler.volume import Rows, Volumes
 from rldsl.types import FieldType
 
 
@@ -22,44 +21,16 @@ class Place(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """`prompts` prompts a step, at most so many after a filter, with `per_prompt` rows each."""
-
-    prompts: int
-    per_prompt: int
-    at_most: bool = False
-
-    @property
-    def count(self) -> int:
-        """All of them, on all ranks together."""
-        return self.prompts * self.per_prompt
-
-    def words(self) -> str:
-        """`8 prompts x 4 samples = 32 rows`."""
-        limit = "at most " if self.at_most else ""
-        if self.per_prompt == 1:
-            return f"{limit}{plural(self.prompts, 'prompt')}, a row each"
-        return f"{limit}{plural(self.prompts, 'prompt')} x {self.per_prompt} samples = {plural(self.count, 'row')}"
-
-    def share(self, ranks: int | None) -> str:
-        """`16 a rank on 2 ranks`; a prompt's rows lie on one rank."""
-        if ranks is None:
-            return "spread over all ranks, a prompt's rows on one"
-        least, more = divmod(self.prompts, ranks)
-        each = str(least * self.per_prompt)
-        if more:
-            each += f" or {(least + 1) * self.per_prompt}"
-        return f"{each} a rank on {plural(ranks, 'rank')}"
-
-
 class Facts:
-    """The plan's ops, indexed by field and by place. Frees and moves neither write nor read here."""
+    """The plan's ops, indexed by field and by place. Frees, moves and waits neither write nor read here.
+
+    A forward that does the work of several nodes is several ops here, of one id.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.ops = tuple(plan.ops())
-        self._working = [op for op in self.ops if not isinstance(op, (FreeOp, ReshardOp))]
+        self.ops = tuple(parts(plan.ops()))
+        self._working = [op for op in self.ops if not isinstance(op, (FreeOp, ReshardOp, WaitOp))]
 
     @cached_property
     def writer(self) -> dict[str, AnyOp]:
@@ -89,28 +60,18 @@ class Facts:
                 found.setdefault(op.id, []).append(Place(program.first, program.last, number))
         return {op: tuple(places) for op, places in found.items()}
 
-    @cached_property
-    def _rows(self) -> dict[str, Rows]:
-        """In program order a field's writer comes after the writers of what that reads."""
-        known: dict[str, Rows] = {}
-        per_prompt = {f.name: f.per_prompt for f in self.plan.fields}
-        for op in self._working:
-            source = _batch(op) or next((known[f] for f in op.reads if f in known), None)
-            if source:
-                known.update({f: Rows(source.prompts, per_prompt.get(f, 1), source.at_most) for f in op.writes})
-        return known
-
     def rows(self, field: str) -> Rows | None:
         """How many rows the field has; None where nothing says."""
-        return self._rows.get(field) if field in self._types else None
+        return self.volumes.rows(field)
 
     def type(self, field: str) -> FieldType | None:
         """The field's type, where the plan has it."""
-        return self._types.get(field)
+        return self.volumes.type(field)
 
     @cached_property
-    def _types(self) -> dict[str, FieldType]:
-        return {f.name: FieldType.parse(f.type) for f in self.plan.fields}
+    def volumes(self) -> Volumes:
+        """How many bytes fields have."""
+        return Volumes(self.plan)
 
     def ranks(self, group: str) -> int | None:
         """Over how many ranks a group deals out rows; None: all, and the plan does not say how many that is."""
@@ -143,12 +104,6 @@ class Facts:
     def collects(self, collection: str) -> tuple[CollectOp, ...]:
         """The ops that fill a collection."""
         return tuple(op for op in self.ops if isinstance(op, CollectOp) and op.into == collection)
-
-
-def _batch(op: AnyOp) -> Rows | None:
-    if isinstance(op, LoadOp):
-        return Rows(op.batch, 1)
-    return Rows(op.batch, 1, at_most=True) if isinstance(op, TakeOp) else None
 
 
 def in_order(plan: Plan) -> Sequence[AnyOp]:

@@ -1,68 +1,118 @@
-"""What goes from node to node, fields and weights, and how: where it lies, by all-to-all, or gathered."""
+"""What goes from node to node, fields, kept rows and weights, and how: where it lies, by all-to-all, or gathered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
 
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
-
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, Plan, ReshardOp, SyncKind, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    ExtendOp,
+    GenerateOp,
+    Plan,
+    ReshardOp,
+    SyncKind,
+    SyncWeightsOp,
+    TakeOp,
+    TrainOp,
+    WaitOp,
+)
+from rldsl.compiler.volume import Sent, Volume
 from rldsl.render.facts import Facts
-from rldsl.render.nodes import node_id, nodes_of
-from rldsl.render.scopes import leaf
-from rldsl.render.sizes import size_words
+from rldsl.render.nodes import node_id
+from rldsl.render.scopes import general, leaf
 
 Rollout = GenerateOp | ExtendOp
 
-_NAME = 30
+
+class Kind(StrEnum):
+    """What an edge carries; `after`: nothing, the target only waits."""
+
+    FIELD = "field"
+    ROWS = "rows"
+    WEIGHTS = "weights"
+    ORDER = "after"
 
 
 class Way(StrEnum):
     """How something gets from one node to another."""
 
     LOCAL = "local"
+    COPY = "copy"
     ALL_TO_ALL = "all-to-all"
-    GATHERED = "gathered"
+    GATHERED = "all-gather"
+    NONE = ""
+
+
+_SYNCS = {SyncKind.LOCAL: Way.LOCAL, SyncKind.COPY: Way.COPY, SyncKind.ALL_GATHER: Way.GATHERED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """`what` goes from `source` to `target`, nodes; `between` says from which ranks to which, `size` how much."""
+    """`what` goes from `source` to `target`, nodes; `between` says from which ranks to which.
+
+    `volumes` are those of the fields, on all ranks together. `sent` is what the moves of this edge's fields send, for
+    the first edge that each move serves; another edge finds the rows where they are.
+    """
 
     source: str
     target: str
-    what: tuple[str, ...]
+    kind: Kind
+    what: tuple[str, ...] = ()
     way: Way
     between: str = ""
-    size: str = ""
+    volumes: tuple[Volume, ...] = ()
+    sent: tuple[Sent, ...] = ()
+
+    @property
+    def crosses(self) -> bool:
+        """Whether ranks send each other something."""
+        return self.way in (Way.ALL_TO_ALL, Way.GATHERED)
 
 
 def flows_of(plan: Plan, *, unrolled: bool = False) -> tuple[Flow, ...]:
-    """Every edge of fields, split where fields go in different ways; then the weights. Rounds of a loop are one."""
+    """Every edge of fields, split where fields go in different ways; then weights, then mere order.
+
+    Rounds of a loop are one, with the volumes of one.
+    """
     facts = Facts(plan)
-    found: dict[tuple[str, str, Way, str], dict[str, str]] = {}
+    found: dict[tuple[str, str, Kind, Way, str], dict[str, tuple[AnyOp, str]]] = {}
     for source, op, field in _edges(facts):
         way, between = _way(facts, source, op, field)
-        key = node_id(source, unrolled=unrolled), node_id(op, unrolled=unrolled), way, between
-        found.setdefault(key, {}).setdefault(leaf(field), field)
-    made = [
-        Flow(source=a, target=b, what=tuple(fields), way=way, between=between, size=size_words(facts, fields.values()))
-        for (a, b, way, between), fields in found.items()
-    ]
-    return (*made, *dict.fromkeys(_weights(facts, unrolled=unrolled)))
+        kind = Kind.ROWS if isinstance(op, TakeOp) else Kind.FIELD
+        key = node_id(source, unrolled=unrolled), node_id(op, unrolled=unrolled), kind, way, between
+        found.setdefault(key, {}).setdefault(leaf(field), (op, field))
+    fields = (_field_flow(facts, *key, uses) for key, uses in found.items())
+    return (*fields, *dict.fromkeys(_weights(facts, unrolled=unrolled)), *_order(plan, unrolled=unrolled))
+
+
+def _field_flow(
+    facts: Facts, source: str, target: str, kind: Kind, way: Way, between: str, uses: dict[str, tuple[AnyOp, str]]
+) -> Flow:
+    volumes = (facts.volumes.volume(field) for _, field in uses.values())
+    moves: dict[str, tuple[ReshardOp, list[str]]] = {}
+    for op, field in uses.values():
+        for move in facts.moves(field, op):
+            moves.setdefault(move.id, (move, []))[1].append(field)
+    sent = (facts.volumes.sent(move, fields) for move, fields in moves.values())
+    return Flow(
+        source=source,
+        target=target,
+        kind=kind,
+        what=tuple(uses),
+        way=way,
+        between=between,
+        volumes=tuple(v for v in volumes if v is not None),
+        sent=tuple(s for s in sent if s is not None),
+    )
 
 
 def _edges(facts: Facts) -> Iterator[tuple[AnyOp, AnyOp, str]]:
     for op in facts.ops:
         if isinstance(op, TakeOp):
             yield from ((c, op, f) for c in facts.collects(op.collection) for f in op.outputs)
-        elif not isinstance(op, ReshardOp):
+        elif not isinstance(op, ReshardOp | WaitOp):
             yield from ((facts.writer[f], op, f) for f in dict.fromkeys(op.reads) if f in facts.writer)
 
 
@@ -81,18 +131,25 @@ def _weights(facts: Facts, *, unrolled: bool) -> Iterator[Flow]:
     for sync in facts.ops:
         if not isinstance(sync, SyncWeightsOp):
             continue
-        way = Way.GATHERED if sync.sync is SyncKind.ALL_GATHER else Way.LOCAL
+        way = _SYNCS[sync.sync]
         for training in (t for t in trainings if trunk(facts.plan, t.model) == trunk(facts.plan, sync.model)):
-            source = node_id(training, unrolled=unrolled)
             for rollout in rollouts_of(facts, sync):
-                target, what = node_id(rollout, unrolled=unrolled), (f"weights of {sync.model}",)
                 yield Flow(
-                    source=source,
-                    target=target,
-                    what=what,
+                    source=node_id(training, unrolled=unrolled),
+                    target=node_id(rollout, unrolled=unrolled),
+                    kind=Kind.WEIGHTS,
+                    what=(f"weights of {sync.model}",),
                     way=way,
                     between=f"over {sync.group}" if way is Way.GATHERED else "",
                 )
+
+
+def _order(plan: Plan, *, unrolled: bool) -> Iterator[Flow]:
+    """What the user said with `after`."""
+    said = (e for e in plan.edges if e[2] == Kind.ORDER.value)
+    ends = ((a, b) if unrolled else (general(a), general(b)) for a, b, _ in said)
+    for source, target in dict.fromkeys(ends):
+        yield Flow(source=source, target=target, kind=Kind.ORDER, way=Way.NONE)
 
 
 def trunk(plan: Plan, model: str) -> str:
@@ -107,27 +164,6 @@ def rollouts_of(facts: Facts, sync: SyncWeightsOp) -> Iterator[AnyOp]:
             yield op
 
 
-class FlowView:
-    """The edges as a table, by where they begin; what crosses ranks stands out."""
-
-    def __init__(self, plan: Plan, flows: tuple[Flow, ...]) -> None:
-        self._flows = flows
-        self._titles = {n.id: n.label for n in (*nodes_of(plan), *nodes_of(plan, unrolled=True))}
-        self._order = {name: i for i, name in enumerate(self._titles)}
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if not self._flows:
-            return
-        yield Text("What moves", style="bold")
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=True, header_style="dim")
-        table.add_column("from -> to", max_width=_NAME, overflow="fold")
-        for name, ratio, least in (("what", 4, 14), ("how", 3, 10), ("how much, on all ranks", 4, 14)):
-            table.add_column(name, ratio=ratio, min_width=least, overflow="fold")
-        for source, each in groupby(sorted(self._flows, key=lambda f: self._order[f.source]), key=lambda f: f.source):
-            table.add_row(self._titles[source])
-            for flow in each:
-                how = Text(flow.way.value, style="dim" if flow.way is Way.LOCAL else "bold yellow")
-                how.append(f" {flow.between}", style="dim")
-                what = Text(", ".join(flow.what), style="cyan")
-                table.add_row(f"  -> {self._titles[flow.target]}", what, how, flow.size)
-        yield table
+def near(flows: Iterable[Flow], nodes: frozenset[str] | None) -> tuple[Flow, ...]:
+    """The flows that begin or end at one of the nodes; None: all."""
+    return tuple(f for f in flows if nodes is None or nodes & {f.source, f.target})

@@ -12,15 +12,16 @@ from rldsl.render.blocks import parts_of
 from rldsl.render.explain import Explainer
 from rldsl.render.export import fill_of
 from rldsl.render.facts import Facts
-from rldsl.render.flows import Way, flows_of
+from rldsl.render.flows import flows_of
 from rldsl.render.html_assets import SCRIPT, STYLE
 from rldsl.render.layout import HEIGHT, Picture, Spot, laid_out, path
-from rldsl.render.nodes import edges_of, node_id, nodes_of
+from rldsl.render.moves import size_of
+from rldsl.render.nodes import edges_of, node_id, node_ids, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.ranks import ranks_of
+from rldsl.render.schedule import Chart, Mark, charts_of
 from rldsl.render.scopes import general
-from rldsl.render.sizes import size_words
-from rldsl.render.timeline import Chart, Mark, charts_of
+from rldsl.render.sizes import rows_words, size_words
 from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -87,7 +88,7 @@ def _header(plan: Plan) -> str:
 def _graph(plan: Plan, *, unrolled: bool) -> str:
     edges = edges_of(plan, unrolled=unrolled)
     picture = laid_out(parts_of(plan, unrolled=unrolled), edges)
-    crossing = {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.way is not Way.LOCAL}
+    crossing = {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.crosses}
     inner = [*_frames(picture)]
     for edge in edges:
         kind = f"edge{' again' if edge.again else ''}{' crosses' if (edge.source, edge.target) in crossing else ''}"
@@ -151,9 +152,10 @@ def _moves(plan: Plan, *, unrolled: bool) -> str:
     labels = {n.id: n.label for n in nodes_of(plan, unrolled=unrolled)}
     rows = []
     for each in flows_of(plan, unrolled=unrolled):
-        how = each.way.value if each.way is Way.LOCAL else f"<b>{each.way.value}</b> {escape(each.between)}"
+        way = f"<b>{each.way.value}</b>" if each.crosses else each.way.value
+        how = f"{each.kind} {way} {escape(each.between)}"
         ends = [_ask(labels[end], labels[end]) for end in (each.source, each.target)]
-        rows.append([*ends, _cell(", ".join(each.what)), f'<td class="how">{how}</td>', _cell(each.size)])
+        rows.append([*ends, _cell(", ".join(each.what)), f'<td class="how">{how}</td>', _cell(size_of(each))])
     return _section("What moves", ("from", "to", "what", "how", "how much, on all ranks together"), rows)
 
 
@@ -166,12 +168,12 @@ def _program(plan: Plan, program: Program, *, first: bool) -> str:
 
 
 def _op_cells(op: AnyOp, labels: dict[str, str]) -> list[str]:
-    label = labels.get(node_id(op), "")
+    names = [_ask(label, label, "span") for n in node_ids(op) if (label := labels.get(n, ""))]
     guard = f' <span class="dim">({escape(guard_words(op.guard))})</span>' if op.guard else ""
-    why = "".join(f'<div class="why">because {_code(reason)}</div>' for reason in op.because)
+    why = "".join(f'<div class="why">because {_code(f"{r.why} ({r.by})")}</div>' for r in op.because)
     fields = f"<div><code>{escape(flow(op))}</code></div>" if flow(op) else ""
     what = f"<td>{escape(describe(op))}{guard}{fields}{why}</td>"
-    return [_cell(kind_of(op) + (" *" if op.collective else "")), _ask(label, label), what, _cell(op.group)]
+    return [_cell(kind_of(op) + (" *" if op.collective else "")), f"<td>{', '.join(names)}</td>", what, _cell(op.group)]
 
 
 def _fields(plan: Plan) -> str:
@@ -181,7 +183,7 @@ def _fields(plan: Plan) -> str:
         spec = next(f for f in plan.fields if general(f.name) == name)
         counted = facts.rows(spec.name)
         readers = dict.fromkeys(general(node_id(op)) for op in facts.readers.get(spec.name, ()))
-        cells = (spec.type, general(spec.producer), ", ".join(readers), counted.words() if counted else "")
+        cells = (spec.type, general(spec.producer), ", ".join(readers), rows_words(counted) if counted else "")
         rows.append([_ask(name, name), *map(_cell, cells), _cell(size_words(facts, [spec.name]))])
     return _section("Fields", ("field", "type", "written by", "read by", "rows", "size"), rows)
 

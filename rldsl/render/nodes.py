@@ -19,6 +19,7 @@ from rldsl.compiler.plan import (
     Plan,
     TakeOp,
     TrainOp,
+    parts,
 )
 from rldsl.render.scopes import Scope, general, inside, leaf, scope_of, scope_of_op
 from rldsl.render.words import call_of, guard_words
@@ -71,7 +72,7 @@ def nodes_of(plan: Plan, *, unrolled: bool = False) -> tuple[NodeView, ...]:
 
     The iterations of a loop are one node each, or with `unrolled` so many.
     """
-    ops = [op for op in plan.ops() if isinstance(op, _NodeOp)]
+    ops = [op for op in parts(plan.ops()) if isinstance(op, _NodeOp)]
     labels = _input_labels(ops)
     found: dict[str, NodeView] = {}
     for op in ops:
@@ -83,7 +84,7 @@ def nodes_of(plan: Plan, *, unrolled: bool = False) -> tuple[NodeView, ...]:
 
 def edges_of(plan: Plan, *, unrolled: bool = False) -> tuple[Edge, ...]:
     """One edge for every pair of nodes between which fields or collected rows flow, in program order."""
-    ops = [op for op in plan.ops() if isinstance(op, _NodeOp)]
+    ops = [op for op in parts(plan.ops()) if isinstance(op, _NodeOp)]
     writer = {field: op for op in ops for field in op.writes}
     found: dict[tuple[str, str, bool], dict[str, None]] = {}
     for op in ops:
@@ -123,6 +124,11 @@ def node_id(op: AnyOp, *, unrolled: bool = False) -> str:
     if isinstance(op, LoadOp):
         name = _within(scope_of_op(op).prefix, op.stream)
     return name if unrolled else general(name)
+
+
+def node_ids(op: AnyOp, *, unrolled: bool = False) -> tuple[str, ...]:
+    """The ids of all nodes whose work the op does: of a forward with several heads one for each."""
+    return tuple(dict.fromkeys(node_id(part, unrolled=unrolled) for part in parts((op,))))
 
 
 def _within(prefix: str, name: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SaveOp, SyncWeightsOp
+from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
 from rldsl.render.facts import in_order
+from rldsl.render.nodes import node_ids
 from rldsl.render.scopes import general
 
 
@@ -61,15 +62,18 @@ def _placed(ops: Sequence[AnyOp], plan: Plan) -> Iterator[_Placed]:
             else:
                 yield _Placed(f"alone {index}", 0, (_name(op),))
         elif _is_node(op):
-            yield _Placed(f"depth {plan.depths.get(op.node or '')}", 1, (_name(op), *before))
+            first, *others = node_ids(op)
+            depth = f"depth {plan.depths.get(op.node or '')}"
+            yield _Placed(depth, 1, (first, *before))
+            yield from (_Placed(depth, 1, (name,)) for name in others)
             before = ()
         else:
-            depth = plan.depths.get(following.node or "") if following else None
-            yield _Placed(f"depth {depth}", 0, (_name(op),))
+            level = plan.depths.get(following.node or "") if following else None
+            yield _Placed(f"depth {level}", 0, (_name(op),))
 
 
 def _is_node(op: AnyOp) -> bool:
-    return op.node is not None and not isinstance(op, LoadOp | ReshardOp | SyncWeightsOp)
+    return op.node is not None and not isinstance(op, LoadOp | ReshardOp | SyncWeightsOp | WaitOp)
 
 
 def _name(op: AnyOp) -> str:
@@ -77,6 +81,8 @@ def _name(op: AnyOp) -> str:
         return f"weights of {op.model}" + (f", staleness {op.staleness}" if op.staleness else "")
     if isinstance(op, SaveOp):
         return f"save of {op.model}"
+    if isinstance(op, WaitOp):
+        return f"wait for {general(op.compute)}"
     if isinstance(op, LoadOp):
         return f"input of {', '.join(sorted(map(general, op.columns)))}"
     if isinstance(op, ReshardOp):

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from rldsl.compiler.plan import AnyOp, Plan, Program, plan_hash, to_builtins
+from rldsl.compiler.plan import AnyOp, Plan, Program, parts, plan_hash, to_builtins
 from rldsl.render.nodes import roles_of
 from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import general, scope_of_op
@@ -82,9 +82,10 @@ class ProgramView:
         yield table
 
     def _node(self, op: AnyOp) -> Text:
-        """The op's node, or the block for whose nodes it loads."""
-        where = op.node or scope_of_op(op).prefix
-        return Text(where, style=role_style(self._roles.get(where, "")), overflow="fold")
+        """The op's nodes, or the block for whose nodes it loads."""
+        names = [part.node or scope_of_op(part).prefix for part in parts((op,))]
+        each = [Text(n, style=role_style(self._roles.get(n, "")), overflow="fold") for n in dict.fromkeys(names)]
+        return Text(", ", style="dim", overflow="fold").join(each)
 
     def _what(self, op: AnyOp, *, wide: bool) -> Group:
         head = Text(describe(op))
@@ -95,7 +96,7 @@ class ProgramView:
             head = Text.assemble(head, (f"  ({guard_words(op.guard)})", "magenta"))
         fields = flow(op)
         lines = [head, *([Text(fields, style="cyan")] if fields else [])]
-        return Group(*lines, *(quoted(f"because {why}", "dim italic") for why in op.because))
+        return Group(*lines, *(quoted(f"because {r.why} ({r.by})", "dim italic") for r in op.because))
 
 
 class DroppedView:

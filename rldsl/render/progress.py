@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rldsl.backends.keys import reward_key
-from rldsl.compiler.plan import AnyOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp
+from rldsl.compiler.plan import AnyOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp, WaitOp
 from rldsl.diagnostics import Diagnostic
 from rldsl.render.diagnostics import DiagnosticView
-from rldsl.render.nodes import roles_of
+from rldsl.render.nodes import node_ids, roles_of
 from rldsl.render.scopes import general
 from rldsl.render.style import role_style
 from rldsl.render.words import plural
@@ -181,7 +181,7 @@ class ProgressView:
 
 def _timed(op: AnyOp) -> str:
     """Under which name an op's seconds are shown: its node's, all iterations of a loop together."""
-    return op.id if op.node is None or isinstance(op, SyncWeightsOp) else general(op.node)
+    return op.id if op.node is None or isinstance(op, SyncWeightsOp | WaitOp) else " + ".join(node_ids(op))
 
 
 class Progress:

@@ -1,103 +1,34 @@
 """The schedule as a chart: a row a node, a column an op, in the order in which ranks run them.
 
-No op has a time yet, so a column is no length of time: the chart shows what follows what, and which ranks pause.
+No op has a time yet, so a column is no length of time: the chart shows what follows what, and which ranks wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from rldsl.compiler.plan import (
-    AnyOp,
-    CollectOp,
-    FreeOp,
-    Plan,
-    Program,
-    ReshardOp,
-    SaveOp,
-    SyncWeightsOp,
-    TakeOp,
-)
-from rldsl.render.facts import in_order
-from rldsl.render.nodes import NodeView, node_id, nodes_of
-from rldsl.render.ranks import ranks_of
+from rldsl.render.schedule import Chart, Mark, Wait
 from rldsl.render.style import role_style
 
 _LABEL = 24
-_MOVES = "move rows"
 _NOTHING = "·"
-
-
-class Mark(Enum):
-    """What a rank does in a column: works by itself, works and meets others in it, or only communicates."""
-
-    ALONE = "█"
-    MEETS = "▓"
-    TALKS = "◆"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one node does, by column; it does nothing in the others."""
-
-    label: str
-    role: str
-    marks: Mapping[int, Mark]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """The rows of one class of ranks; `numbers` are those of the ops in its program, None where it pauses."""
-
-    title: str
-    rows: tuple[Row, ...]
-    numbers: tuple[int | None, ...]
-
-
-def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: frozenset[str] | None = None) -> list[Chart]:
-    """A chart for each of `programs`, all with the same columns; `only` are the ids of the ops shown."""
-    columns = [op for op in in_order(plan) if not isinstance(op, FreeOp) and (only is None or op.id in only)]
-    nodes = {n.id: n for n in nodes_of(plan)}
-    return [_chart(plan, p, columns, nodes) for p in (programs or plan.programs)]
-
-
-def _chart(plan: Plan, program: Program, columns: Sequence[AnyOp], nodes: dict[str, NodeView]) -> Chart:
-    number = {op.id: i for i, op in enumerate(program.ops)}
-    rows: dict[tuple[str, str], dict[int, Mark]] = {}
-    for column, op in enumerate(columns):
-        if op.id in number:
-            rows.setdefault((_label(op, nodes), _role(op, nodes)), {})[column] = _mark(op)
-    made = tuple(Row(label, role, marks) for (label, role), marks in rows.items())
-    return Chart(ranks_of(program, plan.world_size), made, tuple(number.get(op.id) for op in columns))
-
-
-def _label(op: AnyOp, nodes: dict[str, NodeView]) -> str:
-    if isinstance(op, ReshardOp):
-        return _MOVES
-    if isinstance(op, SyncWeightsOp | SaveOp):
-        return f"{'weights of' if isinstance(op, SyncWeightsOp) else 'save'} {op.model}"
-    node = nodes.get(node_id(op))
-    return node.label if node else node_id(op)
-
-
-def _role(op: AnyOp, nodes: dict[str, NodeView]) -> str:
-    node = None if isinstance(op, SyncWeightsOp) else nodes.get(node_id(op))
-    return node.role if node else ""
-
-
-def _mark(op: AnyOp) -> Mark:
-    if isinstance(op, ReshardOp | SyncWeightsOp | CollectOp | TakeOp):
-        return Mark.TALKS
-    return Mark.MEETS if op.collective else Mark.ALONE
+_LEGEND = {
+    Mark.ALONE: "works by itself",
+    Mark.MEETS: "works, and ranks meet in it",
+    Mark.TALKS: "only moves rows or weights",
+    Mark.BESIDE: "in the background",
+    Mark.WAITS: "waits",
+}
 
 
 class TimelineView:
-    """Charts one below the other, cut into parts where a terminal is too narrow for all columns."""
+    """Charts one below the other, cut into parts where a terminal is too narrow for all columns.
+
+    Several classes of ranks have a lane each above their charts; below them stands who waits for whom.
+    """
 
     def __init__(self, charts: Sequence[Chart]) -> None:
         self._charts = charts
@@ -106,30 +37,64 @@ class TimelineView:
         count = len(self._charts[0].numbers) if self._charts else 0
         if not count:
             return
-        label = min(_LABEL, max(len(r.label) for c in self._charts for r in c.rows) + 2)
+        names = [c.title for c in self._charts] + [r.label for c in self._charts for r in c.rows]
+        label = min(_LABEL, max(map(len, names)) + 2)
         room = max(10, options.max_width - label)
         cell = 3 if count * 3 <= room else 1
         yield Text("Schedule", style="bold").append(
             "   a column an op, in order; no lengths of time are known yet", style="dim not bold"
         )
         for begin in range(0, count, room // cell):
-            columns = range(begin, min(count, begin + room // cell))
-            for chart in self._charts:
-                yield from _drawn(chart, columns, label, cell)
-        yield Text("█ works by itself  ▓ works, and ranks meet in it  ◆ only moves rows or weights", style="dim")
+            yield from self._part(range(begin, min(count, begin + room // cell)), label, cell)
+        marks = dict.fromkeys(m for c in self._charts for m in _marks(c))
+        legend = (f"{m.value} {text}" for m, text in _LEGEND.items() if m in marks)
+        yield Text("  ".join(legend), style="dim")
+        for chart in self._charts:
+            yield from (_wait(chart, wait) for wait in chart.waits)
+
+    def _part(self, columns: range, label: int, cell: int) -> Iterator[Text]:
+        if len(self._charts) > 1:
+            yield from (_lane(chart, columns, label, cell) for chart in self._charts)
+        for chart in self._charts:
+            yield from _drawn(chart, columns, label, cell)
+
+
+def _marks(chart: Chart) -> Iterator[Mark]:
+    yield from (mark for mark, _ in chart.lane.values())
+    yield from (mark for row in chart.rows for mark in row.marks.values())
+
+
+def _wait(chart: Chart, wait: Wait) -> Text:
+    """`ranks 2 to 3 wait in op 3, reshard, for ranks 0 to 1, which run rollout`."""
+    text = f"{chart.title} wait{'' if chart.title.startswith('ranks') else 's'} in op {wait.number}, {wait.op}, for "
+    text += wait.last + (f", which run{'' if wait.last.startswith('ranks') else 's'} {', '.join(wait.ops)}")
+    return Text(text)
+
+
+def _lane(chart: Chart, columns: range, label: int, cell: int) -> Text:
+    """All that a class of ranks does, in one line."""
+    line = Text(f"{chart.title:<{label}}", style="bold")
+    for column in columns:
+        mark, role = chart.lane.get(column, (None, ""))
+        line.append(_cell(mark, cell), style=f"not bold {_style(mark, role)}")
+    return line
 
 
 def _drawn(chart: Chart, columns: range, label: int, cell: int) -> Iterator[Text]:
-    yield Text(chart.title, style="bold")
-    yield Text(" " * label + _ruler(chart.numbers[columns.start : columns.stop], cell), style="dim")
+    ruler = _ruler(chart.numbers[columns.start : columns.stop], cell)
+    yield Text.assemble((f"{chart.title:<{label}}", "bold"), (ruler, "dim"))
     for row in chart.rows:
         if row.marks.keys().isdisjoint(columns):
             continue
         name = row.label if len(row.label) < label else f"{row.label[: label - 2]}…"
-        line = Text(f"{name:<{label}}", style=role_style(row.role) if row.role else "dim")
-        for mark in (row.marks.get(column) for column in columns):
-            line.append(_cell(mark, cell), style=_style(mark, row.role))
-        yield line
+        yield _line(name, row.role, row.marks, columns, label, cell)
+
+
+def _line(name: str, role: str, marks: Mapping[int, Mark], columns: range, label: int, cell: int) -> Text:
+    line = Text(f"{name:<{label}}", style=role_style(role) if role else "dim")
+    for mark in map(marks.get, columns):
+        line.append(_cell(mark, cell), style=_style(mark, role))
+    return line
 
 
 def _ruler(numbers: Sequence[int | None], cell: int) -> str:
@@ -143,10 +108,12 @@ def _ruler(numbers: Sequence[int | None], cell: int) -> str:
 
 def _cell(mark: Mark | None, cell: int) -> str:
     text = mark.value if mark else _NOTHING
-    return (text * max(1, cell - 1) if mark in (Mark.ALONE, Mark.MEETS) else text).ljust(cell)
+    return (text if mark in (None, Mark.TALKS) else text * max(1, cell - 1)).ljust(cell)
 
 
 def _style(mark: Mark | None, role: str) -> str:
     if mark is None:
         return "dim"
+    if mark is Mark.WAITS:
+        return "red"
     return "bold yellow" if mark is Mark.TALKS else role_style(role)

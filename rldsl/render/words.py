@@ -28,6 +28,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    WaitOp,
 )
 from rldsl.render.scopes import Scope, inside, leaf, scope_of, scope_of_op
 
@@ -56,7 +57,8 @@ def describe(op: AnyOp) -> str:
     match op:
         case LoadOp():
             which = f"{'first' if op.first else 'next'} {plural(op.batch, 'prompt')}"
-            return f"this rank's share of the {which} from {source_words(op.source.kind, op.source.args)}"
+            ahead = "; those after them are read in the background" if op.prefetch else ""
+            return f"this rank's share of the {which} from {source_words(op.source.kind, op.source.args)}{ahead}"
         case GenerateOp() | ExtendOp():
             return f"{_sampled(op)}, {_sampling(op)}"
         case InferOp() | ComputeOp() | TrainOp():
@@ -69,10 +71,15 @@ def describe(op: AnyOp) -> str:
 
 def _computed(op: InferOp | ComputeOp | TrainOp) -> str:
     if isinstance(op, InferOp):
-        return f"{_INFER[op.method]} {op.model}"
+        return "; ".join(_inferred(part) for part in op.parts) + (", in one pass" if op.also else "")
     if isinstance(op, ComputeOp):
-        return f"{op.function}{_keywords(op.params)}"
+        return f"{op.function}{_keywords(op.params)}" + (", begun in the background" if op.background else "")
     return f"{op.model} by {op.loss}{_keywords(op.params)}; {_schedule(op)}"
+
+
+def _inferred(op: InferOp) -> str:
+    warmth = "" if op.temperature == 1 else f" at temperature {number(op.temperature)}"
+    return f"{_INFER[op.method]} {op.model}{warmth}"
 
 
 def _bookkeeping(op: CollectOp | TakeOp | MetricOp | OutputOp) -> str:
@@ -88,8 +95,10 @@ def _bookkeeping(op: CollectOp | TakeOp | MetricOp | OutputOp) -> str:
             return f"append rows to {_output_file(op)}"
 
 
-def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp) -> str:
+def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp) -> str:
     match op:
+        case WaitOp():
+            return f"until {leaf(op.compute)} in the background is done"
         case ReshardOp():
             return f"move rows from group {op.source} to group {op.target} (all-to-all)"
         case SyncWeightsOp():
@@ -166,7 +175,7 @@ def model_words(model: ModelSpec) -> str:
 
 def flow(op: AnyOp) -> str:
     """`reads -> writes`, as seen from where the op stands; empty where no fields flow."""
-    if isinstance(op, (ReshardOp, FreeOp, MetricOp)):
+    if isinstance(op, (ReshardOp, FreeOp, MetricOp, WaitOp)):
         return _by_scope(op.fields) if isinstance(op, ReshardOp) else ""
     scope = scope_of_op(op)
     reads = [_argument(a, scope) for a in op.args if a.field] if isinstance(op, (ComputeOp, TrainOp)) else []

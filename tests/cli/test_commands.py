@@ -192,7 +192,8 @@ def test_show_one_rank(folder, plan, capsys):
     assert main(["show", "plan.json", "--rank", "1"]) == 0
     assert "╭" not in capsys.readouterr().out
     assert main(["show", "plan.json", "--rank", "1", "--format", "json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) >= {"first", "last", "ops"}
+    (program,) = json.loads(capsys.readouterr().out)["programs"]
+    assert set(program) >= {"first", "last", "ops"}
 
 
 def test_show_a_rank_that_there_is_not(folder, capsys):
@@ -239,10 +240,30 @@ def test_ls_breaks_between_words_and_never_within_a_type(capsys, monkeypatch, wi
     assert [line for line in lines if line.count("[") != line.count("]")] == []
 
 
+def test_ls_of_one_kind(capsys):
+    assert main(["ls", "clusters"]) == 0
+    out = capsys.readouterr().out
+    assert "h100: H100; 79.1 GiB, 3,350 GB/s, 989 TFLOP/s in bf16" in out and "models" not in out
+    assert main(["ls", "models", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out).values()
+    by_name = {each["name"]: each for each in found}
+    assert by_name["Qwen2.5-72B"] == {
+        "name": "Qwen2.5-72B",
+        "parameters": 72_706_203_648,
+        "active_parameters": 72_706_203_648,
+        "kv_bytes_per_token": 327_680,
+        "sources": ["Qwen/Qwen2.5-72B", "Qwen/Qwen2.5-72B-Instruct"],
+    }
+    assert main(["ls", "--json", "clusters"]) == 0
+    (clusters,) = json.loads(capsys.readouterr().out).values()
+    assert next(c for c in clusters if c["name"] == "h100")["network"] == 50
+    assert main(["ls", "clusterss"]) == 1
+
+
 def test_ls_json_is_for_programs(capsys):
     assert main(["ls", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == [each.key for each in ls.sections()]
+    assert tuple(found) == ls.KEYS
     by_name = {key: {item.get("name"): item for item in items} for key, items in found.items()}
     assert by_name["functions"]["group_advantage"] == {
         "name": "group_advantage",

@@ -74,7 +74,7 @@ def test_passes_that_touched_a_node(explain):
 def test_a_field(explain):
     text = explain("plan.json", "tokens")
     assert text.splitlines()[0] == "tokens   field, i64[sample, token]"
-    assert "64 rows x 8 B x tokens" in text
+    assert "16 x 4 rows, at most (P + 8) x 8 B" in text
 
 
 def test_a_model(explain):

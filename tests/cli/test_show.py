@@ -67,10 +67,16 @@ def test_a_selector_of_nothing(show, selector, said):
 
 
 def test_json_of_a_selection(show):
-    (program,) = json.loads(show("reward", "--format", "json"))
+    shown = json.loads(show("reward", "--format", "json"))
+    (program,) = shown["programs"]
     assert [op["op"] for op in program["ops"]] == ["compute", "free"]
-    assert json.loads(show("reward", "--rank", "0", "--format", "json")) == program
-    assert json.loads(show("--format", "json"))["algorithm"] == "tiny"
+    assert {(f["source"], f["target"]) for f in shown["flows"]} == {
+        ("load:prompts", "reward"), ("rollout", "reward"), ("reward", "advantage")
+    }  # fmt: skip
+    assert json.loads(show("reward", "--rank", "0", "--format", "json")) == shown
+    whole = json.loads(show("--format", "json"))
+    assert whole["algorithm"] == "tiny"
+    assert sum(f["kind"] == "weights" for f in whole["flows"]) == 1
 
 
 @pytest.mark.parametrize("form", ["mermaid", "dot"])
@@ -83,13 +89,16 @@ def test_graphs_of_a_selection(show, form):
 def test_what_moves_and_when(show):
     text = show("--world-size", "4", "--layout", "actor.generate : hf(dp = 2)")
     assert "all-to-all ranks0-1 -> world" in text
-    assert "64 rows x 4 B = 256 B" in text
-    assert "gathered over world" in text
+    assert "16 x 4 rows x 4 B = 256 B" in text
+    assert "weights all-gather over world" in text
+    assert "8 of 16 prompts change ranks" in text
+    assert "moves send at most (" in text
     chart = text[text.index("Schedule") : text.index("Each step")]
     assert "no lengths of time are known" in chart
-    first, second = chart.split("ranks 2 to 3")
-    assert "rollout" in first
-    assert "rollout" not in second
+    first, second = (part.splitlines() for part in chart.rsplit("\nranks 2 to 3  ", 1))
+    assert any(line.startswith("rollout") for line in first)
+    assert not any(line.startswith("rollout") for line in second)
+    assert second[-2] == "ranks 2 to 3 wait in op 1, reshard, for ranks 0 to 1, which run rollout"
 
 
 def test_a_page(show):

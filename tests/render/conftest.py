@@ -23,6 +23,7 @@ from rldsl.compiler.plan import (
     ModelSpec,
     Plan,
     Program,
+    Reason,
     SaveOp,
     Source,
     SourceSpec,
@@ -94,7 +95,7 @@ def _ops():
             method=InferMethod.LOGPROB,
             output="ref_logp",
             **sequence,
-            because=("placed before `values`: equal depths run one after the other",),
+            because=(Reason(by="order_equal_depths", why="it runs before `values` of its depth"),),
         ),
         InferOp(id="values", node="values", model="critic", method=InferMethod.VALUE, output="values", **sequence),
         ComputeOp(
@@ -123,7 +124,7 @@ def _ops():
             ),
             params={"clip": 0.2, "kl_coef": 0.05},
             **sequence,
-            because=("old log-probs are the policy's own: each batch is used for one optimiser step",),
+            because=(Reason(by="elide_old_logp", why="it takes one optimiser step a batch"),),
         ),
         TrainOp(
             id="update_critic",

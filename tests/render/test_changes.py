@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import Dropped, Guard, Program, SyncKind
+from rldsl.compiler.plan import Dropped, Guard, Program, Reason, SyncKind
 from rldsl.render.changes import Kind, Side, changes
 from rldsl.render.diff import DiffView
 from rldsl.render.order import moved
@@ -40,7 +40,7 @@ def test_nothing_changes_by_itself(made):
 
 def test_order_at_one_depth_spans_and_reasons_mean_nothing(plan):
     other = reordered(plan, "values", "ref", "reward")
-    other = edited(other, "ref", because=("anything",))
+    other = edited(other, "ref", because=(Reason(by="order_equal_depths", why="anything"),))
     source = msgspec.structs.replace(plan.source, path="elsewhere.rl", spans={"ref": (1, 1)})
     parameters = dict(reversed(plan.parameters.items()))
     models = tuple(reversed(plan.models))

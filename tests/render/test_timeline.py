@@ -3,12 +3,26 @@
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import FieldSpec, Group, Program, ReshardOp
-from rldsl.render.facts import Facts, Rows, in_order
-from rldsl.render.flows import FlowView, Way, flows_of
+from rldsl.compiler.plan import (
+    ComputeOp,
+    FieldSpec,
+    Group,
+    InferMethod,
+    InferOp,
+    ModelSpec,
+    Plan,
+    Program,
+    ReshardOp,
+    WaitOp,
+)
+from rldsl.compiler.volume import Rows
+from rldsl.render.facts import Facts, in_order
+from rldsl.render.flows import Kind, Way, flows_of
+from rldsl.render.moves import FlowView, flows_json
+from rldsl.render.schedule import Mark, charts_of
 from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
-from rldsl.render.sizes import bytes_words, size_words
-from rldsl.render.timeline import Mark, TimelineView, charts_of
+from rldsl.render.sizes import bytes_words, rows_words, share_words, size_words
+from rldsl.render.timeline import TimelineView
 from tests.render.loops import collecting, talking
 
 WIDTHS = (80, 120)
@@ -79,6 +93,43 @@ def test_marks(plan):
     assert marks["weights of actor"] is Mark.TALKS
 
 
+def test_who_waits_for_whom(plan):
+    first, second = charts_of(split(plan))
+    assert first.waits == ()
+    (wait,) = second.waits
+    assert (wait.op, wait.number, wait.last, wait.ops) == ("reshard", 3, "ranks 0 to 1", ("rollout",))
+    assert second.lane[3] == (Mark.WAITS, "")
+    assert first.lane[3] == (Mark.ALONE, "ACTOR")
+
+
+def test_ranks_that_do_not_meet_work_at_the_same_time(plan):
+    ops = plan.programs[0].ops
+    reward, rollout = ops[3], ops[2]
+    apart = (
+        Program(first=0, last=2, ops=(msgspec.structs.replace(rollout, group="a"), ops[4])),
+        Program(first=2, last=4, ops=(msgspec.structs.replace(reward, group="b"), ops[4])),
+    )
+    first, second = charts_of(msgspec.structs.replace(plan, world_size=4, programs=apart))
+    assert [r.marks for r in first.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
+    assert [r.marks for r in second.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
+    assert first.waits == second.waits == ()
+
+
+def test_what_runs_in_the_background():
+    ops = (
+        ComputeOp(id="reward", node="reward", function="f", args=(), outputs=("score",), background=True),
+        InferOp(id="ref", node="ref", model="m", method=InferMethod.LOGPROB, tokens="t", response_mask="r", output="o"),
+        WaitOp(id="wait:reward", node="reward", compute="reward", holds=()),
+    )
+    plan = Plan(
+        algorithm="a", parameters={}, divides=1, models=(), fields=(), functions=(), groups=(Group(name="world"),),
+        programs=(Program(ops=ops),),
+    )  # fmt: skip
+    spec = ModelSpec(name="m", kind="policy", source="hf")
+    (chart,) = charts_of(msgspec.structs.replace(plan, models=(spec,)))
+    assert {r.label: r.marks for r in chart.rows}["reward"] == {0: Mark.BESIDE, 1: Mark.BESIDE, 2: Mark.WAITS}
+
+
 def test_one_order_agrees_with_all_programs(plan):
     shown = split(plan)
     order = [op.id for op in in_order(shown)]
@@ -104,7 +155,30 @@ def test_ways(plan):
     assert flows["rollout", "ref", ("tokens", "response_mask")].way is Way.ALL_TO_ALL
     assert flows["reward", "advantage", ("score",)].way is Way.LOCAL
     assert flows["update_actor", "rollout", ("weights of actor",)].way is Way.GATHERED
-    assert {f.way for f in flows_of(collecting()) if f.source == "resample.collect"} == {Way.ALL_TO_ALL}
+    kept = [f for f in flows_of(collecting()) if f.source == "resample.collect"]
+    assert {(f.way, f.kind) for f in kept} == {(Way.ALL_TO_ALL, Kind.ROWS)}
+
+
+def test_only_the_first_edge_that_a_move_serves_sends_anything(plan):
+    sent = {(f.source, f.target): f.sent for f in flows_of(split(plan)) if "tokens" in f.what}
+    assert [(s.prompts, s.of) for s in sent["rollout", "ref"]] == [(8, 16)]
+    assert sent["rollout", "values"] == ()
+
+
+def test_what_only_waits_is_an_edge_too(plan):
+    ordered = msgspec.structs.replace(plan, edges=(("reward", "ref", "after"),))
+    (edge,) = (f for f in flows_of(ordered) if f.kind is Kind.ORDER)
+    assert (edge.source, edge.target, edge.what) == ("reward", "ref", ())
+
+
+def test_flows_as_data(plan):
+    found = {(f["source"], f["target"]): f for f in flows_json(split(plan), flows_of(split(plan)))}
+    moved = found["rollout", "ref"]
+    assert moved["how"] == "all-to-all" and moved["carries"] == ["tokens", "response_mask"]
+    assert moved["bytes"] == {"constant": 128 * 24 * 9, "symbols": {"P": 128 * 9}, "at_most": True}
+    assert moved["sent"][0]["bytes"]["symbols"] == {"P": 64 * 9}
+    assert found["reward", "advantage"]["bytes"] == {"constant": 512, "symbols": {}, "at_most": False}
+    assert found["update_actor", "rollout"]["bytes"] is None
 
 
 def test_weights_of_a_shared_trunk_come_from_its_trainings():
@@ -128,14 +202,14 @@ def test_weights_of_a_shared_trunk_come_from_its_trainings():
     ],
 )
 def test_rows(rows, ranks, words):
-    assert f"{rows.words()}, {rows.share(ranks)}" == words
+    assert f"{rows_words(rows)}, {share_words(rows, ranks)}" == words
 
 
 def test_sizes(plan):
     facts = Facts(split(plan))
-    assert size_words(facts, ["score", "tokens", "response_mask"]) == "128 rows x (4 B + 9 B x tokens)"
-    assert size_words(facts, ["prompts", "score"]) == "16 rows x text; 128 rows x 4 B = 512 B"
-    assert size_words(Facts(typed(collecting())), ["tokens"]) == "up to 128 rows x 8 B x tokens"
+    assert size_words(facts, ["score", "tokens", "response_mask"]) == "16 x 8 rows, at most (P + 24) x 9 B + 4 B"
+    assert size_words(facts, ["prompts", "score"]) == "16 rows, at most text; 16 x 8 rows x 4 B = 512 B"
+    assert size_words(Facts(typed(collecting())), ["tokens"]) == "at most 16 x 8 rows, at most (P + 512) x 8 B"
     assert [bytes_words(n) for n in (128, 1500, 2.5e6, 3e9)] == ["128 B", "1.5 kB", "2.5 MB", "3 GB"]
     assert size_words(facts, ["nope"]) == ""
 
