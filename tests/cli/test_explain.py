@@ -62,9 +62,12 @@ def test_without_its_source_a_plan_says_less(explain, folder):
 
 def test_passes_that_touched_a_node(explain):
     text = explain("tiny.rl", "update")
-    assert "elide_old_logp took `old_logp`" in text
-    assert "rows where `advantages` is 0" in text
+    assert "elide_old_logp: `update` takes one optimiser step" in text
+    assert "skip_zero_rows: rows where `advantages` is 0" in text
     assert "16 prompts / 16 a minibatch x 1 pass = 1 optimiser step" in text
+    assert "a minibatch: 16 prompts x 4 samples = 64 rows, spread over all ranks" in text
+    assert "as many tokens as the engine chooses; a row has at most P + 8" in text
+    assert "`update` by lower_nodes, op " in text and "`free:update` by insert_frees, op " in text
     assert "`old_logp`: the policy's own log-probs of the running step" in text
 
 
