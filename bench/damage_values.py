@@ -17,6 +17,7 @@ from rldsl.compiler.plan import (
     FunctionSpec,
     GenerateOp,
     Group,
+    InferHead,
     InferMethod,
     InferOp,
     LoadOp,
@@ -135,12 +136,14 @@ def _renamed(d: Damage, op: AnyOp, new: str) -> Plan | None:
             return new if value == old else value
         if isinstance(value, Arg):
             return replace(value, field=swap(value.field))
+        if isinstance(value, InferHead):
+            return replace(value, response_mask=swap(value.response_mask), output=swap(value.output))
         if isinstance(value, dict):
             return {swap(k): swap(v) for k, v in value.items()}
         return tuple(map(swap, value)) if isinstance(value, tuple) else value
 
     slots = ("prompts", "tokens", "response_mask", "rollout_logp", "observation", "done", "output", "where", "field",
-             "mask", "fields", "columns", "outputs", "args", "skip_where_zero")  # fmt: skip
+             "mask", "fields", "columns", "outputs", "args", "skip_where_zero", "also")  # fmt: skip
     given = {s: getattr(op, s) for s in slots if s in op.__struct_fields__}
     return d.changed(op, **{s: swap(v) if v is not None else None for s, v in given.items()})
 

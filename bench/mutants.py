@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import damage_background, damage_order, damage_rules, damage_values
+from bench import damage_background, damage_heads, damage_order, damage_rules, damage_values
 from bench.damage import KINDS, Damage
 from bench.equal_plans import why_equal
 from rldsl.compiler.pipeline import Options, compile_file
@@ -35,7 +35,8 @@ from rldsl.compiler.signature import Signature
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
 
-assert damage_background and damage_order and damage_rules and damage_values, "importing them registers their kinds"
+assert damage_background and damage_heads and damage_order, "importing them registers their kinds"
+assert damage_rules and damage_values
 ROOT = Path(__file__).parents[1]
 CLUSTERS = (None, "1 x cpu", "2 x cpu", "4 x cpu")
 FILES = tuple(sorted((*(ROOT / "examples").glob("*.rl"), *(ROOT / "examples" / "toy").glob("*.rl"))))

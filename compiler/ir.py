@@ -396,6 +396,15 @@ class Graph:
         return in_order(self.node_of, ((e.source, e.target) for e in self.edges))
 
     @property
+    def spans(self) -> dict[str, Span | None]:
+        """Where each parameter, model, input field, block and node is declared; a node's name hides a field's."""
+        found = {p.name: p.span for p in self.params} | {m.name: m.span for m in self.models}
+        found |= {name: i.span for i in self.inputs for name in i.names} | {b.id: b.span for b in self.blocks}
+        found |= {f"{b.id}.{name}": i.span for b in self.blocks for i in b.inputs for name in i.names}
+        found |= {n.id: n.span for n in self.nodes}
+        return found | {f"{b.id}.{n.id}": n.span for b in self.blocks for n in b.nodes}
+
+    @property
     def has_cycle(self) -> bool:
         """Whether some nodes wait for each other."""
         return len(self.in_order) < len(self.node_of)

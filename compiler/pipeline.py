@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 
@@ -144,7 +145,7 @@ def compile_file(path: Path, options: Options | None = None) -> Compiled:
         origin = Source(
             path=_relative(path, options.plan_dir or Path()),
             sha256=hashlib.sha256(source.encode()).hexdigest(),
-            spans=_spans(graph),
+            **_places(graph, path, options.plan_dir or Path()),
         )
         return replace(compiled, plan=_with_source(compiled.plan, origin))
 
@@ -288,9 +289,20 @@ def _plan(module: Module) -> Plan:
     )
 
 
-def _spans(graph: Graph) -> dict[str, tuple[int, int]]:
-    named = [*((n.id, n) for n in graph.nodes), *((f"{b.id}.{n.id}", n) for b in graph.blocks for n in b.nodes)]
-    return {name: (n.span.line, n.span.column) for name, n in named if n.span}
+class _Places(TypedDict):
+    """What a plan says of where its statements stand."""
+
+    spans: dict[str, tuple[int, int]]
+    files: dict[str, str]
+
+
+def _places(graph: Graph, path: Path, plan_dir: Path) -> _Places:
+    found = {name: span for name, span in graph.spans.items() if span}
+    other = {name: span.file for name, span in found.items() if span.file != str(path)}
+    return _Places(
+        spans={name: (span.line, span.column) for name, span in found.items()},
+        files={name: _relative(Path(file), plan_dir) for name, file in other.items()},
+    )
 
 
 def _relative(path: Path, start: Path) -> str:

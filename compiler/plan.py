@@ -687,11 +687,16 @@ class Program(_Struct, frozen=True, kw_only=True):
 
 
 class Source(_Struct, frozen=True, kw_only=True):
-    """Where the plan came from; the only part in which a `.rl` file and its Python twin differ."""
+    """Where the plan came from; the only part in which a `.rl` file and its Python twin differ.
+
+    `spans` has line and column of each statement by the name that it declares, a node's before a field's; `files` the
+    file of those that stand in another one, which imports brought in.
+    """
 
     path: str = ""
     sha256: str = ""
     spans: dict[str, tuple[int, int]] = {}
+    files: dict[str, str] = {}
 
 
 class Dropped(_Struct, frozen=True, kw_only=True):

@@ -13,6 +13,8 @@ import msgspec
 from rldsl.compiler.plan import SCHEMA_MAJOR, SCHEMA_VERSION, Plan, plan_hash, to_builtins
 from rldsl.diagnostics import fail
 
+_WIDTH = 160
+
 
 def dumps(plan: Plan) -> str:
     """The plan's JSON: the same bytes for the same plan, one op a line so that diffs read well."""
@@ -21,14 +23,31 @@ def dumps(plan: Plan) -> str:
 
 def _pretty(value: Any, depth: int) -> str:
     """JSON with one line for everything that fits in 160 columns."""
-    flat = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict | list) or not value or len(flat) + 2 * depth <= 160:
-        return flat
+    if not isinstance(value, dict | list) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    room = _WIDTH - 2 * depth
+    if _left(value, room) >= 0:
+        flat = json.dumps(value, ensure_ascii=False)
+        if len(flat) <= room:
+            return flat
     pad = "  " * (depth + 1)
     if isinstance(value, dict):
         items = [f"{pad}{json.dumps(k, ensure_ascii=False)}: {_pretty(v, depth + 1)}" for k, v in value.items()]
         return "{\n" + ",\n".join(items) + "\n" + "  " * depth + "}"
     return "[\n" + ",\n".join(pad + _pretty(v, depth + 1) for v in value) + "\n" + "  " * depth + "]"
+
+
+def _left(value: Any, room: int) -> int:
+    """What is left of `room` columns, at most, behind the JSON of `value`; looks no further once there is none."""
+    if isinstance(value, str):
+        return room - len(value) - 2
+    if not isinstance(value, dict | list):
+        return room - 1
+    for item in value:
+        room = _left(value[item], room - len(item) - 4) if isinstance(value, dict) else _left(item, room)
+        if room < 0:
+            break
+    return room
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -94,7 +94,7 @@ _L40S = Hardware(
 )
 
 HARDWARE: dict[str, Hardware] = {
-    # A rank on a laptop of eight cores, with AVX2 and two channels of memory; its second tier is a disk. Say your own.
+    # A laptop of eight cores: what a product and a copy reach, not a promise. Its next tier is a disk. Say your own.
     "cpu": Hardware(
         name="cpu",
         memory=None,

@@ -7,7 +7,7 @@ data, a user's functions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
 from rldsl.compiler.cost.axes import Axes
@@ -27,30 +27,59 @@ written (28); the gradient read for its norm (4), then read and written to be cl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """What part of a promise is kept, and seconds that no promise covers.
+    """What part of a device's promise is kept, and seconds that no promise covers.
 
-    The defaults are for GPUs. `matrix` is for everything in and between a layer's matrix products: training reaches 38
-    to 43 % of an H100's peak with all communication (Llama 3, arXiv 2407.21783, table 4). `attention` is that of its
-    own products: 35 % forward for FlashAttention 2 on an H100 (arXiv 2407.08608, section 1). `memory` is for reading
-    weights and keys; `link` is NCCL's bus bandwidth over the link's; `host` that of pinned copies over PCIe's.
-    `launch` is the time that the host takes to put a layer's kernels on the device, below which no layer goes,
-    `latency` what a collective costs whatever its size: assumed, as are the parts above that have no source.
+    `matrix` is for all that a layer does but attention's own products, which are `attention`; `memory` for streams,
+    `weights` for reading weights that only a few rows are multiplied with; `link` is the part of a link's rate that
+    collectives reach, `host` that of pinned copies. `launch` is the time that the host takes to put a layer's kernels
+    on the device, beside the work itself where that is `asynchronous`; `latency` what a collective costs whatever its
+    size.
     """
 
-    matrix: float = 0.45
-    attention: float = 0.35
+    matrix: float
+    attention: float
     memory: float = 0.7
+    weights: float = 0.73
     link: float = 0.8
     host: float = 0.8
     launch: float = 100e-6
     latency: float = 20e-6
+    asynchronous: bool = True
+
+    def with_launch(self, work: float, launch: float) -> float:
+        """Seconds of work that takes so long on the device and so long to launch."""
+        return max(work, launch) if self.asynchronous else work + launch
 
 
-ON_GPU = Reached()
-"""Parts of what a data sheet promises."""
+# `matrix` is fitted to what torchtitan publishes of FSDP2 without torch.compile for Llama 3 8B: 2,973 tokens a second
+# and GPU on 64 A100, 5,762 on 8 H100; bench/time_published.py compares with its other figures. `attention`: the
+# forward of FlashAttention 2 on each (arXiv 2307.08691, figure 5; arXiv 2407.08608, section 1). `weights` is fitted
+# to one row at a time in vLLM, 13.3 ms a token of Llama 3.1 8B on an A100 of 40 GB. The rest is assumed.
+_AMPERE = Reached(matrix=0.60, attention=0.5)
+_HOPPER = Reached(matrix=0.36, attention=0.35)
+# Fitted by bench/time_model.py to what one matrix product and one copy reach on the same processor. A product with
+# few rows lays the weights out anew before it reads them.
+_CPU = Reached(
+    matrix=0.8,
+    attention=0.3,
+    memory=0.8,
+    weights=0.35,
+    launch=400e-6,
+    latency=300e-6,
+    asynchronous=False,
+)
 
-ON_CPU = Reached(matrix=0.8, attention=0.3, memory=0.8, link=0.8, host=0.8, launch=400e-6, latency=300e-6)
-"""Parts of what one matrix product and one copy reach on the same processor; fitted by bench/time_model.py."""
+REACHED: dict[str, Reached] = {
+    "cpu": _CPU,
+    "gpu": _AMPERE,
+    "a100": _AMPERE,
+    "a100_40": _AMPERE,
+    "l40s": _AMPERE,
+    "h100": _HOPPER,
+    "h200": _HOPPER,
+    "b200": _HOPPER,
+}
+"""By the kind of hardware; those of B200 and L40S are those of the chips before them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +94,11 @@ class Placed:
     hardware: Hardware
     precision: str = "bf16"
     sharded: bool = True
-    reached: Reached = field(default=ON_GPU)
+
+    @property
+    def reached(self) -> Reached:
+        """What this hardware keeps of its promises."""
+        return REACHED[self.hardware.name]
 
     @property
     def number(self) -> int:
@@ -138,18 +171,21 @@ class Work:
 def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = 512) -> Work:
     """What the packing engine computes for its part of `rows`: a prompt once for the samples that share a pack.
 
-    Packs of up to `pack` tokens, or of one longer row, are attended to whole, masked: the square of their length.
+    Packs of up to `pack` tokens, or of one longer row, are padded to the widest and attended to whole, masked: the
+    square of their width.
     """
-    together = min(rows.samples, max(1, (pack - rows.prompt_tokens) // max(1, rows.response_tokens)))
-    packs = ceil(rows.samples / together)
-    tokens = packs * rows.prompt_tokens + rows.samples * rows.response_tokens
-    width = max(pack, rows.length) if tokens >= pack else tokens
     prompts = ceil(rows.prompts / replicas)
-    square = 4 * facts.layers * facts.heads * facts.head_dim * width
+    together = min(rows.samples, max(1, (pack - rows.prompt_tokens) // max(1, rows.response_tokens)))
+    # A tree is a prompt with the samples that fit beside it; small trees stand in one pack.
+    trees = ceil(rows.samples / together)
+    tree = rows.prompt_tokens + together * rows.response_tokens
+    width = tree * min(max(1, pack // tree), prompts * trees)
+    distinct = prompts * (trees * rows.prompt_tokens + rows.samples * rows.response_tokens)
+    tokens = ceil(distinct / width) * width
     return Work(
-        tokens=prompts * tokens,
+        tokens=tokens,
         states=prompts * rows.samples * rows.response_tokens,
-        attention=prompts * tokens * square,
+        attention=4 * facts.layers * facts.heads * facts.head_dim * width * tokens,
     )
 
 
@@ -165,21 +201,22 @@ def forward_seconds(placed: Placed, work: Work, *, micro_batches: int = 1) -> fl
 
     With pp the ranks wait (pp - 1) / micro_batches of the time (1F1B, arXiv 2104.04473).
     """
-    busy = _compute_seconds(placed, work, micro_batches) + _tensor_seconds(placed, work)
+    busy = _layer_seconds(placed, work, micro_batches) + _head_seconds(placed, work) + _tensor_seconds(placed, work)
     return max(busy, gather_seconds(placed) * micro_batches) * _bubble(placed.axes, micro_batches)
 
 
 def train_seconds(
     placed: Placed, work: Work, *, micro_batches: int, recompute: float = 0.0, kept_logits: bool = True
 ) -> float:
-    """Forward and backward of one replica's `work`; of the layers' forward the part `recompute` is made again.
+    """Forward and backward of one replica's `work`; the part `recompute` of the layers' forward is made again.
 
-    Logits that are not kept are made again as well. Gradients of sharded weights are summed in float32.
+    1 is a forward of all layers, 0.5 that of every second matrix product. Logits that are not kept are made again as
+    well. Gradients of sharded weights are summed in float32.
     """
-    ways = 1 + BACKWARD + recompute
-    compute = ways * _compute_seconds(placed, work, micro_batches)
-    again = 0 if kept_logits else _head_flops(placed, work) / placed.rate
-    busy = compute + again + (2 + recompute) * _tensor_seconds(placed, work)
+    layers = (1 + BACKWARD + recompute) * _layer_seconds(placed, work, micro_batches)
+    head = (1 + BACKWARD + (0 if kept_logits else 1)) * _head_seconds(placed, work)
+    # What goes forth is summed in the forward, its gradient in the backward pass.
+    busy = layers + head + (2 + recompute) * _tensor_seconds(placed, work)
     moved = micro_batches * (2 * gather_seconds(placed) + reduce_seconds(placed))
     return max(busy, moved) * _bubble(placed.axes, micro_batches)
 
@@ -224,11 +261,11 @@ def decode_seconds(placed: Placed, running: int, length: int) -> float:
     ranks = axes.tp * axes.pp
     weights = _weights_read(placed, running) * placed.number / axes.tp
     keys = running * facts.kv_bytes(length, placed.number) / ranks
+    read = weights / (placed.hardware.bandwidth * placed.reached.weights) + keys / placed.bandwidth
     products = running * (facts.trunk_flops + facts.head_flops) / ranks / placed.rate
-    launched = facts.layers * placed.reached.launch
     work = Work(tokens=running, states=running, attention=0.0)
     exchanged = _tensor_seconds(placed, work) + _tensor_latency(placed)
-    return max((weights + keys) / placed.bandwidth, products, launched) + exchanged
+    return placed.reached.with_launch(max(read, products), facts.layers * placed.reached.launch) + exchanged
 
 
 def gather_seconds(placed: Placed) -> float:
@@ -251,11 +288,12 @@ def reduce_seconds(placed: Placed) -> float:
     return sent / placed.link(shards, placed.axes.tp) + placed.facts.layers / placed.axes.pp * placed.reached.latency
 
 
-def exchange_seconds(hardware: Hardware, reached: Reached, bytes_per_rank: float, ranks: int) -> float:
+def exchange_seconds(hardware: Hardware, bytes_per_rank: float, ranks: int) -> float:
     """An all-to-all (a reshard) in which each of `ranks` ranks sends so many bytes."""
     if ranks == 1:
         return 0.0
     rate = hardware.link if ranks <= hardware.per_node else min(hardware.link, hardware.network)
+    reached = REACHED[hardware.name]
     return bytes_per_rank / (rate * reached.link) + reached.latency
 
 
@@ -271,25 +309,25 @@ def sync_seconds(source: Placed, target: Placed, *, together: bool) -> float:
     return target.parameters * target.number / rate + source.reached.latency
 
 
-def move_seconds(hardware: Hardware, reached: Reached, size: float) -> float:
+def move_seconds(hardware: Hardware, size: float) -> float:
     """`size` bytes of one rank to the next tier (offload) or back (onload)."""
-    return size / (hardware.host_link * reached.host)
+    return size / (hardware.host_link * REACHED[hardware.name].host)
 
 
-def _compute_seconds(placed: Placed, work: Work, micro_batches: int) -> float:
-    """Of the products of a forward; no layer takes less than reading its weights, or launching it, does."""
+def _layer_seconds(placed: Placed, work: Work, micro_batches: int) -> float:
+    """Of the layers' products in a forward; none takes less than reading its weights, or launching it, does."""
     facts, axes = placed.facts, placed.axes
     ranks = axes.tp * axes.cp * axes.pp
     products = work.tokens * facts.trunk_flops / ranks / placed.rate
     attention = work.attention / ranks / placed.attention_rate
     read = micro_batches * placed.parameters * placed.number / placed.bandwidth
     launched = micro_batches * facts.layers / axes.pp * placed.reached.launch
-    return max(products + attention, read, launched) + _head_flops(placed, work) / placed.rate
+    return placed.reached.with_launch(max(products + attention, read), launched)
 
 
-def _head_flops(placed: Placed, work: Work) -> float:
-    """One rank's; the last stage has the head, which others then wait for, so pp does not divide it."""
-    return work.states * placed.facts.head_flops / (placed.axes.tp * placed.axes.cp)
+def _head_seconds(placed: Placed, work: Work) -> float:
+    """Of the head, which is the last stage's; the others then wait for it, so pp does not divide it."""
+    return work.states * placed.facts.head_flops / (placed.axes.tp * placed.axes.cp) / placed.rate
 
 
 def _tensor_seconds(placed: Placed, work: Work) -> float:

@@ -14,6 +14,10 @@ from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.plan import AnyOp, CollectOp, ComputeOp, Guard, InferHead, InferMethod, InferOp, Reason
 
+# With how many forwards of the same layers and tokens, which could not be fused themselves, one more is tried: in a
+# chain, each waiting for the one before, all would be tried in vain.
+_TRIED = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class FuseForwards:
@@ -42,7 +46,7 @@ class FuseForwards:
         for ops in alike.values():
             apart: list[str] = []
             for op in ops:
-                if not any(schedule.fuse(other, op.id) for other in apart):
+                if not any(schedule.fuse(other, op.id) for other in apart[-_TRIED:]):
                     apart.append(op.id)
         return replace(module, ops=tuple(schedule.ops()))
 

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
-from rldsl.compiler.plan import AnyOp, ModelSpec, Plan, SaveOp, SyncWeightsOp, TrainOp
+from rldsl.compiler.plan import AnyOp, FreeOp, ModelSpec, Plan, ReshardOp, SaveOp, SyncWeightsOp, TrainOp, WaitOp
 from rldsl.render.blocks import BlockView, blocks_of
 from rldsl.render.explain_node import ModelOp, NodeExplainer
 from rldsl.render.facts import Facts
-from rldsl.render.flows import trunk
+from rldsl.render.flows import flows_of, trunk
+from rldsl.render.lowered import Lowered
+from rldsl.render.moves import totals
 from rldsl.render.nodes import node_id, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words
 from rldsl.render.scopes import general, leaf
-from rldsl.render.sizes import rows_words, share_words, size_words
-from rldsl.render.words import describe, model_words, ranks_words, scalar
+from rldsl.render.sizes import rows_words, sent_words, share_words, size_words
+from rldsl.render.words import describe, guard_words, kind_of, model_words, ranks_words, scalar
 
 
 class Explainer:
     """Everything that can be asked about one plan."""
 
-    def __init__(self, plan: Plan, origin: Origin | None = None) -> None:
+    def __init__(self, plan: Plan, origin: Origin | None = None, most: int | None = None) -> None:
+        """Of what is upstream or downstream of a node `most` nodes are told; None: all."""
         self._plan = plan
         self._origin = origin or Origin(plan)
         self._facts = Facts(plan)
         self._blocks = blocks_of(plan)
-        self._nodes = NodeExplainer(plan, self._facts, self._origin)
+        self._nodes = NodeExplainer(plan, self._facts, self._origin, most)
+        self._lowered = Lowered(self._facts)
 
     def names(self) -> tuple[str, ...]:
         """All that can be asked for; rounds of a loop are one."""
@@ -38,6 +43,7 @@ class Explainer:
             (f.name for f in plan.fields),
             (m.name for m in plan.models),
             plan.parameters,
+            self._helpers,
         )
         return tuple(dict.fromkeys(general(name) for part in parts for name in part))
 
@@ -56,7 +62,12 @@ class Explainer:
         because = ((op, r) for op in self._facts.ops for r in op.because)
         chosen = list(dict.fromkeys(f"`{general(op.id)}`: {r.why} ({r.by})" for op, r in because))
         dropped = [f"`{general(d.what)}`: {d.why} ({d.by})" for d in plan.dropped]
-        sections = [("ranks", ranks), ("not in the program", dropped), ("because", chosen)]
+        sections = [
+            ("ranks", ranks),
+            ("bytes", list(totals(plan, flows_of(plan)))),
+            ("not in the program", dropped),
+            ("because", chosen),
+        ]
         return page(plan.algorithm, "what the compiler decided", plan.source.path, sections)
 
     def _classes(self) -> Iterator[str]:
@@ -68,11 +79,47 @@ class Explainer:
     def _called(self, name: str) -> Iterator[Page]:
         yield from self._nodes.pages(name)
         yield from (self._block(b) for b in self._blocks if b.id == name)
-        if fields := [f.name for f in self._plan.fields if name in (f.name, general(f.name))]:
+        if fields := self._fields.get(name):
             yield self._field(name, fields)
-        yield from (self._model(m) for m in self._plan.models if m.name == name)
+        if model := self._models.get(name):
+            yield self._model(model)
         if name in self._plan.parameters:
             yield self._param(name)
+        if op := self._helpers.get(name):
+            yield self._op(op)
+
+    @cached_property
+    def _fields(self) -> dict[str, list[str]]:
+        """By name, with and without the number of a round."""
+        found: dict[str, list[str]] = {}
+        for spec in self._plan.fields:
+            for name in dict.fromkeys((spec.name, general(spec.name))):
+                found.setdefault(name, []).append(spec.name)
+        return found
+
+    @cached_property
+    def _models(self) -> dict[str, ModelSpec]:
+        return {m.name: m for m in self._plan.models}
+
+    @cached_property
+    def _helpers(self) -> dict[str, AnyOp]:
+        """The ops that belong to no node, or only serve one; of those of a loop the first."""
+        kinds = ReshardOp | SyncWeightsOp | WaitOp | FreeOp | SaveOp
+        helpers = [op for op in self._facts.ops if isinstance(op, kinds)]
+        return {general(op.id): op for op in reversed(helpers)} | {op.id: op for op in helpers}
+
+    def _op(self, op: AnyOp) -> Page:
+        served = self._lowered.served(op)
+        place = next((self._place(name) for each in served for name in (each.node or "",)), "")
+        sent = sent_words(self._facts, op) if isinstance(op, ReshardOp) else ""
+        sections = [
+            ("does", [describe(op), *([f"only {guard_words(op.guard)}"] if op.guard else [])]),
+            ("is there for", list(self._lowered.purpose(op))),
+            ("bytes", [sent] if sent else []),
+            ("runs", [f"on {group_words(self._plan, op.group)}, as {places_words(self._facts, op)}"]),
+            ("passes", [f"made by {op.by}", *(f"{r.by}: {r.why}" for r in op.because)]),
+        ]
+        return page(op.id, f"op, {kind_of(op)}", place, sections)
 
     def _block(self, block: BlockView) -> Page:
         inside = [n for n in nodes_of(self._plan) if n.block == block.id]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 from rldsl.compiler.plan import (
     AnyOp,
@@ -20,17 +22,20 @@ from rldsl.compiler.plan import (
     TrainOp,
     WaitOp,
 )
+from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts
 from rldsl.render.flows import rollouts_of, trunk
+from rldsl.render.lowered import Lowered
 from rldsl.render.nodes import NodeView, edges_of, node_id, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words, ranks_of
 from rldsl.render.scopes import general, leaf, scope_of
-from rldsl.render.sizes import rows_words, share_words
+from rldsl.render.sizes import amount_words, rows_words, sent_words, share_words, size_words
 from rldsl.render.words import describe, guard_words, plural
 
 _FAR = 8
+_QUOTED = re.compile(r"`([^`]+)`")
 
 ModelOp = GenerateOp | ExtendOp | InferOp | TrainOp
 
@@ -38,7 +43,9 @@ ModelOp = GenerateOp | ExtendOp | InferOp | TrainOp
 class NodeExplainer:
     """The pages of nodes; of a loop's node one for all rounds, and one for each where its round is named."""
 
-    def __init__(self, plan: Plan, facts: Facts, origin: Origin) -> None:
+    def __init__(self, plan: Plan, facts: Facts, origin: Origin, most: int | None = None) -> None:
+        """Of more than `most` nodes upstream or downstream the rest is left out; None: all are told or counted."""
+        self._most = most
         self._plan = plan
         self._facts = facts
         self._origin = origin
@@ -49,7 +56,12 @@ class NodeExplainer:
             for edge in edges_of(plan, unrolled=unrolled):
                 self._up[unrolled].setdefault(edge.target, []).append(edge.source)
                 self._down[unrolled].setdefault(edge.source, []).append(edge.target)
+        self._lowered = Lowered(facts)
         self._blocks = {n.block for n in self._nodes[False].values()}
+        self._named = {
+            unrolled: {name: n for n in reversed(nodes.values()) for name in (n.label, n.id)}
+            for unrolled, nodes in self._nodes.items()
+        }
         self._ops: dict[bool, dict[str, list[AnyOp]]] = {False: {}, True: {}}
         for op in facts.ops:
             if not isinstance(op, SyncWeightsOp | WaitOp):  # they carry the name of the node that they serve
@@ -59,7 +71,7 @@ class NodeExplainer:
     def pages(self, name: str) -> Iterator[Page]:
         """The page of the node with this id or label, and what became of one that is gone."""
         unrolled = scope_of(name).round > 0
-        node = next((n for n in self._nodes[unrolled].values() if name in (n.id, n.label)), None)
+        node = self._named[unrolled].get(name)
         if node:
             yield self._page(node, unrolled=unrolled)
         elif gone := self._gone(name):
@@ -82,13 +94,14 @@ class NodeExplainer:
             ("reads", list(self._reads(ops, unrolled=unrolled))),
             ("writes", list(self._writes(ops))),
             ("rows", list(self._rows(ops))),
-            ("steps", [_steps(op) for op in ops if isinstance(op, TrainOp)]),
+            ("bytes", list(self._bytes(ops))),
+            ("steps", [line for op in ops if isinstance(op, TrainOp) for line in self._steps(op)]),
             ("upstream", self._reached(node.id, self._up[unrolled], unrolled=unrolled)),
             ("downstream", self._reached(node.id, self._down[unrolled], unrolled=unrolled)),
             ("runs", list(self._runs(ops))),
             ("weights", [line for op in ops[:1] for line in self._weights(op)]),
-            ("because", [f"{r.why} ({r.by})" for op in ops for r in op.because]),
-            ("passes", list(self._passes(node.id))),
+            ("lowered to", list(self._lowered.lines(ops))),
+            ("passes", list(self._passes(node.id, ops))),
         ]
         kind = ", ".join(filter(None, ("node", node.role, node.type if node.type != node.role else "")))
         return page(node.label, kind, statement.place if statement else "", sections, role=node.role)
@@ -137,6 +150,27 @@ class NodeExplainer:
         for words, fields in by_rows.items():
             yield words if len(by_rows) == 1 else f"{_listed(fields)}: {words}"
 
+    def _bytes(self, ops: list[AnyOp]) -> Iterator[str]:
+        """Of what one round reads and writes on all ranks together, and of what is moved for it."""
+        for verb, fields in (("reads", ops[0].reads), ("writes", ops[0].writes)):
+            if words := size_words(self._facts, dict.fromkeys(fields)):
+                yield f"{verb} {words}"
+        for move in dict.fromkeys(m for f in ops[0].reads for m in self._facts.moves(f, ops[0])):
+            if words := sent_words(self._facts, move):
+                yield f"`{move.id}` for it: {words}"
+
+    def _steps(self, op: TrainOp) -> Iterator[str]:
+        """The arithmetic of optimiser steps; the last minibatch of a pass may be smaller."""
+        passes = "1 pass" if op.epochs == 1 else f"{op.epochs} passes"
+        steps = plural(-(-op.batch // op.minibatch) * op.epochs, "optimiser step")
+        yield f"{plural(op.batch, 'prompt')} / {op.minibatch} a minibatch x {passes} = {steps}"
+        if volume := self._facts.volumes.volume(op.tokens):
+            rows = Rows(op.minibatch, volume.rows.per_prompt, volume.rows.at_most)
+            yield f"a minibatch: {rows_words(rows)}, {share_words(rows, self._facts.ranks(op.group))}"
+            own, chosen = f"at most {op.micro_batch_tokens} tokens", "as many tokens as the engine chooses"
+            each = f"; a row has at most {amount_words(volume.tokens)}" if volume.tokens else ""
+            yield f"in micro-batches of {own if op.micro_batch_tokens else chosen}{each}"
+
     def _condition(self, name: str) -> list[str]:
         condition = self._origin.condition(name)
         return [f"{condition}: it holds"] if condition else []
@@ -146,12 +180,15 @@ class NodeExplainer:
         seen, front = {start}, [start]
         lines: list[str] = []
         while front := [f for f in dict.fromkeys(f for n in front for f in nearby.get(n, ())) if f not in seen]:
+            room = None if self._most is None else self._most - len(seen) + 1
             seen.update(front)
+            names = [self._nodes[unrolled][n].label for n in front[:room]]
+            if room is not None and len(front) >= room:
+                return [*lines, f"{plural(len(lines) + 1, 'step')}: {', '.join([*names, '...'])}"]
             if len(lines) == _FAR:
                 rest = len(_all(front, nearby) - seen) + len(front)
                 return [*lines, f"more than {_FAR} steps: {plural(rest, 'node')}"]
-            names = ", ".join(self._nodes[unrolled][n].label for n in front)
-            lines.append(f"{plural(len(lines) + 1, 'step')}: {names}")
+            lines.append(f"{plural(len(lines) + 1, 'step')}: {', '.join(names)}")
         return lines
 
     def _runs(self, ops: list[AnyOp]) -> Iterator[str]:
@@ -188,25 +225,49 @@ class NodeExplainer:
         if not trainings:
             yield f"those of `{op.model}`, which never change"
             return
-        order = [o.id for o in self._facts.ops]
-        before = [t for t in trainings if order.index(t.id) < order.index(op.id)]
+        before = [t for t in trainings if self._facts.comes_before(t, op)]
         when = f"after {_listed(map(self.label, before))}" if before else "as the step began"
         yield f"those of `{op.model}` {when}; trained by {_listed(map(self.label, trainings))}"
 
     def _trunk(self, model: str) -> str:
         return trunk(self._plan, model)
 
-    def _passes(self, node: str) -> Iterator[str]:
-        """What passes took from the node, and where other nodes were merged into it."""
+    def _passes(self, node: str, ops: list[AnyOp]) -> Iterator[str]:
+        """Why passes made it as it is, what they took from it, and how often it was copied."""
+        if rounds := _rounds(ops):
+            yield f"unroll_loops: {rounds[0]}"
+        reasons = dict.fromkeys(r for op in ops for r in op.because)
+        yield from (f"{r.by}: {r.why}" for r in reasons)
+        told = {r.by for r in reasons}
+        for dropped in self._taken.get(general(node), ()):
+            if dropped.by not in told:
+                yield f"{dropped.by} took `{general(dropped.what).removeprefix(f'{general(node)}.')}`: {dropped.why}"
+
+    @cached_property
+    def _taken(self) -> dict[str, list[Dropped]]:
+        """By node what passes took of its arguments and results, or because of it."""
+        found: dict[str, list[Dropped]] = {}
         for dropped in self._plan.dropped:
             what = general(dropped.what)
-            if what.startswith(f"{general(node)}.") and node not in self._blocks and what not in self._nodes[False]:
-                yield f"{dropped.by} took `{what.removeprefix(f'{general(node)}.')}`: {dropped.why}"
-            elif f"`{node}`" in dropped.why and "." not in what.removeprefix(f"{scope_of(what).block}."):
-                yield f"{dropped.by} took `{what}`: {dropped.why}"
+            owner = what.rpartition(".")[0]
+            if owner and owner not in self._blocks and what not in self._nodes[False]:
+                found.setdefault(owner, []).append(dropped)
+            elif not owner or owner == scope_of(what).block:
+                for name in dict.fromkeys(_QUOTED.findall(dropped.why)):
+                    found.setdefault(name, []).append(dropped)
+        return found
+
+    @cached_property
+    def _dropped(self) -> dict[str, list[Dropped]]:
+        """By name, with and without the number of a round."""
+        found: dict[str, list[Dropped]] = {}
+        for dropped in self._plan.dropped:
+            for name in dict.fromkeys((dropped.what, general(dropped.what))):
+                found.setdefault(name, []).append(dropped)
+        return found
 
     def _gone(self, name: str) -> list[Dropped]:
-        return [d for d in self._plan.dropped if name in (d.what, general(d.what))]
+        return self._dropped.get(name, [])
 
     def _absent(self, name: str, gone: list[Dropped]) -> Page:
         statement = self._origin.statement(name)
@@ -246,13 +307,6 @@ def _current(ops: Iterable[AnyOp]) -> Iterator[Arg]:
 def _rounds(ops: list[AnyOp]) -> list[str]:
     rounds = [scope_of(op.node or "").round for op in ops]
     return [f"alike in {plural(len(ops), 'round')} of a loop"] if any(rounds) and len(ops) > 1 else []
-
-
-def _steps(op: TrainOp) -> str:
-    """The arithmetic of optimiser steps; the last minibatch of a pass may be smaller."""
-    passes = "1 pass" if op.epochs == 1 else f"{op.epochs} passes"
-    steps = plural(-(-op.batch // op.minibatch) * op.epochs, "optimiser step")
-    return f"{plural(op.batch, 'prompt')} / {op.minibatch} a minibatch x {passes} = {steps}"
 
 
 def _listed(names: Iterable[str]) -> str:

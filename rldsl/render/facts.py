@@ -79,10 +79,16 @@ class Facts:
 
     def moves(self, field: str, reader: AnyOp) -> tuple[ReshardOp, ...]:
         """The moves of the field's rows to `reader`, since they were written or another op read them, in order."""
+        if field not in self._moves:
+            return ()
         end = self._order[reader.id]
         users = (*self.readers.get(field, ()), *([self.writer[field]] if field in self.writer else ()))
         begin = max((at for at in (self._order[u.id] for u in users) if at < end), default=-1)
         return tuple(op for op in self.moves_of(field) if begin < self._order[op.id] < end)
+
+    def comes_before(self, first: AnyOp, second: AnyOp) -> bool:
+        """Whether `first` stands before `second`."""
+        return self._order[first.id] < self._order[second.id]
 
     def moves_of(self, field: str) -> tuple[ReshardOp, ...]:
         """All moves of the field's rows, in order."""

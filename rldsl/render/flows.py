@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.plan import , Move(
     AnyOp,
     ExtendOp,
     GenerateOp,
@@ -42,10 +42,27 @@ class Way(StrEnum):
     COPY = "copy"
     ALL_TO_ALL = "all-to-all"
     GATHERED = "all-gather"
+    GATHER = "gather"
+    SCATTER = "scatter"
+    BROADCAST = "broadcast"
     NONE = ""
 
 
-_SYNCS = {SyncKind.LOCAL: Way.LOCAL, SyncKind.COPY: Way.COPY, SyncKind.ALL_GATHER: Way.GATHERED}
+_SYNCS = {
+    SyncKind.LOCAL: Way.LOCAL,
+    SyncKind.COPY: Way.COPY,
+    SyncKind.ALL_GATHER: Way.GATHERED,
+    SyncKind.BROADCAST: Way.BROADCAST,
+}
+
+
+_MOVES = {
+    Move.LOCAL: Way.LOCAL,
+    Move.GATHER: Way.GATHER,
+    Move.SCATTER: Way.SCATTER,
+    Move.BROADCAST: Way.BROADCAST,
+    Move.ALL_TO_ALL: Way.ALL_TO_ALL,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +139,14 @@ def _way(facts: Facts, source: AnyOp, op: AnyOp, field: str) -> tuple[Way, str]:
     moves = facts.moves(field, op)
     if not moves:
         return Way.LOCAL, ""
-    return Way.ALL_TO_ALL, " -> ".join((moves[0].source, *(m.target for m in moves)))
+    sent = [m for m in moves if m.kind is not Move.LOCAL]
+    return _MOVES[(sent or moves)[-1].kind], " -> ".join((moves[0].source, *(m.target for m in moves)))
+
+
+def _between(sync: SyncWeightsOp) -> str:
+    if sync.sync is SyncKind.BROADCAST:
+        return f"{sync.source} -> {sync.target}"
+    return f"over {sync.group}" if sync.sync is SyncKind.ALL_GATHER else ""
 
 
 def _weights(facts: Facts, *, unrolled: bool) -> Iterator[Flow]:
@@ -140,7 +164,7 @@ def _weights(facts: Facts, *, unrolled: bool) -> Iterator[Flow]:
                     kind=Kind.WEIGHTS,
                     what=(f"weights of {sync.model}",),
                     way=way,
-                    between=f"over {sync.group}" if way is Way.GATHERED else "",
+                    between=_between(sync),
                 )
 
 

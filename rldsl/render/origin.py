@@ -17,7 +17,7 @@ from rldsl.render.words import scalar
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement of the source: its place (`grpo.rl:31`) and, of a node, its canonical text."""
+    """A statement of the source: its place (`grpo.rl:31:3`) and, of a node, its canonical text."""
 
     place: str
     text: str = ""
@@ -39,21 +39,20 @@ class Origin:
 
     @cached_property
     def _spans(self) -> dict[str, Span | None]:
-        graph = self._graph
-        found = {p.name: p.span for p in graph.params} | {m.name: m.span for m in graph.models}
-        found |= {b.id: b.span for b in graph.blocks}
-        found |= {name: i.span for i in graph.inputs for name in i.names}
-        found |= {f"{b.id}.{name}": i.span for b in graph.blocks for i in b.inputs for name in i.names}
-        return found | {name: n.span for name, n in self.nodes.items()}
+        return self._graph.spans
 
     def statement(self, name: str) -> Statement | None:
         """The statement that declares a node, model, input, parameter or block."""
         span = self._spans.get(general(name))
         if span is not None:
             node = self.nodes.get(general(name))
-            return Statement(f"{span.file}:{span.line}", print_node(node) if node else "")
-        place = self._plan.source.spans.get(name) or self._plan.source.spans.get(general(name))
-        return Statement(f"{self._plan.source.path}:{place[0]}") if place else None
+            return Statement(f"{span.file}:{span.line}:{span.column}", print_node(node) if node else "")
+        source = self._plan.source
+        known = next((n for n in (name, general(name)) if n in source.spans), None)
+        if known is None:
+            return None
+        line, column = source.spans[known]
+        return Statement(f"{source.files.get(known, source.path)}:{line}:{column}")
 
     def condition(self, name: str) -> str:
         """`kl_coef > 0 with kl_coef = 0`: a node's condition and the values in it; empty where it has none."""

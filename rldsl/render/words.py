@@ -49,6 +49,7 @@ _SYNC = {
     SyncKind.LOCAL: "in this rank's memory",
     SyncKind.COPY: "into a copy in this rank's memory",
     SyncKind.ALL_GATHER: "all-gather over the ranks",
+    SyncKind.BROADCAST: "broadcast to the ranks that generate",
 }
 
 

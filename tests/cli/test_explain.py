@@ -24,7 +24,7 @@ def explain(folder, monkeypatch, capsys):
 @pytest.mark.parametrize("file", ["plan.json", "tiny.rl"])
 def test_a_node(explain, file):
     text = explain(file, "advantage")
-    assert text.splitlines()[0] == "advantage   node, ADVANTAGE, COMPUTE   tiny.rl:13"
+    assert text.splitlines()[0] == "advantage   node, ADVANTAGE, COMPUTE   tiny.rl:13:8"
     assert "node advantage : ADVANTAGE = compute group_advantage(score; group) -> advantages" in text
     assert "16 prompts x 4 samples = 64 rows, spread over all ranks" in text
     assert "1 step: reward" in text
@@ -44,7 +44,7 @@ def test_rows_by_rank(explain):
 
 def test_a_node_whose_condition_is_false(explain):
     text = explain("tiny.rl", "ref")
-    assert text.splitlines()[0] == "ref   not in the program   tiny.rl:12"
+    assert text.splitlines()[0] == "ref   not in the program   tiny.rl:12:8"
     assert "its condition is false: `kl_coef > 0` with kl_coef = 0 (fold_conditions)" in text
     assert "`ref_logp` was for `update`" in text
     assert "`kl_coef > 0` with kl_coef = 0.1: it holds" in explain("tiny.rl", "ref", "--set", "kl_coef=0.1")
@@ -60,14 +60,17 @@ def test_without_its_source_a_plan_says_less(explain, folder):
     (folder / "tiny.rl").write_text("# another\n")
     text = explain("plan.json", "ref")
     assert "its condition is false (fold_conditions)" in text
-    assert text.splitlines()[0] == "ref   not in the program   tiny.rl:12"
+    assert text.splitlines()[0] == "ref   not in the program   tiny.rl:12:8"
 
 
 def test_passes_that_touched_a_node(explain):
     text = explain("tiny.rl", "update")
-    assert "elide_old_logp took `old_logp`" in text
-    assert "rows where `advantages` is 0" in text
+    assert "elide_old_logp: `update` takes one optimiser step" in text
+    assert "skip_zero_rows: rows where `advantages` is 0" in text
     assert "16 prompts / 16 a minibatch x 1 pass = 1 optimiser step" in text
+    assert "a minibatch: 16 prompts x 4 samples = 64 rows, spread over all ranks" in text
+    assert "as many tokens as the engine chooses; a row has at most P + 8" in text
+    assert "`update` by lower_nodes, op " in text and "`free:update` by insert_frees, op " in text
     assert "`old_logp`: the policy's own log-probs of the running step" in text
 
 
@@ -79,7 +82,7 @@ def test_a_field(explain):
 
 def test_a_model(explain):
     text = explain("plan.json", "actor")
-    assert text.splitlines()[0] == "actor   model   tiny.rl:5"
+    assert text.splitlines()[0] == "actor   model   tiny.rl:5:9"
     assert "by `update`, op " in text
     assert "all-gather over the ranks, op 1 of every rank" in text
 
@@ -93,7 +96,7 @@ def test_a_parameter(explain):
     assert text.split() == [
         "group",
         "parameter",
-        "tiny.rl:2",
+        "tiny.rl:2:9",
         "value",
         "4",
         "stands",
@@ -152,7 +155,7 @@ def test_nodes_of_blocks(folder, monkeypatch, capsys):
     (folder / "loop.rl").write_text("".join(lines))
     assert main(["explain", "loop.rl", "spread"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("resample.spread   node, ADVANTAGE, COMPUTE   loop.rl:12\n")
+    assert shown.startswith("resample.spread   node, ADVANTAGE, COMPUTE   loop.rl:12:10\n")
     assert "alike in 3 rounds of a loop" in shown
     assert "round 3: op " in shown
     assert "only until resample is full" in shown
@@ -161,4 +164,14 @@ def test_nodes_of_blocks(folder, monkeypatch, capsys):
     assert main(["explain", "loop.rl", "resample"]) == 0
     shown = capsys.readouterr().out
     assert "what `resample.collect` kept" in shown
-    assert "resample   block   loop.rl:9" in shown
+    assert "resample   block   loop.rl:9:8" in shown
+
+
+def test_what_is_imported_is_where_it_stands(explain, folder):
+    (folder / "child.rl").write_text('import "tiny.rl"\nalgorithm child {\n  param group : int = 2\n}\n')
+    assert main(["compile", "child.rl", "--emit", "child.json"]) == 0
+    explain("child.json")
+    (folder / "child.rl").write_text("# gone\n")
+    assert explain("child.json", "advantage").splitlines()[0].endswith("tiny.rl:13:8")
+    assert "child.rl:3:9" in explain("child.json", "group").splitlines()[0]
+    assert explain("child.json", "prompts").splitlines()[0].endswith("tiny.rl:8:9")

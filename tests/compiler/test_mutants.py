@@ -16,8 +16,12 @@ from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
 
 EXAMPLES = ROOT / "examples"
-# A loop that collects; a validation, outputs and metrics; a loop that carries; two models; a critic; older weights.
-FILES = tuple(EXAMPLES / f"{n}.rl" for n in ("dapo", "validated", "tools", "debate", "ppo", "off_policy", "toy/ppo"))
+# A loop that collects; a validation, outputs and metrics; a loop that carries; two models; a critic; older weights;
+# two heads on one trunk.
+FILES = tuple(
+    EXAMPLES / f"{n}.rl"
+    for n in ("dapo", "validated", "tools", "debate", "ppo", "off_policy", "toy/ppo", "ppo_reward_model")
+)
 EACH = 5
 HARMLESS = {
     "a field freed at the end", "a rank class cut in two", "another id on all ranks", "another reason",

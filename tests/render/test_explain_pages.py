@@ -59,7 +59,35 @@ def test_a_node_and_its_field_of_one_name_have_a_page_each(plan):
 def test_what_was_merged_into_a_node_is_said_there(plan):
     dropped = (Dropped(what="again", by="merge_equal_nodes", why="`ref` computes the same"),)
     (page,) = Explainer(msgspec.structs.replace(plan, dropped=dropped)).pages("ref")
-    assert page.sections[-1].lines == ("merge_equal_nodes took `again`: `ref` computes the same",)
+    assert page.sections[-1].heading == "passes"
+    assert page.sections[-1].lines[-1] == "merge_equal_nodes took `again`: `ref` computes the same"
+
+
+def test_ops_without_a_node_say_whom_they_serve(plan):
+    explainer = Explainer(split(plan))
+    pages = {name: explainer.pages(name)[0] for name in ("back", "sync_actor", "save_actor", "free_0")}
+    told = {name: {s.heading: s.lines for s in page.sections} for name, page in pages.items()}
+    assert pages["back"].kind == "op, reshard"
+    assert told["back"]["is there for"][0] == "`tokens` of `rollout` for `ref`"
+    assert told["back"]["bytes"][0].startswith("8 of 16 prompts change ranks, 2 messages, at most (")
+    assert told["sync_actor"]["is there for"] == ("what `update_actor` trained, for `rollout`",)
+    assert told["save_actor"]["is there for"] == ("what `update_actor` made",)
+    assert told["free_0"]["is there for"] == ("`score`, which `advantage` needs last",)
+    assert told["back"]["passes"] == ("made by lower_reshards",)
+
+
+def test_what_a_node_was_lowered_to(plan):
+    (page,) = Explainer(split(plan)).pages("rollout")
+    (lines,) = (s.lines for s in page.sections if s.heading == "lowered to")
+    first, second = lines
+    assert first.startswith("ranks 0 to 1: op 1 `sync_actor` by lower_weights, op 2 `there` by lower_reshards, op 3 ")
+    assert second == "ranks 2 to 3: op 1 `sync_actor` by lower_weights, op 2 `there` by lower_reshards"
+
+
+def test_a_page_tells_of_so_many_nodes_only(plan):
+    (page,) = Explainer(plan, most=3).pages("rollout")
+    (down,) = (s.lines for s in page.sections if s.heading == "downstream")
+    assert down == ("1 step: reward, ref, values, ...",)
 
 
 def test_far_nodes_are_counted(plan):

@@ -1,0 +1,119 @@
+"""What generation takes of one rank's memory: our engine's waves, and pools that are sized by configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rldsl.compiler.cost.activations import FLOAT32, INT64, Attention, Layer, MicroBatch
+from rldsl.compiler.cost.memory_states import States
+from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, nonzero, product
+
+ENGINE_KV = 4 << 30
+"""Bytes of keys and values that `backends/engines/generate.py` gives one wave."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generating:
+    """One wave of our engine: `samples` of `new_tokens` each to `prompts` prompts of `prompt` tokens.
+
+    The weights are whole on each rank. `prefill` is the largest micro-batch of prompts. `states` gives the model and
+    its precision; `shared`: the trainer's own weights are used, as on one rank.
+    """
+
+    states: States
+    prompts: int
+    prompt: int
+    samples: int
+    new_tokens: int
+    prefill: MicroBatch
+    top_p: bool = False
+    shared: bool = False
+
+    @property
+    def _width(self) -> int:
+        return self.states.width
+
+    @property
+    def rows(self) -> int:
+        """Samples decoded together."""
+        return self.prompts * self.samples
+
+    @property
+    def weights(self) -> Term:
+        """A whole copy."""
+        count = 0 if self.shared else self.states.shard.parameters
+        return product(Category.WEIGHTS, "weights to generate with", (self._width, "B"), (count, "parameters"))
+
+    def _kv(self, what: str, tokens: int) -> Term:
+        each = self.states.shard.facts.kv_bytes_per_token(self._width) // self.states.shard.axes.tp
+        return product(Category.KV_CACHE, what, (each, "B a token"), (tokens, "tokens"))
+
+    @property
+    def _prompts_kv(self) -> Term:
+        return self._kv("prompts' keys and values", self.prompts * self.prompt)
+
+    @property
+    def _cache(self) -> Term:
+        columns = self.prompt + self.new_tokens - 1
+        return self._kv(f"keys and values of {self.rows:,} rows", self.rows * columns)
+
+    @property
+    def _columns(self) -> Term:
+        """Tokens, log-probs and draws of the responses."""
+        each = INT64 + FLOAT32 + 8
+        return product(Category.FIELDS, "responses", (each, "B"), (self.rows, "rows"), (self.new_tokens, "tokens"))
+
+    @property
+    def _drawing(self) -> Term:
+        """Logits as they come, scaled, log-probs, probabilities and these in blocks; `top_p` sorts them too."""
+        each = self._width + 4 * FLOAT32 + (self.top_p and 4 * FLOAT32 + INT64)
+        vocab = self.states.shard.vocab
+        return product(Category.LOGITS, "drawing tokens", (each, "B"), (self.rows, "rows"), (vocab, "words"))
+
+    @property
+    def _prefilling(self) -> tuple[Term, Term]:
+        shard, micro = self.states.shard, self.prefill
+        layers = [
+            Layer(shard=shard, micro=micro, width=self._width, attention=Attention.MASKED, moe=m).forward
+            for m in shard.kinds
+        ]
+        group = shard.heads // shard.kv_heads
+        mask = product(
+            Category.ACTIVATIONS,
+            "mask",
+            (1 + self._width * (1 + group), "B"),
+            (micro.packs * micro.length**2, "pairs of a pack"),
+        )
+        return product(Category.ACTIVATIONS, "one layer over the prompts", (max(layers), "B")), mask
+
+    @property
+    def _filling(self) -> Term:
+        """One layer's keys of all prompts in a row, then spread over the samples."""
+        shard = self.states.shard
+        tokens = self.prompts * self.prompt * (1 + self.samples)
+        return product(Category.KV_CACHE, "one layer, spread", (self._width * shard.keys, "B"), (tokens, "tokens"))
+
+    @property
+    def _last_hidden(self) -> Term:
+        return product(
+            Category.ACTIVATIONS,
+            "prompts' hidden states",
+            (2 * self._width * self.states.shard.hidden, "B"),
+            (self.prompts * self.prompt, "tokens"),
+        )
+
+    @property
+    def footprint(self) -> Footprint:
+        """Awake: of one wave. Asleep, between rollouts, only the weights stay."""
+        moments = (
+            Moment(
+                name="prefill",
+                terms=nonzero((self.weights, self._prompts_kv, *self._prefilling, self._last_hidden, self._columns)),
+            ),
+            Moment(
+                name="filling the cache",
+                terms=nonzero((self.weights, self._prompts_kv, self._cache, self._filling, self._last_hidden)),
+            ),
+            Moment(name="drawing", terms=nonzero((self.weights, self._cache, self._drawing, self._columns))),
+        )
+        return Footprint(moments=moments, resident=nonzero([self.weights]))
