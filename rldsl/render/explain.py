@@ -105,7 +105,7 @@ class Explainer:
     def _helpers(self) -> dict[str, AnyOp]:
         """The ops that belong to no node, or only serve one; of those of a loop the first."""
         kinds = ReshardOp | SyncWeightsOp | WaitOp | FreeOp | SaveOp
-        helpers = [op for op in self._facts.ops if isinstance(op, kinds)]
+        helpers: list[AnyOp] = [op for op in self._facts.ops if isinstance(op, kinds)]
         return {general(op.id): op for op in reversed(helpers)} | {op.id: op for op in helpers}
 
     def _op(self, op: AnyOp) -> Page:

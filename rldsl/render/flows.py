@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rldsl.compiler.plan import , Move(
+from rldsl.compiler.plan import (
     AnyOp,
     ExtendOp,
     GenerateOp,
+    Move,
     Plan,
     ReshardOp,
     SyncKind,
