@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from rldsl.backends.comm import Comm
+from rldsl.backends.engines.engine import TRANSFORMERS, Engine
 from rldsl.backends.fits import check_engines, check_hardware
 from rldsl.backends.folder import RunFolder
 from rldsl.backends.handlers import HANDLERS
@@ -37,6 +38,7 @@ class Executor:
         source_dir: Path,
         run_dir: Path,
         observer: Observer | None = None,
+        engine: Engine = TRANSFORMERS,
     ) -> None:
         self._plan, self._comm, self._steps = plan, comm, steps
         self._run_dir, self._source_dir = run_dir, source_dir
@@ -58,6 +60,7 @@ class Executor:
             run_dir=run_dir,
             metrics=self._metrics,
             ops=self._ops,
+            engine=engine,
         )
 
     def run(self) -> None:

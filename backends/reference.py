@@ -22,6 +22,7 @@ from rldsl.backends.data.batch import Column, Data, Ragged
 from rldsl.backends.data.buffer import Buffer
 from rldsl.backends.data.collection import Collection
 from rldsl.backends.data.loader import Loader
+from rldsl.backends.engines.engine import TRANSFORMERS, Engine
 from rldsl.backends.engines.generate import Sampler, Samples
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
@@ -63,9 +64,11 @@ class Reference:
     `source_dir`. Without `steps` no step counts as the last. Raises what engines, data and functions raise.
     """
 
-    def __init__(self, module: ir.Module, *, source_dir: Path, steps: int | None = None) -> None:
+    def __init__(
+        self, module: ir.Module, *, source_dir: Path, steps: int | None = None, engine: Engine = TRANSFORMERS
+    ) -> None:
         self._module, self._graph, self._comm, self._steps = module, module.graph, Comm.alone(), steps
-        self._step = -1
+        self._step, self._engines = -1, engine
         self._functions = Functions(source_dir)
         self._batches = dict(_batches(module))
         seed = module.values.get("seed", 0)
@@ -91,7 +94,7 @@ class Reference:
     def _load_models(self, specs: Sequence[ModelSpec]) -> dict[str, Model]:
         made: dict[str, Model] = {}
         for spec in sorted(specs, key=lambda s: s.shares is not None):
-            made[spec.name] = Model.load(
+            made[spec.name] = self._engines.load(
                 spec,
                 comm=self._comm,
                 seed=self._seed,
@@ -101,7 +104,7 @@ class Reference:
         return made
 
     def _sampler(self, model: str, staleness: int) -> Sampler:
-        return Sampler(self._models[model], seed=self._seed, staleness=staleness)
+        return self._engines.sampler(self._models[model], seed=self._seed, staleness=staleness)
 
     def _stale_models(self) -> set[str]:
         rollouts = [n for n in self._graph.nodes if n.call.method in (ir.Method.GENERATE, ir.Method.EXTEND)]

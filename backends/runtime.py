@@ -17,7 +17,7 @@ from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.buffer import Buffer
 from rldsl.backends.data.collection import Collection
 from rldsl.backends.data.loader import Loader
-from rldsl.backends.engines.generate import Sampler
+from rldsl.backends.engines.engine import TRANSFORMERS, Engine
 from rldsl.backends.engines.model import Model
 from rldsl.backends.functions import Call, Functions
 from rldsl.backends.metrics import StepMetrics
@@ -56,8 +56,9 @@ class Runtime:
         run_dir: Path,
         metrics: StepMetrics,
         ops: Sequence[AnyOp],
+        engine: Engine = TRANSFORMERS,
     ) -> None:
-        self.plan, self.comm, self.steps, self.step = plan, comm, steps, 0
+        self.plan, self.comm, self.steps, self.step, self._engine = plan, comm, steps, 0, engine
         self.source_dir, self.run_dir, self.metrics = source_dir, run_dir, metrics
         self.buffer, self.collections = Buffer(), dict[str, Collection]()
         self.outputs = Outputs(run_dir, comm.rank)
@@ -81,7 +82,8 @@ class Runtime:
         # once, and in one order on all ranks.
         sampled = {(op.model, op.staleness) for op in ops if isinstance(op, (GenerateOp, ExtendOp, SyncWeightsOp))}
         self.samplers = {
-            (name, age): Sampler(self.models[name], seed=plan.seed, staleness=age) for name, age in sorted(sampled)
+            (name, age): engine.sampler(self.models[name], seed=plan.seed, staleness=age)
+            for name, age in sorted(sampled)
         }
 
     def _open_streams(self, ops: Sequence[LoadOp]) -> dict[str, Loader]:
@@ -118,7 +120,7 @@ class Runtime:
         ]
         made: dict[str, Model] = {}
         for spec in sorted(specs, key=lambda m: m.shares is not None):
-            made[spec.name] = Model.load(
+            made[spec.name] = self._engine.load(
                 spec,
                 comm=self.group(groups[_trunk(spec.name, self.plan)]),
                 seed=self.plan.seed,

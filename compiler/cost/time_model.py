@@ -64,7 +64,7 @@ _CPU = Reached(
     attention=0.3,
     memory=0.8,
     weights=0.35,
-    launch=400e-6,
+    launch=1e-3,
     latency=300e-6,
     asynchronous=False,
 )

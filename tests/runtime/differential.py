@@ -15,6 +15,7 @@ from torch import Tensor
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.buffer import Buffer
+from rldsl.backends.engines.engine import TRANSFORMERS, Engine
 from rldsl.backends.executor import Executor
 from rldsl.backends.keys import OWN_KEYS, ROLLOUT, logged_as, mean_fields
 from rldsl.backends.reference import Reference, Step
@@ -85,9 +86,9 @@ class Remembering(Buffer):
         super().put(name, column)
 
 
-def execute(plan: Plan, comm: Comm, folder: Path, run_dir: Path) -> Outcome:
+def execute(plan: Plan, comm: Comm, folder: Path, run_dir: Path, engine: Engine = TRANSFORMERS) -> Outcome:
     """This rank's part of a run of the plan."""
-    made = Executor(plan, comm, steps=STEPS, source_dir=folder, run_dir=run_dir)
+    made = Executor(plan, comm, steps=STEPS, source_dir=folder, run_dir=run_dir, engine=engine)
     buffer = made.runtime.buffer = Remembering()
     lines, fields = [], []
     for step in range(STEPS):
@@ -156,8 +157,8 @@ class Wanted:
     certain: int  # steps before gradients that are noise
 
     @classmethod
-    def of(cls, source: Path) -> Wanted:
-        reference = Reference(as_written(source), source_dir=source.parent, steps=STEPS)
+    def of(cls, source: Path, engine: Engine = TRANSFORMERS) -> Wanted:
+        reference = Reference(as_written(source), source_dir=source.parent, steps=STEPS, engine=engine)
         steps = [reference.step() for _ in range(STEPS)]
         noisy = [any(n.endswith("/grad_norm") and 0 < v < FAINT for n, v in s.metrics.items()) for s in steps]
         certain = noisy.index(True) if True in noisy else STEPS
@@ -284,6 +285,6 @@ def compare_runs(got: Outcome, base: Outcome, found: Difference) -> None:
 Run = Callable[[Plan, Path, Path], Outcome]
 
 
-def alone(plan: Plan, folder: Path, run_dir: Path) -> Outcome:
+def alone(plan: Plan, folder: Path, run_dir: Path, engine: Engine = TRANSFORMERS) -> Outcome:
     torch.set_num_threads(1)
-    return execute(plan, Comm.alone(), folder, run_dir)
+    return execute(plan, Comm.alone(), folder, run_dir, engine)
