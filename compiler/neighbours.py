@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from rldsl.compiler.signature import parse_user_file
@@ -36,11 +37,11 @@ def neighbours(path: Path, shown: str) -> dict[str, str]:
 
 def _imported(tree: ast.Module, here: Path, root: Path) -> Iterator[Path]:
     """Files below `root` that the imports in `tree`, the text of `here`, may load."""
-    for node in ast.walk(tree):
+    for node in _imports(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _files(root, alias.name)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             start = root if node.level == 0 else here.parents[min(node.level, len(here.parents)) - 1]
             if start.is_relative_to(root):
                 # What is imported may be a module of the package.
@@ -48,6 +49,11 @@ def _imported(tree: ast.Module, here: Path, root: Path) -> Iterator[Path]:
                     yield from _files(start, f"{node.module or ''}.{alias.name}".strip("."))
                 if node.level and (start / "__init__.py").is_file():
                     yield start / "__init__.py"
+
+
+@lru_cache(maxsize=256)
+def _imports(tree: ast.Module) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    return tuple(n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom))
 
 
 def _files(folder: Path, dotted: str) -> Iterator[Path]:

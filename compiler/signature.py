@@ -6,7 +6,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args, get_origin
@@ -369,7 +369,7 @@ def parse_user_file(path: Path, shown: str, span: Span | None) -> tuple[ast.Modu
             fix="paths are relative to the source file",
         )
     try:
-        return ast.parse(data), hashlib.sha256(data).hexdigest()
+        return _parsed(data)
     except (SyntaxError, ValueError) as error:
         line = error.lineno or 1 if isinstance(error, SyntaxError) else 1
         column = error.offset or 1 if isinstance(error, SyntaxError) else 1
@@ -378,6 +378,12 @@ def parse_user_file(path: Path, shown: str, span: Span | None) -> tuple[ast.Modu
             f"`{shown}` is not Python: {error.msg if isinstance(error, SyntaxError) else error}",
             span=Span(str(path), line, column, line, column + 1),
         )
+
+
+@lru_cache(maxsize=256)
+def _parsed(data: bytes) -> tuple[ast.Module, str]:
+    """Each content is read once, however often it is asked for. The tree is not to be changed."""
+    return ast.parse(data), hashlib.sha256(data).hexdigest()
 
 
 def user_signature(

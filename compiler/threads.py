@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from rldsl.compiler.neighbours import neighbours
@@ -29,6 +30,7 @@ def _trees(signature: Signature, source_dir: Path) -> Iterator[ast.AST]:
         yield parse_user_file(source_dir / name, name, None)[0]
 
 
+@lru_cache(maxsize=256)
 def _asks(tree: ast.AST) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import) and any(a.name.partition(".")[0] in _SIGNALS for a in node.names):
