@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -15,6 +16,10 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+
+# How long a thread that computes in Python keeps the interpreter from the others. Python's 5 ms would be 5 ms for each
+# of the thousands of operations of a forward: the main thread gives the interpreter up in each, and must get it back.
+SWITCH_S = 1e-4
 
 
 @dataclass(eq=False)
@@ -77,6 +82,29 @@ class Background:
             self._tasks = None
 
 
+class _Brisk:
+    """The interpreter changes threads often while any of them has a task."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._usual = threading.Lock(), 0, SWITCH_S
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(SWITCH_S)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                sys.setswitchinterval(self._usual)
+
+
+_brisk = _Brisk()
+
+
 def _serve(tasks: queue.SimpleQueue[Task[object] | None], device: torch.device) -> None:
     # The main thread has one without asking, and functions rely on it.
     asyncio.set_event_loop(asyncio.new_event_loop())
@@ -84,7 +112,8 @@ def _serve(tasks: queue.SimpleQueue[Task[object] | None], device: torch.device) 
         torch.cuda.set_device(device)  # each thread has a current device, and a current stream, of its own
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
     while (task := tasks.get()) is not None:
-        task.run()
+        with _brisk:
+            task.run()
         del task  # its rows are not this thread's to keep
 
 
