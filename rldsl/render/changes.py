@@ -98,7 +98,7 @@ def _parameters(plan: Plan) -> dict[str, Said]:
 
 
 def _ranks(plan: Plan) -> dict[str, Said]:
-    return {"plan": {"for": ranks_words(plan), "on": plan.cluster}}
+    return {"plan": {"for": ranks_words(plan), "on": plan.cluster, **plan.figures}}
 
 
 def _models(plan: Plan) -> dict[str, Said]:

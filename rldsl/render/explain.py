@@ -20,6 +20,9 @@ from rldsl.render.scopes import general, leaf
 from rldsl.render.sizes import rows_words, sent_words, share_words, size_words
 from rldsl.render.words import describe, guard_words, kind_of, model_words, ranks_words, scalar
 
+HELPERS = (ReshardOp, SyncWeightsOp, WaitOp, FreeOp, SaveOp)
+"""The kinds of op that have a page of their own: those that belong to no node, or serve one."""
+
 
 class Explainer:
     """Everything that can be asked about one plan."""
@@ -104,8 +107,7 @@ class Explainer:
     @cached_property
     def _helpers(self) -> dict[str, AnyOp]:
         """The ops that belong to no node, or only serve one; of those of a loop the first."""
-        kinds = ReshardOp | SyncWeightsOp | WaitOp | FreeOp | SaveOp
-        helpers: list[AnyOp] = [op for op in self._facts.ops if isinstance(op, kinds)]
+        helpers: list[AnyOp] = [op for op in self._facts.ops if isinstance(op, HELPERS)]
         return {general(op.id): op for op in reversed(helpers)} | {op.id: op for op in helpers}
 
     def _op(self, op: AnyOp) -> Page:
@@ -137,7 +139,7 @@ class Explainer:
         rows = facts.rows(first)
         ranks = [f"{rows_words(rows)}, {share_words(rows, self._ranks_of(first))}"] if rows else []
         moves = [op for f in fields for op in facts.moves_of(f)]
-        freed = [op for op in facts.frees if set(fields) & set(op.fields)]
+        freed = list({op.id: op for f in fields for op in facts.frees.get(f, ())}.values())
         sections = [
             ("written by", [", ".join(writers)] if writers else []),
             ("read by", [", ".join(readers)] if readers else []),

@@ -46,10 +46,15 @@ class Facts:
                 found.setdefault(name, []).append(op)
         return {name: tuple(ops) for name, ops in found.items()}
 
-    @property
-    def frees(self) -> tuple[FreeOp, ...]:
-        """The ops that drop fields."""
-        return tuple(op for op in self.ops if isinstance(op, FreeOp))
+    @cached_property
+    def frees(self) -> dict[str, list[FreeOp]]:
+        """By field the ops that drop it."""
+        found: dict[str, list[FreeOp]] = {}
+        for op in self.ops:
+            if isinstance(op, FreeOp):
+                for name in op.fields:
+                    found.setdefault(name, []).append(op)
+        return found
 
     @cached_property
     def places(self) -> dict[str, tuple[Place, ...]]:

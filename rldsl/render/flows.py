@@ -55,8 +55,6 @@ _SYNCS = {
     SyncKind.ALL_GATHER: Way.GATHERED,
     SyncKind.BROADCAST: Way.BROADCAST,
 }
-
-
 _MOVES = {
     Move.LOCAL: Way.LOCAL,
     Move.GATHER: Way.GATHER,
@@ -86,7 +84,7 @@ class Flow:
     @property
     def crosses(self) -> bool:
         """Whether ranks send each other something."""
-        return self.way in (Way.ALL_TO_ALL, Way.GATHERED)
+        return self.way not in (Way.LOCAL, Way.COPY, Way.NONE)
 
 
 def flows_of(plan: Plan, *, unrolled: bool = False) -> tuple[Flow, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from html import escape
 
-from rldsl.compiler.plan import AnyOp, Plan, Program, plan_hash, to_builtins
+from rldsl.compiler.plan import AnyOp, FieldSpec, Plan, Program, plan_hash, to_builtins
 from rldsl.render.blocks import parts_of
-from rldsl.render.explain import Explainer
+from rldsl.render.explain import HELPERS, Explainer
 from rldsl.render.export import fill_of
 from rldsl.render.facts import Facts
 from rldsl.render.flows import flows_of
@@ -47,11 +47,12 @@ _SCHEDULE_NOTE = (
     "Orange: only moves rows or weights."
 )
 _CELL, _ROW, _NAMES = 16, 18, 190
+_MOST = 24  # of the nodes up and down of one: the page must not grow faster than the graph
 
 
 def page_of(plan: Plan, origin: Origin | None = None, *, unrolled: bool = False) -> str:
     """The page, as text; the same for the same plan. Every name in it shows, when asked, what `explain` says."""
-    explainer = Explainer(plan, origin)
+    explainer = Explainer(plan, origin, most=_MOST)
     parts = (
         _header(plan),
         _graph(plan, unrolled=unrolled),
@@ -173,14 +174,22 @@ def _op_cells(op: AnyOp, labels: dict[str, str]) -> list[str]:
     why = "".join(f'<div class="why">because {_code(f"{r.why} ({r.by})")}</div>' for r in op.because)
     fields = f"<div><code>{escape(flow(op))}</code></div>" if flow(op) else ""
     what = f"<td>{escape(describe(op))}{guard}{fields}{why}</td>"
-    return [_cell(kind_of(op) + (" *" if op.collective else "")), f"<td>{', '.join(names)}</td>", what, _cell(op.group)]
+    kind = kind_of(op) + (" *" if op.collective else "")
+    return [
+        _ask(general(op.id), kind) if isinstance(op, HELPERS) else _cell(kind),
+        f"<td>{', '.join(names)}</td>",
+        what,
+        _cell(op.group),
+    ]
 
 
 def _fields(plan: Plan) -> str:
     facts = Facts(plan)
     rows = []
-    for name in dict.fromkeys(general(f.name) for f in plan.fields):
-        spec = next(f for f in plan.fields if general(f.name) == name)
+    first: dict[str, FieldSpec] = {}
+    for spec in plan.fields:
+        first.setdefault(general(spec.name), spec)
+    for name, spec in first.items():
         counted = facts.rows(spec.name)
         readers = dict.fromkeys(general(node_id(op)) for op in facts.readers.get(spec.name, ()))
         cells = (spec.type, general(spec.producer), ", ".join(readers), rows_words(counted) if counted else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ _FRAME = 18
 _TITLE = 20
 _WIDEST = 1200
 _AGAIN = 40
+_LONG = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class Picture:
     width: float = 0
     height: float = 2
 
+    def rows_between(self, above: Spot, below: Spot) -> list[list[Spot]]:
+        """The rows that lie between the boxes, from the top."""
+        first = bisect_right(self.rows, above.y, key=lambda row: row[0].y)
+        return self.rows[first : bisect_left(self.rows, below.y, key=lambda row: row[0].y)]
+
 
 def laid_out(parts: Sequence[Part], edges: Sequence[Edge]) -> Picture:
     """Boxes of one layer side by side, each near those that it reads from."""
@@ -78,18 +85,25 @@ def width_of(node: NodeView) -> float:
 
 
 def path(edge: Edge, picture: Picture) -> str:
-    """The line of an edge as SVG: down, or to the next round up again past the right of the boxes."""
+    """The line of an edge as SVG: down between the boxes, past all of them on the left where it passes many rows.
+
+    To the next round it goes up again, past the right of the boxes.
+    """
     a, b = picture.spots[edge.source], picture.spots[edge.target]
     if edge.again:
         ax, bx, out = a.x + a.width, b.x + b.width, max(a.x + a.width, b.x + b.width) + _AGAIN
         ay, by = a.y + HEIGHT * 0.7, b.y + HEIGHT * 0.3
         return f"M{ax:g} {ay:g} C{out:g} {ay:g} {out:g} {by:g} {bx:g} {by:g}"
+    between = picture.rows_between(a, b)
+    if len(between) > _LONG:
+        # Each bend would cost as much as a box, and no eye follows them all.
+        side, up, down = _ACROSS / 2, a.y + HEIGHT + _DOWN / 3, b.y - _DOWN / 3
+        return f"M{a.middle:g} {a.y + HEIGHT:g} V{up:g} H{side:g} V{down:g} H{b.middle:g} V{b.y:g}"
     spots = [(a.middle, a.y + HEIGHT)]
-    for row in picture.rows:
-        if a.y < row[0].y < b.y:
-            share = (row[0].y - a.y) / (b.y - a.y)
-            x = _free(row, a.middle + share * (b.middle - a.middle))
-            spots += [(x, row[0].y), (x, row[0].y + HEIGHT)]
+    for row in between:
+        share = (row[0].y - a.y) / (b.y - a.y)
+        x = _free(row, a.middle + share * (b.middle - a.middle))
+        spots += [(x, row[0].y), (x, row[0].y + HEIGHT)]
     return f"M{a.middle:g} {a.y + HEIGHT:g}" + "".join(map(_curve, spots, [*spots[1:], (b.middle, b.y)]))
 
 
