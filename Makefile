@@ -40,6 +40,7 @@ bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/lsp_speed.py
 	$(BIN)/python bench/learning.py
 	$(BIN)/python bench/rank_equality.py
+	$(BIN)/python bench/fuse_forwards.py
 	@echo "beside TRL and a hand-written script: python bench/train_throughput.py --help"
 
 schema: setup ## compiler/plan.schema.json from the plan's types
