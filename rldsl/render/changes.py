@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from rldsl.compiler.plan import FunctionSpec, LoadOp, Plan, SaveOp, SyncWeightsOp
+from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
+from rldsl.compiler.plan import FunctionSpec, LoadOp, Plan, SaveOp, SyncWeightsOp, parts
 from rldsl.render.changes_nodes import Said, node_facts, sayings
 from rldsl.render.facts import Facts
 from rldsl.render.order import moved
 from rldsl.render.ranks import group_words
+from rldsl.render.renames import renamed, renames
 from rldsl.render.scopes import general, leaf, scope_of_op
 from rldsl.render.words import guard_words, model_words, number, ranks_words, source_words
 
@@ -23,6 +25,7 @@ class Kind(StrEnum):
 
     ADDED = "added"
     REMOVED = "removed"
+    RENAMED = "renamed"
     CHANGED = "changed"
 
 
@@ -48,7 +51,9 @@ class Side:
 
 
 def changes(before: Side, after: Side) -> tuple[Change, ...]:
-    """Everything that `after` does otherwise; empty if the two mean the same."""
+    """Everything that `after` does otherwise; empty if the two mean the same. Names are those of `after`."""
+    names = renames(before.plan, after.plan)
+    before = replace(before, plan=renamed(before.plan, names))
     a, b = before.plan, after.plan
     parts = (
         _compared("algorithm", {"name": {"": a.algorithm}}, {"name": {"": b.algorithm}}),
@@ -56,14 +61,21 @@ def changes(before: Side, after: Side) -> tuple[Change, ...]:
         _compared("ranks", _ranks(a), _ranks(b)),
         _compared("models", _models(a), _models(b)),
         _compared("inputs", _inputs(a), _inputs(b)),
+        _renamed("nodes", names.nodes),
         _nodes(a, b),
+        _renamed("fields", names.fields),
         _compared("fields", *_common(_fields(a), _fields(b))),
+        _passes(a, b),
         _functions(before, after),
         _compared("data movement", *_common(_movement(a), _movement(b))),
         _compared("weights", _weights(a), _weights(b)),
         _compared("schedule", *_schedule(a, b)),
     )
     return tuple(change for part in parts for change in part)
+
+
+def _renamed(part: str, names: Mapping[str, str]) -> Iterator[Change]:
+    yield from (Change(part=part, kind=Kind.RENAMED, name=old, after=new) for old, new in names.items())
 
 
 def _compared(
@@ -98,7 +110,8 @@ def _parameters(plan: Plan) -> dict[str, Said]:
 
 
 def _ranks(plan: Plan) -> dict[str, Said]:
-    return {"plan": {"for": ranks_words(plan), "on": plan.cluster, **plan.figures}}
+    figures = {name: f"{value:g}" for name, value in plan.figures.items()}
+    return {"plan": {"for": ranks_words(plan), "on": plan.cluster, **figures}}
 
 
 def _models(plan: Plan) -> dict[str, Said]:
@@ -142,6 +155,24 @@ def _nodes(a: Plan, b: Plan) -> Iterator[Change]:
 
 def _fields(plan: Plan) -> dict[str, Said]:
     return {general(f.name): {"type": f.type, "rows a prompt": number(f.per_prompt)} for f in plan.fields}
+
+
+def _passes(a: Plan, b: Plan) -> Iterator[Change]:
+    """Which nodes of both an optimisation changed in one of them only; the order of equal depths means nothing."""
+    old, new = _reasons(a), _reasons(b)
+    nodes = node_facts(a).keys() & node_facts(b).keys()
+    for by, node in sorted(old.keys() ^ new.keys()):
+        if node in nodes:
+            why = new.get((by, node)) or old.get((by, node), "")
+            said = ("does not change it", "changes it")
+            before, after = said if (by, node) in new else reversed(said)
+            yield Change(part="passes", kind=Kind.CHANGED, name=by, what=node, before=before, after=after, why=why)
+
+
+def _reasons(plan: Plan) -> dict[tuple[str, str], str]:
+    ops = (op for op in parts(plan.ops()) if op.node is not None and not isinstance(op, SyncWeightsOp))
+    reasons = ((r, op) for op in ops for r in op.because if r.by not in (OrderEqualDepths.name, op.by))
+    return {(r.by, general(op.node or "")): r.why for r, op in reasons}
 
 
 def _functions(before: Side, after: Side) -> Iterator[Change]:

@@ -12,7 +12,12 @@ from rich.text import Text
 from rldsl.render.changes import Change, Kind
 from rldsl.render.style import quoted
 
-_MARKS = {Kind.ADDED: ("+", "green"), Kind.REMOVED: ("-", "red"), Kind.CHANGED: ("~", "yellow")}
+_MARKS = {
+    Kind.ADDED: ("+", "green"),
+    Kind.REMOVED: ("-", "red"),
+    Kind.CHANGED: ("~", "yellow"),
+    Kind.RENAMED: ("»", "cyan"),
+}
 
 
 class DiffView:
@@ -49,6 +54,7 @@ def _body(change: Change) -> Text:
         text += f"{_shown(change.before)} -> {_shown(change.after)}"
     else:
         text = change.before or change.after or ""
+        text = f"is called {text} now" if change.kind is Kind.RENAMED else text
     return quoted(text + (f"; {change.why}" if change.why else ""))
 
 

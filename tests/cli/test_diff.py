@@ -98,8 +98,14 @@ def test_what_passes_do_otherwise(diff, edited):
         (("max_new_tokens = 8", "max_new_tokens = 9"), ("nodes", "changed", "rollout", "max_new_tokens")),
         (("last_number", "exact_match"), ("nodes", "changed", "reward", "calls")),
         (("reward : REWARD", "reward : ACTOR"), ("nodes", "changed", "reward", "role")),
-        (("node reward", "node judge"), ("nodes", "added", "judge", "")),
-        (("node reward", "node judge"), ("nodes", "removed", "reward", "")),
+        (
+            ("node reward : REWARD = compute last_number", "node judge = compute exact_match"),
+            ("nodes", "added", "judge", ""),
+        ),
+        (
+            ("node reward : REWARD = compute last_number", "node judge = compute exact_match"),
+            ("nodes", "removed", "reward", ""),
+        ),
         (("algorithm tiny", "algorithm small"), ("algorithm", "changed", "name", "")),
         (("group : int = 4", "group : int = 2"), ("fields", "changed", "score", "rows a prompt")),
         ((r"alphabet = ", "hidden = 32, alphabet = "), ("models", "changed", "actor", "is")),
@@ -107,6 +113,32 @@ def test_what_passes_do_otherwise(diff, edited):
 )
 def test_changes(diff, edited, edit, change):
     assert change in found(diff, "tiny.rl", edited(edit))
+
+
+def test_new_names_are_told_as_such(diff, edited):
+    other = edited(("node reward", "node judge"), (r"\bscore\b", "points"), (r"\btexts\b", "answers_given"))
+    assert found(diff, "tiny.rl", other) == [
+        ("nodes", "renamed", "reward", ""),
+        ("fields", "renamed", "texts", ""),
+        ("fields", "renamed", "score", ""),
+    ]
+    assert "» reward  is called judge now" in diff("tiny.rl", other)
+
+
+def test_a_new_name_and_a_new_setting(diff, edited):
+    other = edited(
+        ("node rollout", "node sample"), ("node old ", "node before "), ("max_new_tokens = 8", "max_new_tokens = 9")
+    )
+    changed = found(diff, "tiny.rl", other)
+    assert ("nodes", "added", "sample", "") in changed and ("nodes", "removed", "rollout", "") in changed
+
+
+def test_an_optimisation_left_out(diff, folder):
+    assert main(["compile", "tiny.rl", "--emit", "plan.json"]) == 0
+    assert main(["compile", "tiny.rl", "--emit", "less.json", "--disable-pass", "skip_zero_rows"]) == 0
+    shown = diff("plan.json", "less.json")
+    assert "~ skip_zero_rows  update: changes it -> does not change it; rows where `advantages` is 0" in shown
+    assert "skip_where_zero: advantages -> none" in shown
 
 
 def test_another_deployment(diff, folder):
