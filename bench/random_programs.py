@@ -1,16 +1,23 @@
-"""Random programs, run by the executor in every way there is and by the reference interpreter: do they differ?
+"""Random programs, run by the executor in many ways and by the reference interpreter: do they differ?
 
-    python bench/random_programs.py [--count 300] [--seed 0] [--ranks 1,2,3,4,8] [--seconds 600] [--out DIR]
+    python bench/random_programs.py [--count 2000] [--seed 0] [--ranks 1,2,3,4,8] [--seconds 600] [--log FILE]
+                                    [--engine tiny] [--every-way] [--out DIR]
 
-Each program is compiled as usual, without each optional pass, and without all of them, and run for two steps on one
-rank; then on as many ranks as were asked for, as far as its batches divide, also with rollouts on fewer ranks than
-training. Metrics, fields, rows put out and weights must be those of the graph as written, within 1e-5. A program that
-differs is written to DIR without the statements that it does not need. Exit 1 if there was one.
+Each program is compiled as usual and without optional passes, run for two steps on one rank, and then on as many ranks
+as were asked for; also with rollouts on fewer ranks than training. Metrics, fields, rows put out and weights must be
+those of the graph as written, within 1e-5. A program that differs is written to DIR without the statements that it does
+not need. What each seed gave goes to the log, a line each; seeds that are there already are not run again. Exit 1 if
+there was a difference.
+
+The engine `tiny` is deterministic and small (tests/runtime/tiny_engine.py); its ranks are threads. `transformers` is
+the usual one, sharded by FSDP2 over processes, and much slower. A program runs without one optional pass, another each
+time, and without all of them, and in one deployment with smaller rollouts; `--every-way` tries all of each.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -21,18 +28,33 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the tests' generator is no package of rldsl's
 
-from rldsl.backends.data.loader import Loader  # noqa: E402, F401 - its imports are the slow ones
+from rldsl.backends.engines.engine import TRANSFORMERS, Engine  # noqa: E402
+from rldsl.compiler.ir import BlockKind, Graph, Method  # noqa: E402
 from rldsl.compiler.pipeline import compile_file  # noqa: E402
 from rldsl.diagnostics import DiagnosticError  # noqa: E402
-from tests.runtime.differential import ON_ONE, Difference, Outcome, Wanted, Way, alone, compare_runs, difference  # noqa: E402
+from tests.runtime.differential import (  # noqa: E402
+    ON_ONE,
+    Difference,
+    Outcome,
+    Wanted,
+    Way,
+    alone,
+    compare_runs,
+    difference,
+)
 from tests.runtime.pool import Ranks, scratch_folder  # noqa: E402
 from tests.runtime.random_programs import Maker, write  # noqa: E402
+from tests.runtime.threads import ThreadRanks  # noqa: E402
+from tests.runtime.tiny_engine import TINY  # noqa: E402
+
+FITS = 24  # batches are multiples of this, so that they divide among 1, 2, 3, 4 and 8 ranks
 
 
 class RefusedError(Exception):
@@ -40,28 +62,62 @@ class RefusedError(Exception):
 
 
 @dataclass
+class Tried:
+    """What one program gave: how often it ran in which kind of way, how far off, and which ways differ."""
+
+    compared: Counter[str] = field(default_factory=Counter)
+    worst: dict[str, tuple[float, str]] = field(default_factory=dict)
+    holds: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[Way, str]] = field(default_factory=list)
+
+    def note(self, way: Way, found: Difference, number: int) -> None:
+        """One more way."""
+        kind = (
+            f"{way.ranks} ranks{', fewer for rollouts' if way.layouts else ''}{', fewer passes' if way.disable else ''}"
+        )
+        self.compared[kind] += 1
+        if found.bad:
+            self.bad.append((way, str(found)))
+        elif found.worst >= self.worst.get(kind, (0.0, ""))[0]:
+            self.worst[kind] = (found.worst, f"{found.where} (seed {number})")
+
+    def line(self, number: int) -> str:
+        """One line of the log."""
+        body = {
+            "seed": number,
+            "compared": self.compared,
+            "worst": self.worst,
+            "holds": self.holds,
+            "bad": [f"{way}: {what}" for way, what in self.bad],
+        }
+        return json.dumps(body)
+
+
+@dataclass
 class Bench:
-    """The processes, and where programs lie."""
+    """The ranks, and where programs lie."""
 
     folder: Path
-    pools: dict[int, Ranks]
+    pools: dict[int, Ranks | ThreadRanks]
+    engine: Engine
+    every_way: bool
     count: int = 0
-    worst: dict[str, tuple[float, str]] = field(default_factory=dict)
-    compared: Counter[str] = field(default_factory=Counter)
 
     def run(self, source: Path, way: Way, base: Outcome | None, want: Wanted) -> tuple[Outcome, Difference]:
         """One run, and how far it is from the reference."""
         try:
             plan = compile_file(source, way.options()).plan
         except DiagnosticError as error:
-            raise RefusedError(", ".join(sorted({d.code for d in error.diagnostics}))) from None
+            raise RefusedError(refusal(error)) from None
         if plan.divides % way.ranks:
             raise RefusedError("does not divide")
         self.count += 1
         run_dir = self.folder / f"run{self.count}"
-        run = alone if way.ranks == 1 else self.pools[way.ranks].run
         try:
-            got = run(plan, source.parent, run_dir)
+            if way.ranks == 1:
+                got = alone(plan, source.parent, run_dir, self.engine)
+            else:
+                got = self.pools[way.ranks].run(plan, source.parent, run_dir)
             found = difference(got, want, plan)
         finally:
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -73,7 +129,7 @@ class Bench:
         """What differs when the program is run so; None if nothing does, or if it is no program."""
         source = write(self.folder / "shrinking", text)
         try:
-            want = Wanted.of(source)
+            want = Wanted.of(source, self.engine)
             base = None if way == Way() else self.run(source, Way(), None, want)[0]
             found = self.run(source, way, base, want)[1]
         except (RefusedError, DiagnosticError):
@@ -82,14 +138,77 @@ class Bench:
             return f"{type(error).__name__}: {str(error)[-1500:]}"
         return str(found) if found.bad else None
 
+    def ways(self, number: int, sizes: list[int]) -> Iterator[Way]:
+        """How else than as usual on one rank."""
+        draw = random.Random(number)
+        many = [r for r in sizes if r > 1]
+        if 1 in sizes:
+            yield from ON_ONE[1:] if self.every_way else (ON_ONE[1 + number % (len(ON_ONE) - 2)], ON_ONE[-1])
+        yield from (Way(ranks=ranks) for ranks in many)
+        for ranks in many if self.every_way or not many else (draw.choice(many),):
+            few = [draw.choice([n for n in range(1, ranks + 1) if ranks % n == 0]) for _ in range(2)]
+            yield Way(
+                ranks=ranks, layouts=(f"actor.generate : hf(dp = {few[0]})", f"rival.generate : hf(dp = {few[1]})")
+            )
 
-def ways(number: int, sizes: list[int]) -> Iterator[Way]:
-    """Those of more than one rank: each number of ranks, and for each a deployment in which rollouts have fewer."""
-    draw = random.Random(number)
-    for ranks in (r for r in sizes if r > 1):
-        yield Way(ranks=ranks)
-        few = [draw.choice([n for n in range(1, ranks + 1) if ranks % n == 0]) for _ in range(2)]
-        yield Way(ranks=ranks, layouts=(f"actor.generate : hf(dp = {few[0]})", f"rival.generate : hf(dp = {few[1]})"))
+
+def try_program(bench: Bench, number: int, sizes: list[int]) -> Tried:
+    """Every way of one program."""
+    tried = Tried()
+    source = write(bench.folder / "program", Maker(number, fits=FITS).program())
+    try:
+        want = Wanted.of(source, bench.engine)
+        tried.holds = features(want.module.graph)
+        base, found = bench.run(source, Way(), None, want)
+    except (RefusedError, DiagnosticError) as error:
+        tried.compared[f"refused: {refusal(error)}"] += 1
+        return tried
+    except Exception:
+        tried.bad.append((Way(), traceback.format_exc()[-2500:]))
+        return tried
+    tried.compared["programs"] += 1
+    tried.compared["steps left out as noise"] += len(want.steps) - want.certain
+    tried.note(Way(), found, number)
+    for way in bench.ways(number, sizes):
+        try:
+            tried.note(way, bench.run(source, way, base, want)[1], number)
+        except RefusedError:
+            continue
+        except Exception as error:
+            tried.bad.append((way, f"{type(error).__name__}: {str(error)[-2500:]}"))
+    return tried
+
+
+def refusal(error: Exception) -> str:
+    codes = {d.code for d in error.diagnostics if d.code} if isinstance(error, DiagnosticError) else {str(error)}
+    return ", ".join(sorted(codes))
+
+
+def features(graph: Graph) -> Counter[str]:
+    """What a program holds: nodes by what they do, blocks, conditions, models, diamonds."""
+    found = Counter(str(n.call.method or "compute") for n in graph.nodes if n.call.method is not Method.COLLECT)
+    for block in graph.blocks:
+        kind = "filter" if block.where is not None else "dialogue"
+        found["validation" if block.kind is BlockKind.VALIDATE else kind] += 1
+    found["condition"] = sum(n.when is not None for n in graph.nodes)
+    found["rollout of older weights"] = sum(any(k.name == "staleness" for k in n.call.keywords) for n in graph.nodes)
+    found["adapters"] = sum(any(k.name == "lora_rank" for k in m.options) for m in graph.models)
+    found["head on another trunk"] = sum(m.shares is not None for m in graph.models)
+    used = {n.call.model for n in graph.nodes if n.call.model}
+    found["several models"] = int(len(used) > 1)
+    found["diamond"] = diamonds(graph)
+    return +found
+
+
+def diamonds(graph: Graph) -> int:
+    """Nodes that read two others which have a node in common that both come from, or are."""
+    above: dict[str, set[str]] = {}
+    count = 0
+    for name in graph.in_order:
+        sources = {graph.producer_of[f].id for f in graph.node_of[name].reads if f in graph.producer_of}
+        count += any(above[a] & above[b] for a, b in combinations(sorted(sources), 2))
+        above[name] = {name}.union(*(above[s] for s in sources))
+    return count
 
 
 def statements(text: str) -> Iterator[tuple[int, int]]:
@@ -121,87 +240,79 @@ def shrunk(text: str, still: Callable[[str], bool]) -> str:
     return text
 
 
-def try_program(bench: Bench, number: int, sizes: list[int]) -> list[tuple[Way, str]]:
-    """Every way of one program; those that differ, and how."""
-    text = Maker(number).program()
-    source = write(bench.folder / "program", text)
-    try:
-        want = Wanted.of(source)
-        base, found = bench.run(source, Way(), None, want)
-    except (RefusedError, DiagnosticError) as error:
-        bench.compared[f"refused: {refusal(error)}"] += 1
-        return []
-    except Exception:
-        return [(Way(), traceback.format_exc()[-2500:])]
-    bench.compared["programs"] += 1
-    bench.compared["steps left out as noise"] += len(want.steps) - want.certain
-    bad = [(Way(), str(found))] if found.bad else []
-    note(bench, Way(), found, number)
-    for way in (*(ON_ONE[1:] if 1 in sizes else ()), *ways(number, sizes)):
-        try:
-            found = bench.run(source, way, base, want)[1]
-        except RefusedError:
-            continue
-        except Exception as error:
-            bad.append((way, f"{type(error).__name__}: {str(error)[-2500:]}"))
-            continue
-        note(bench, way, found, number)
-        if found.bad:
-            bad.append((way, str(found)))
-    return bad
+def reproduce(bench: Bench, number: int, way: Way, out: Path) -> None:
+    """Write the smallest program found that differs."""
+    text = shrunk(Maker(number, fits=FITS).program(), lambda t: bench.differs(t, way) is not None)
+    file = write(out / f"seed{number}", f"# {way}\n{text}")
+    print(f"written to {file}\n{text}", flush=True)
 
 
-def refusal(error: Exception) -> str:
-    codes = {d.code for d in error.diagnostics if d.code} if isinstance(error, DiagnosticError) else {str(error)}
-    return ", ".join(sorted(codes))
+class Log:
+    """Lines of the seeds tried, in a file that a later run goes on with."""
 
+    def __init__(self, path: Path | None) -> None:
+        lines = path.read_text().splitlines() if path is not None and path.is_file() else []
+        self._path, self.lines = path, {int(json.loads(line)["seed"]): json.loads(line) for line in lines}
 
-def note(bench: Bench, way: Way, found: Difference, number: int) -> None:
-    kind = f"{way.ranks} ranks{', fewer for rollouts' if way.layouts else ''}{', fewer passes' if way.disable else ''}"
-    bench.compared[kind] += 1
-    if not found.bad and found.worst >= bench.worst.get(kind, (0.0, ""))[0]:
-        bench.worst[kind] = (found.worst, f"{found.where} (seed {number})")
+    def add(self, number: int, tried: Tried) -> None:
+        """One more seed."""
+        line = tried.line(number)
+        self.lines[number] = json.loads(line)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(f"{line}\n")
+
+    def report(self, seeds: range, seconds: float) -> int:
+        """Print what the seeds gave together; how many programs differ."""
+        compared, holds = Counter[str](), Counter[str]()
+        programs, worst = Counter[str](), dict[str, tuple[float, str]]()
+        mine = [line for seed, line in self.lines.items() if seed in seeds]
+        for line in mine:
+            compared.update(line["compared"])
+            holds.update(line["holds"])
+            programs.update(line["holds"].keys())
+            for kind, (size, where) in line["worst"].items():
+                worst[kind] = max(worst.get(kind, (0.0, "")), (size, where))
+        for kind, count in compared.items():
+            print(
+                f"{kind:<45}{count:>6}" + (f"  worst {worst[kind][0]:.1e} at {worst[kind][1]}" if kind in worst else "")
+            )
+        print("in them: " + ", ".join(f"{name} {n} ({programs[name]} programs)" for name, n in holds.most_common()))
+        failed = sum(bool(line["bad"]) for line in mine)
+        print(f"{len(mine)} seeds, {failed} programs differ; {seconds:.0f} s")
+        return failed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", default="1,2,3,4,8")
+    parser.add_argument("--engine", choices=("tiny", "transformers"), default="tiny")
+    parser.add_argument("--every-way", action="store_true", help="leave out each optional pass, and so on")
+    parser.add_argument("--log", type=Path, help="where what each seed gave is kept")
     parser.add_argument("--out", type=Path, default=Path("differing-programs"))
     parser.add_argument("--no-shrink", action="store_true", help="do not look for the statements that it needs")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further program after so many")
     args = parser.parse_args()
     sizes = [int(r) for r in args.ranks.split(",")]
-    began, failed = time.perf_counter(), 0
+    seeds, log, began = range(args.seed, args.seed + args.count), Log(args.log), time.perf_counter()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(scratch_folder()))
-        bench = Bench(folder, {r: stack.enter_context(Ranks(r)) for r in sizes if r > 1})
-        for number in range(args.seed, args.seed + args.count):
+        tiny = args.engine == "tiny"
+        many = [r for r in sizes if r > 1]
+        pools = {r: ThreadRanks(r, TINY) if tiny else stack.enter_context(Ranks(r)) for r in many}
+        bench = Bench(folder, pools, TINY if tiny else TRANSFORMERS, args.every_way)
+        for number in (n for n in seeds if n not in log.lines):
             if time.perf_counter() - began > args.seconds:
                 break
-            bad = try_program(bench, number, sizes)
-            failed += bool(bad)
-            for way, what in bad:
+            tried = try_program(bench, number, sizes)
+            log.add(number, tried)
+            for way, what in tried.bad:
                 print(f"seed {number}, {way}: {what}", flush=True)
-            if bad and not args.no_shrink:
-                reproduce(bench, number, *bad[0], args.out)
-        report(bench, failed, time.perf_counter() - began)
-    return int(failed > 0)
-
-
-def reproduce(bench: Bench, number: int, way: Way, what: str, out: Path) -> None:
-    """Write the smallest program found that differs."""
-    text = shrunk(Maker(number).program(), lambda t: bench.differs(t, way) is not None)
-    file = write(out / f"seed{number}", f"# {way}\n{text}")
-    print(f"written to {file}\n{text}", flush=True)
-
-
-def report(bench: Bench, failed: int, seconds: float) -> None:
-    for kind, count in bench.compared.items():
-        worst, where = bench.worst.get(kind, (0.0, ""))
-        print(f"{kind:<45}{count:>6}" + (f"  worst {worst:.1e} at {where}" if where else ""))
-    print(f"{failed} programs differ; {seconds:.0f} s")
+            if tried.bad and not args.no_shrink:
+                reproduce(bench, number, tried.bad[0][0], args.out)
+    return int(log.report(seeds, time.perf_counter() - began) > 0)
 
 
 if __name__ == "__main__":

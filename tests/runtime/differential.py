@@ -152,18 +152,20 @@ ON_ONE = (
 class Wanted:
     """What the reference interpreter makes of a program."""
 
+    module: Module  # the graph as written
     steps: list[Step]
     weights: Weights
     certain: int  # steps before gradients that are noise
 
     @classmethod
     def of(cls, source: Path, engine: Engine = TRANSFORMERS) -> Wanted:
-        reference = Reference(as_written(source), source_dir=source.parent, steps=STEPS, engine=engine)
+        module = as_written(source)
+        reference = Reference(module, source_dir=source.parent, steps=STEPS, engine=engine)
         steps = [reference.step() for _ in range(STEPS)]
         noisy = [any(n.endswith("/grad_norm") and 0 < v < FAINT for n, v in s.metrics.items()) for s in steps]
         certain = noisy.index(True) if True in noisy else STEPS
         weights = {m: clone(w.weights()) for m, w in reference._models.items()}
-        return cls(steps=steps, weights=weights, certain=certain)
+        return cls(module=module, steps=steps, weights=weights, certain=certain)
 
 
 def as_written(source: Path) -> Module:

@@ -102,13 +102,17 @@ class Rows:
 
 
 class Maker:
-    """Writes one program, statement by statement, and knows what each may read."""
+    """Writes one program, statement by statement, and knows what each may read.
 
-    def __init__(self, seed: int) -> None:
-        self.draw = random.Random(seed)
+    With `fits` every batch and minibatch is a multiple of it, so that the program runs on any number of ranks that
+    divides it.
+    """
+
+    def __init__(self, seed: int, *, fits: int = 1) -> None:
+        self.draw, self.fits = random.Random(seed), fits
         self.lines: list[str] = []
         self.number = 0
-        self.n, self.batch = self.one(1, 2, 2, 4), self.one(8, 8, 16, 24)
+        self.n, self.batch = self.one(1, 2, 2, 4), self.one(*self.fitting(8, 8, 16, 24))
         self.policies = ["actor"]
 
     def one(self, *choices: T) -> T:
@@ -116,6 +120,10 @@ class Maker:
 
     def now_and_then(self, out_of: int = 3) -> bool:
         return self.draw.randrange(out_of) == 0
+
+    def fitting(self, *batches: int) -> list[int]:
+        """As they are, or the least batch that fits and twice that."""
+        return list(batches) if self.fits == 1 else [self.fits, self.fits, 2 * self.fits]
 
     def name(self, stem: str) -> str:
         self.number += 1
@@ -312,7 +320,7 @@ class Maker:
         kept_answers = self.compute("reversed_text", "answers")
         self.report(rows)
         body, self.lines = self.lines, outer
-        until = self.one(self.batch, self.batch, 8)
+        until = self.one(self.batch, self.batch, self.fitting(8)[0])
         kept = ", ".join([rows.tokens, rows.mask, rows.logp, rows.text, score, kept_answers])
         head = f"loop {self.name('keep')} max {self.draw.randint(1, 3)} collect {kept} where {flag} until {until}"
         self.block(head, body)
@@ -320,7 +328,7 @@ class Maker:
         return Rows(rows.n, until, rows.tokens, rows.mask, rows.logp, rows.text, prompts, exact=[score])
 
     def validation(self) -> None:
-        prompts, batch = (self.name("prompts"), self.name("answers")), self.one(8, 24)
+        prompts, batch = (self.name("prompts"), self.name("answers")), self.one(*self.fitting(8, 24))
         outer, self.lines = self.lines, []
         self.lines.append(self.inputs(*prompts, batch, "true"))
         rows = self.rollout(prompts, batch, late=self.now_and_then(2))
@@ -349,7 +357,7 @@ class Maker:
 
     def train(self, rows: Rows) -> None:
         """One training on `rows`: of a policy, or of the critic."""
-        sizes = [m for m in (rows.batch // 2, rows.batch // 3, 8) if m and rows.batch % m == 0]
+        sizes = [m for m in (rows.batch // 2, rows.batch // 3, 8) if m and rows.batch % m == m % self.fits == 0]
         minibatch = f", minibatch = {self.one(*sizes)}" if sizes and self.now_and_then(2) else ""
         more = self.one(
             "", "", ", weight_decay = 0.1", ", micro_batch_tokens = 40", ", max_grad_norm = 0.1", ", epochs = 2"
