@@ -109,6 +109,7 @@ class _Sweep:
         self._models = [i for i, op in enumerate(module.ops) if isinstance(op, _OF_MODELS)]
         self._own = {name for name, signature in module.signatures.items() if signature.file is not None}
         self._calls = [i for i, op in enumerate(module.ops) if op.id not in chosen and self._is_own(op)]
+        self._groups = {g.name: g for g in module.groups}
         self._before: dict[str, list[str]] = {}
         self._after: dict[str, list[str]] = {}
         for edge in module.graph.edges:
@@ -140,10 +141,17 @@ class _Sweep:
     def _stretch(self, place: int, op: ComputeOp) -> _Stretch | None:
         first, end = self._first(place, op), self._end(place, op)
         between = self._models[bisect_left(self._models, first) : bisect_left(self._models, end)]
-        beside = list(islice((i for i in between if self._ops[i].guard in (None, op.guard)), _LISTED + 1))
+        beside = list(islice((i for i in between if self._together(self._ops[i], op)), _LISTED + 1))
         if not beside:
             return None
         return _Stretch(min(place, beside[0]), end, tuple(self._ops[i].id for i in beside))
+
+    def _together(self, model: AnyOp, op: ComputeOp) -> bool:
+        """Whether the op of a model runs whenever `op` does, on ranks that have both."""
+        if model.guard not in (None, op.guard):
+            return False
+        one, other = self._groups[model.group].ranks, self._groups[op.group].ranks
+        return not one or not other or any(a < last and first < b for a, b in one for first, last in other)
 
     def _first(self, place: int, op: ComputeOp) -> int:
         """The first place at which it can begin: functions keep their order, and a guard is asked as late as before."""
