@@ -13,13 +13,12 @@ import torch
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.executor import Executor
-from rldsl.backends.status import Status
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import ModelSpec
 from tests.runtime.differential import Wanted, Way, alone, difference
 from tests.runtime.pool import RankError
 from tests.runtime.random_programs import Maker, write
-from tests.runtime.threads import LeftError, ThreadComm, ThreadRanks, World
+from tests.runtime.threads import LeftError, ThreadRanks, World
 from tests.runtime.tiny_engine import DECAY, TINY, TinyModel
 
 TOY = Path(__file__).parents[2] / "examples" / "toy"
@@ -99,7 +98,7 @@ def test_a_rank_that_fails_holds_up_nobody(tmp_path: Path) -> None:
 
 def test_ranks_in_different_collectives_are_told() -> None:
     world = World(2)
-    comms = [ThreadComm(r, world.whole, Status(rank=r, world_size=2)) for r in range(2)]
+    comms = [world.comm(rank) for rank in range(2)]
     errors: list[BaseException] = []
 
     def enter(rank: int) -> None:

@@ -35,12 +35,16 @@ class World:
     def __init__(self, size: int) -> None:
         self.turn = threading.Condition()
         self.failed = False
-        self._meetings: dict[int, Meeting] = {}
-        self.whole = self.meeting(size)
+        self._meetings: dict[tuple[int, ...], Meeting] = {}
+        self._all = tuple(range(size))
 
-    def meeting(self, size: int) -> Meeting:
-        """Where the first `size` ranks meet."""
-        return self._meetings.setdefault(size, Meeting(self, size))
+    def meeting(self, members: tuple[int, ...]) -> Meeting:
+        """Where these ranks meet."""
+        return self._meetings.setdefault(members, Meeting(self, len(members)))
+
+    def comm(self, rank: int) -> ThreadComm:
+        """What rank `rank` talks through."""
+        return ThreadComm(rank, self._all, self, Status(rank=rank, world_size=len(self._all)))
 
     def fail(self) -> None:
         """Let nobody wait any longer."""
@@ -77,13 +81,15 @@ class Meeting:
 class ThreadComm(Comm):
     """The collectives of one rank that is a thread."""
 
-    def __init__(self, rank: int, meeting: Meeting, status: Status) -> None:
-        super().__init__(rank=rank, world_size=meeting.size, device=torch.device("cpu"), status=status, group=None)
-        self._meeting = meeting
+    def __init__(self, rank: int, members: tuple[int, ...], world: World, status: Status) -> None:
+        size, cpu = len(members), torch.device("cpu")
+        super().__init__(rank=rank, world_size=size, device=cpu, status=status, group=None, members=members)
+        self._meeting, self._world = world.meeting(members), world
 
-    def _make_group(self, size: int) -> Comm | None:
-        meeting = self._meeting.world.meeting(size)
-        return ThreadComm(self.rank, meeting, self.status) if self.rank < size else None
+    def _make_group(self, members: tuple[int, ...]) -> Comm | None:
+        if self.rank not in members:
+            return None
+        return ThreadComm(members.index(self.rank), members, self._world, self.status)
 
     def mesh(self) -> NoReturn:
         raise AssertionError("threads cannot run FSDP")
@@ -126,8 +132,7 @@ class ThreadRanks:
         def work(rank: int) -> None:
             with world.turn:
                 try:
-                    comm = ThreadComm(rank, world.whole, Status(rank=rank, world_size=self.size))
-                    outcomes[rank] = execute(plan, comm, folder, run_dir, self.engine)
+                    outcomes[rank] = execute(plan, world.comm(rank), folder, run_dir, self.engine)
                 except LeftError:
                     pass
                 except BaseException as error:
