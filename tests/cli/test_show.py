@@ -110,3 +110,34 @@ def test_a_page(show):
 def test_a_page_is_of_the_whole_plan(show):
     assert "leave out a selector" in show("reward", "--format", "html", code=1)
     assert "leave out --rank" in show("--rank", "0", "--format", "html", code=1)
+
+
+def test_how_long_a_step_takes(show):
+    text = show("--time", "--cluster", "2 x cpu")
+    assert "A step takes" in text and "on 2 x cpu, as predicted" in text and "prompts of 512 tokens" in text
+    assert "rollout: generate" in text and "update: train" in text
+    found, longer = (
+        json.loads(show("--time", "--cluster", "2 x cpu", "--format", "json", "--prompt-tokens", n))
+        for n in ("8", "80")
+    )
+    assert found["prompt_tokens"] == 8 and found["step"] == pytest.approx(max(t["end"] for t in found["timeline"]))
+    for op in found["ops"].values():
+        assert op["seconds"] == pytest.approx(sum(op["parts"].values()))
+    assert longer["ops"]["update"]["seconds"] > 1.5 * found["ops"]["update"]["seconds"]
+    slower = json.loads(
+        show("--time", "--cluster", "2 x cpu(fp32 = 0.05)", "--format", "json", "--prompt-tokens", "80")
+    )
+    assert slower["step"] > 1.5 * longer["step"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name a cluster, such as `--cluster '8 x h100'`"),
+        (["--cluster", "2 x cpu", "--rank", "0"], "leave out --rank"),
+        (["--cluster", "2 x cpu", "update"], "leave out a selector"),
+        (["--cluster", "2 x cpu", "--format", "dot"], "has the formats text and json"),
+    ],
+)
+def test_what_time_is_not_told_of(show, arguments, said):
+    assert said in show("--time", *arguments, code=1)
