@@ -25,6 +25,7 @@ from rldsl.render.flows import flows_of, near
 from rldsl.render.graph import GraphView
 from rldsl.render.moves import FlowView, flows_json
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView
+from rldsl.render.rank import RankView, rank_json
 from rldsl.render.schedule import charts_of
 from rldsl.render.seconds import SecondsView, seconds_json
 from rldsl.render.select import SelectorError, names_of, ops_of, selected
@@ -123,7 +124,8 @@ def _json(plan: Plan, args: argparse.Namespace, programs: Sequence[Program], onl
         chosen = [{**program, "ops": [op for op in program["ops"] if op["id"] in ops]} for program in chosen]
     elif args.rank is None:
         return {**body, **flows}
-    return {"programs": chosen, **flows}
+    rank = {} if args.rank is None else rank_json(plan, args.rank)
+    return {**rank, "programs": chosen, **flows}
 
 
 def _views(
@@ -133,7 +135,7 @@ def _views(
     timeline = TimelineView(charts_of(plan, programs, ops))
     tables = [ProgramView(plan, program, ops) for program in programs]
     if args.rank is not None:
-        return [PlanHeader(plan), Text(), timeline, Text(), *tables]
+        return [PlanHeader(plan), Text(), RankView(plan, args.rank), Text(), timeline, Text(), *tables]
     graph = GraphView(plan, unrolled=args.unrolled, only=only)
     flows = FlowView(plan, near(flows_of(plan, unrolled=args.unrolled), only))
     below: list[RenderableType] = [Text(), graph, Text(), flows, Text(), timeline, Text(), *tables]
