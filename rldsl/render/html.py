@@ -86,7 +86,8 @@ def _header(plan: Plan) -> str:
     lines = "".join(f'<div><span class="dim">{name}</span> {escape(text)}</div>' for name, text in facts if text)
     models = "".join(f"<div>{_ask(m.name, m.name, 'code')} : {escape(model_words(m))}</div>" for m in plan.models)
     phases = "".join(f"<div><code>{escape(name)}</code> : {escape(at)}</div>" for name, at in phases_words(plan))
-    return f'<header><h1>{escape(plan.algorithm)}</h1> <span class="dim">plan {digest}</span>{lines}{models}{phases}</header>'
+    head = f'<h1>{escape(plan.algorithm)}</h1> <span class="dim">plan {digest}</span>'
+    return f"<header>{head}{lines}{models}{phases}</header>"
 
 
 def _graph(plan: Plan, *, unrolled: bool) -> str:
