@@ -112,7 +112,8 @@ OPTIONAL_PASSES = frozenset(
 class Options:
     """What the command line says about a compilation. The plan names its source relative to `plan_dir`.
 
-    `cluster` and `layouts` are lines of a `deploy` block, such as `4 x cpu` and `actor.generate : hf(dp = 2)`.
+    `cluster` and `layouts` are lines of a `deploy` block, such as `4 x cpu`, `actor.generate : hf(dp = 2)` and
+    `reward on 2..3`.
     """
 
     settings: tuple[str, ...] = ()
@@ -237,9 +238,11 @@ def _deploy(options: Options, own: Deploy | None) -> Deploy | None:
         deploy = replace(deploy or Deploy(), count=stated.count, cluster=stated.cluster, figures=stated.figures)
     for text in options.layouts:
         stated = _deploy_line("--layout", text)
-        named = {(p.model, p.phase) for p in stated.layouts}
-        kept = [p for p in (deploy or Deploy()).layouts if (p.model, p.phase) not in named]
-        deploy = replace(deploy or Deploy(), layouts=(*kept, *stated.layouts))
+        before = deploy or Deploy()
+        phases, nodes = {(p.model, p.phase) for p in stated.layouts}, {p.node for p in stated.places}
+        kept = (p for p in before.layouts if (p.model, p.phase) not in phases)
+        stay = (p for p in before.places if p.node not in nodes)
+        deploy = replace(before, layouts=(*kept, *stated.layouts), places=(*stay, *stated.places))
     return deploy
 
 
@@ -264,6 +267,7 @@ def _deploy_line(option: str, line: str) -> Deploy:
         span=None,
         figures=tuple(replace(f, span=None) for f in deploy.figures),
         layouts=tuple(replace(p, span=None) for p in deploy.layouts),
+        places=tuple(replace(p, span=None) for p in deploy.places),
     )
 
 
