@@ -192,7 +192,7 @@ def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, optio
     for one in passes:
         if one.name in options.disable:
             continue
-        begin, before = time.perf_counter(), module.graph
+        begin, before = time.perf_counter(), module
         module = one.apply(module, context)
         if not context.found.has_errors:
             verify_module(module, one.name, known=before)
