@@ -242,8 +242,8 @@ def _(d: Damage) -> Plan | None:
     return d.header(phases=d.rng.choice((rest, (*d.plan.phases, phase))))
 
 
-def _phased(d: Damage, phase: Any, **fields: Any) -> Plan:
-    return d.header(phases=tuple(replace(p, **fields) if p is phase else p for p in d.plan.phases))
+def _phased(d: Damage, spec: Any, /, **fields: Any) -> Plan:
+    return d.header(phases=tuple(replace(p, **fields) if p is spec else p for p in d.plan.phases))
 
 
 @kind("a model's op on other ranks, wherever it stands")
