@@ -190,10 +190,11 @@ def _(d: Damage) -> Plan | None:
     program = d.one(d.plan.programs)
     places = [i for i, op in enumerate(program.ops) if op.collective] if program else []
     pairs = [(i, j) for i, j in pairwise(places) if program.ops[i].group != program.ops[j].group]
-    i, j = d.one(pairs) or (0, 0)
-    ops = program.ops
+    if not pairs:
+        return None
+    (i, j), ops = d.one(pairs), program.ops
     moved = (*ops[:i], *ops[i + 1 : j + 1], ops[i], *ops[j + 1 :])
-    return d.mapped(lambda _: moved, program) if pairs else None
+    return d.mapped(lambda _: moved, program)
 
 
 # -- phases
