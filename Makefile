@@ -38,11 +38,14 @@ bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/compile_cold.py
 	$(BIN)/python bench/check_speed.py
 	$(BIN)/python bench/lsp_speed.py
+	$(BIN)/python bench/compile_scale.py
 	$(BIN)/python bench/time_published.py
 	$(BIN)/python bench/time_model.py
 	$(BIN)/python bench/learning.py
 	$(BIN)/python bench/rank_equality.py
 	$(BIN)/python bench/fuse_forwards.py
+	$(BIN)/python bench/elisions.py --steps 3
+	$(BIN)/python bench/random_programs.py --count 50
 	@echo "beside TRL and a hand-written script: python bench/train_throughput.py --help"
 
 schema: setup ## compiler/plan.schema.json from the plan's types
