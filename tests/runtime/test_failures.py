@@ -17,7 +17,7 @@ import pytest
 
 from rldsl.compiler.plan_io import write_plan
 from rldsl.compiler.verify import verify_plan
-from tests.runtime.plans import in_background, only_compute, user_function
+from tests.runtime.plans import in_background, only_compute, user_function, write_task
 
 BIN = Path(sys.executable).parent
 MARK = "RLDSL_TEST_RUN"
@@ -285,3 +285,53 @@ def test_ranks_that_run_different_plans(tmp_path: Path, start: Callable[..., Job
     said = first.end(60) + second.end(60)
     assert first.process.returncode == second.process.returncode == 1
     assert said.count("error[RL0703]") == 1 and "for 6 steps on rank 1" in said, said
+
+
+APART = """use "mine.py"
+
+algorithm apart {
+  model actor : policy = scratch(; alphabet = "0123456789=", hidden = 16, layers = 1)
+  input prompts, answers : text[prompt] = jsonl("task.jsonl") with batch = 4
+  node rollout   = actor.generate(prompts; n = 2, max_new_tokens = 3, staleness = 1)
+                 -> tokens, response_mask, rollout_logp, completions
+  node judge     = compute user(completions) -> score
+  node advantage = compute group_advantage(score; group = 2) -> advantages
+  node update    = actor.train policy_loss(tokens, response_mask, advantages, old_logp = rollout_logp) with lr = 0.1
+}
+
+deploy {
+  cluster 3 x cpu
+  actor.train    : fsdp() on 0..1
+  actor.generate : hf() on 2..2
+  judge on 2..2
+}
+"""
+THE_THIRD_HANGS = """
+import os, time
+calls = []
+def user(completions: str) -> float:
+    calls.append(1)
+    if len(calls) > 2 * 8:
+        open(f"pid-{os.getpid()}", "w").close()
+        time.sleep(600)
+    return float(len(completions))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_rank_that_generates_dies(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
+    """Those that wait for its rows hear of it, and the log has the steps that all ranks have ended."""
+    write_task(tmp_path)
+    (tmp_path / "mine.py").write_text(THE_THIRD_HANGS)
+    (tmp_path / "apart.rl").write_text(APART)
+    command = [str(BIN / "rldsl"), "run", "apart.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
+    job = start([*command, "--run-dir", "run"])
+    (victim,) = job.ranks(1)
+    if how is signal.SIGKILL:
+        said = check_death(job, victim, 15, "op `wait:judge` of node `judge`")
+        assert "rank 2 (pid" in said and "step 3 of 9" in said
+    else:
+        job.process.send_signal(how)
+        job.end(15)
+        assert job.process.returncode == 130, job.said()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2

@@ -58,11 +58,15 @@ def ops() -> list[MetricOp]:
     return [MetricOp(id=f"{name}.{r}", name=f"{name}.{r}", reduction=r, field=name) for name in ROWS for r in Reduction]
 
 
-def closed(comm: Comm, shares: int, folder: Path) -> dict[str, float | None]:
-    """One step's line; each of the `shares` parts of a metric that fall to this rank is added on its own."""
+def made(comm: Comm, folder: Path) -> StepMetrics:
     plan = only_compute(folder, user_function(folder, "def user(prompts):\n    return [1.0] * len(prompts)\n"))
     programs = (Program(ops=(*plan.ops(), *ops())),)
-    metrics = StepMetrics(msgspec.structs.replace(plan, programs=programs), comm)
+    return StepMetrics(msgspec.structs.replace(plan, programs=programs), comm)
+
+
+def closed(comm: Comm, shares: int, folder: Path) -> dict[str, float | None]:
+    """One step's line; each of the `shares` parts of a metric that fall to this rank is added on its own."""
+    metrics = made(comm, folder)
     for _ in range(2):  # a step begins with nothing
         metrics.begin()
         for op in ops():
@@ -87,6 +91,22 @@ def work(comm: Comm, folder: Path) -> None:
 
 def test_over_ranks(tmp_path: Path) -> None:
     on_ranks(work, tmp_path, WORLD)
+
+
+def test_from_the_parts_of_ranks_that_do_not_meet(tmp_path: Path) -> None:
+    parts = []
+    for rank in range(WORLD):
+        metrics = made(Comm.alone(), tmp_path)
+        for op in ops():
+            metrics.add_metric(op, numbers(op.field)[rank])
+        # What engines say is the same on all ranks that have it; rank 0 has none.
+        if rank:
+            metrics.add_global("judge", {"loss": 0.5, "kl": float("nan")})
+        parts.append(metrics.part())
+    line = metrics.line(7, parts)
+    check(line)
+    assert line["step"] == 7 and line["judge/loss"] == 0.5 and line["judge/kl"] is None
+    assert list(line) == list(metrics.close(8)), "the keys of ranks that end a step together, in their order"
 
 
 def test_alone_from_several_ops(tmp_path: Path) -> None:
