@@ -97,6 +97,8 @@ def _body(plan: Plan, op: AnyOp) -> str:
         body.pop(name, None)
     for name in ("group", "source", "target") if isinstance(op, ReshardOp | SyncWeightsOp) else ("group",):
         body[name] = _layout(plan, getattr(op, name))
+    if isinstance(op, ReshardOp | SyncWeightsOp):
+        body["group"] = body["group"][0]  # those who meet: how they are numbered decides nothing
     if isinstance(op, LoadOp):
         body["stream"] = sorted(o.columns for o in plan.ops() if isinstance(o, LoadOp) and o.stream == op.stream)
     if isinstance(op, FreeOp):
@@ -109,10 +111,7 @@ def _body(plan: Plan, op: AnyOp) -> str:
 
 def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
     """Everything an op works on: two ops that touch one thing, which one of them changes, keep their order."""
-    for name in op.reads:
-        yield f"field {name}", isinstance(op, ReshardOp)
-    for name in (*op.writes, *(op.fields if isinstance(op, FreeOp) else ())):
-        yield f"field {name}", True
+    yield from _rows(plan, op)
     if op.guard is not None and op.guard.until is not None and not isinstance(op, FreeOp):
         yield f"collection {op.guard.until}", False
     if isinstance(op, CollectOp | TakeOp):
@@ -120,7 +119,8 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
     if isinstance(op, LoadOp):
         yield f"stream {op.stream}", True
     if isinstance(op, WaitOp):
-        yield from ((f"field {name}", True) for o in plan.ops() if o.id == op.compute for name in o.writes)
+        begun = (o for o in plan.ops() if o.id == op.compute)
+        yield from ((f"field {name} {_held(plan, o.group)}", True) for o in begun for name in o.writes)
     if isinstance(op, OutputOp):
         yield f"file {op.name}", True
     if isinstance(op, GenerateOp | ExtendOp | InferOp | TrainOp | SyncWeightsOp | SaveOp):
@@ -129,6 +129,23 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
         yield f"engine {op.model} {op.staleness}", True
     if isinstance(op, GenerateOp | ExtendOp):
         yield f"engine {op.model} {op.staleness}", False
+
+
+def _rows(plan: Plan, op: AnyOp) -> Iterator[Touch]:
+    """The rows that an op reads, writes, or drops: a field in each layout is a thing of its own."""
+    if isinstance(op, ReshardOp):
+        source, target = _held(plan, op.source), _held(plan, op.target)
+        yield from ((f"field {name} {source}", name not in op.keeps) for name in op.fields)
+        yield from ((f"field {name} {target}", True) for name in op.fields)
+        return
+    there = _held(plan, op.group)
+    yield from ((f"field {name} {there}", False) for name in op.reads)
+    for name in (*op.writes, *(op.fields if isinstance(op, FreeOp) else ())):
+        yield f"field {name} {there}", True
+
+
+def _held(plan: Plan, group: str) -> str:
+    return str(plan.group(group).layout(plan.world_size))
 
 
 def _normal(plan: Plan, program: Program) -> list[str]:

@@ -12,6 +12,7 @@ from rldsl.compiler.plan import (
     Group,
     InferOp,
     LoadOp,
+    Plan,
     ReshardOp,
     SaveOp,
     TakeOp,
@@ -45,9 +46,8 @@ _POSITIVE = {InferOp: ("temperature",), TrainOp: ("temperature", "max_grad_norm"
 
 
 def numbers(facts: Facts) -> Iterator[str]:
-    """Ranks, groups, batches, minibatches, and the settings of ops."""
+    """Batches, minibatches, and the settings of ops; the groups are as they should be."""
     plan = facts.plan
-    yield from _ranks(facts)
     for op in parts(facts.ops):
         yield from _settings(op)
         if isinstance(op, (LoadOp, CollectOp, TakeOp, TrainOp, ReshardOp)):
@@ -62,8 +62,8 @@ def numbers(facts: Facts) -> Iterator[str]:
                 yield f"`{op.id}`: a minibatch of {op.minibatch} prompts does not divide over dp = {dp}"
 
 
-def _ranks(facts: Facts) -> Iterator[str]:
-    plan = facts.plan
+def groups(plan: Plan) -> Iterator[str]:
+    """How many ranks there are, which of them the groups have, and whether their axes fill them."""
     world = plan.world_size
     if plan.divides < 1:
         yield f"`divides` must be at least 1, not {plan.divides}"

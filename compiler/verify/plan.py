@@ -14,7 +14,7 @@ from rldsl.compiler.verify.facts import Facts
 from rldsl.compiler.verify.header import header
 from rldsl.compiler.verify.heads import heads
 from rldsl.compiler.verify.names import names
-from rldsl.compiler.verify.numbers import numbers
+from rldsl.compiler.verify.numbers import groups, numbers
 from rldsl.compiler.verify.order import order
 from rldsl.compiler.verify.residency import residency
 from rldsl.compiler.verify.rows import rows
@@ -45,8 +45,8 @@ def verify_plan(plan: Plan, signatures: Mapping[str, Signature] | None = None) -
     is run, and time grows with the number of ops, not of ranks. Assumed: an op returns or raises, and ranks run their
     program in order.
     """
-    problems = list(names(plan))
-    if not problems:  # else the other checks would look up what is not there
+    problems = [*names(plan), *groups(plan)]
+    if not problems:  # else the other checks would look up what is not there, or divide by nothing
         facts = Facts(plan)
         problems = [p for check in _CHECKS for p in check(facts)]
         problems += calls(facts, signatures or {})
