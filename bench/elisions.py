@@ -1,6 +1,6 @@
 """Seconds a step without each optional pass, over those with all: the demo's GRPO and PPO, on SmolLM2-135M.
 
-    python bench/elisions.py [--steps 5] [--only grpo,ppo] [--passes elide_old_logp,...]
+    python bench/elisions.py [--steps 5] [--only grpo,ppo] [--passes elide_old_logp,skip_zero_rows+elide_old_logp]
 
 GRPO is as `make demo` runs it; PPO takes one optimiser step a batch. For each pass that changes the program there are
 two executors, with the pass and without, whose steps alternate, so that what else the machine does falls on both; the
@@ -111,7 +111,7 @@ def choices(passes: str) -> Iterator[tuple[str, frozenset[str]]]:
     """What to leave out: each pass, then all of them."""
     named = sorted(OPTIONAL_PASSES) if passes == "all" else passes.split(",")
     for name in named:
-        yield name, frozenset({name})
+        yield name, frozenset(name.split("+"))
     if passes == "all":
         yield "all of them", OPTIONAL_PASSES
 
