@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from rldsl.compiler.plan import AnyOp, FreeOp, ModelSpec, Plan, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
+from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, ModelSpec, Plan, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
 from rldsl.render.blocks import BlockView, blocks_of
 from rldsl.render.explain_node import ModelOp, NodeExplainer
 from rldsl.render.facts import Facts
@@ -13,7 +13,7 @@ from rldsl.render.flows import flows_of
 from rldsl.render.lowered import Lowered
 from rldsl.render.moves import totals
 from rldsl.render.nodes import node_id, nodes_of
-from rldsl.render.origin import Origin
+from rldsl.render.origin import Origin, Statement
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words
 from rldsl.render.scopes import general, leaf
@@ -111,8 +111,8 @@ class Explainer:
         return {general(op.id): op for op in reversed(helpers)} | {op.id: op for op in helpers}
 
     def _op(self, op: AnyOp) -> Page:
-        served = self._lowered.served(op)
-        place = next((self._place(name) for each in served for name in (each.node or "",)), "")
+        statements = (self._statement(each) for each in self._lowered.origins(op))
+        place = next((s.place for s in statements if s), "")
         sent = sent_words(self._facts, op) if isinstance(op, ReshardOp) else ""
         sections = [
             ("does", [describe(op), *([f"only {guard_words(op.guard)}"] if op.guard else [])]),
@@ -149,7 +149,8 @@ class Explainer:
             ("freed", [places_words(facts, op) for op in freed]),
             ("of a loop", [f"{len(fields)} of these, one a round"] if len(fields) > 1 else []),
         ]
-        return page(name, f"field, {facts.type(first)}", self._place(name), sections)
+        loaded = self._origin.input(name) if isinstance(facts.writer.get(first), LoadOp) else None
+        return page(name, f"field, {facts.type(first)}", loaded.place if loaded else self._place(name), sections)
 
     def _ranks_of(self, field: str) -> int | None:
         writer = self._facts.writer.get(field)
@@ -186,6 +187,10 @@ class Explainer:
             self._place(name),
             [("value", [scalar(self._plan.parameters[name])]), ("stands in", [", ".join(users)] if users else [])],
         )
+
+    def _statement(self, op: AnyOp) -> Statement | None:
+        of = self._origin
+        return of.input(op.columns[0]) if isinstance(op, LoadOp) else of.node(op.node or "")
 
     def _place(self, name: str) -> str:
         statement = self._origin.statement(name)

@@ -85,7 +85,8 @@ class NodeExplainer:
     def _page(self, node: NodeView, *, unrolled: bool) -> Page:
         ops = self._ops[unrolled][node.id]
         first = ops[0]
-        statement = self._origin.statement(first.columns[0] if isinstance(first, LoadOp) else node.id)
+        of = self._origin
+        statement = of.input(first.columns[0]) if isinstance(first, LoadOp) else of.node(node.id)
         sections = [
             ("source", [statement.text] if statement and statement.text else []),
             ("does", [*dict.fromkeys(describe(op) for op in ops), *_rounds(ops)]),

@@ -149,10 +149,11 @@ def _between(sync: SyncWeightsOp) -> str:
 
 
 def _weights(facts: Facts, weights: Mapping[str, int], *, unrolled: bool) -> Iterator[Flow]:
-    """From the trainings of a model, or of the model whose trunk it has, to its rollouts."""
+    """From the last training of each head on a model's trunk, its own among them, to its rollouts."""
     for sync in facts.syncs:
         way = _SYNCS[sync.sync]
-        for training in (t for t in facts.trainings if facts.trunk(t.model) == facts.trunk(sync.model)):
+        heads = {t.model: t for t in facts.trainings if facts.trunk(t.model) == facts.trunk(sync.model)}
+        for training in heads.values():
             for rollout in facts.rollouts(sync):
                 yield Flow(
                     source=node_id(training, unrolled=unrolled),

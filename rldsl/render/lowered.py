@@ -93,6 +93,10 @@ class Lowered:
             case _:
                 return ()
 
+    def origins(self, op: AnyOp) -> tuple[AnyOp, ...]:
+        """The nodes' ops to whose statements the op goes back: those served, or the last ones to need what is freed."""
+        return tuple(o for f in op.fields for o in self._last(f)) if isinstance(op, FreeOp) else self.served(op)
+
     def purpose(self, op: AnyOp) -> Iterator[str]:
         """What an op is there for, a line each."""
         match op:

@@ -12,7 +12,7 @@ from rldsl.compiler.ir import Graph, Node
 from rldsl.compiler.plan import Plan
 from rldsl.compiler.printer import print_node
 from rldsl.diagnostics import Span
-from rldsl.render.scopes import general, leaf
+from rldsl.render.scopes import general, leaf, scope_of
 from rldsl.render.words import scalar
 
 
@@ -58,6 +58,14 @@ class Origin:
             return None
         line, column = source.spans[known]
         return Statement(f"{source.files.get(known, source.path)}:{line}:{column}")
+
+    def node(self, name: str) -> Statement | None:
+        """The statement of a node; what a loop does by itself, collecting, goes back to that of the loop."""
+        return self.statement(name) or self.statement(scope_of(name).block)
+
+    def input(self, column: str) -> Statement | None:
+        """The statement of an input; a loop reads on in one that stands outside of it."""
+        return self.statement(column) or self.statement(leaf(column))
 
     def condition(self, name: str) -> str:
         """`kl_coef > 0 with kl_coef = 0`: a node's condition and the values in it; empty where it has none."""
