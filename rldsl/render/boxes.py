@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rldsl.render.nodes import METRIC, OUTPUT, NodeView
 from rldsl.render.scopes import leaf
-from rldsl.render.style import role_style
+from rldsl.render.style import role_style, type_style
 
 GAP = 2
 _NARROWEST = 24
@@ -107,7 +107,8 @@ def _lines(box: Box, width: int) -> list[Text]:
     first = box.nodes[0]
     body = [Text(line, style="bold") for call in box.calls for line in wrap(call, inner, break_on_hyphens=False)]
     # The metrics of a layer stand outside blocks or in one, so one `when` would be that of all.
-    body += [Text(_cut(text, inner), style="dim") for text in (first.type, first.when) if text]
+    body += [Text(_cut(first.type, inner), style=type_style(first.type))] if first.type else []
+    body += [Text(_cut(first.when, inner), style="dim")] if first.when else []
     body += _fields("reads", first.reads, inner)
     body += _fields("writes", first.writes, inner)
     lines = [Text.assemble(("│ ", style), line, " " * (inner - line.cell_len), (" │", style)) for line in body]

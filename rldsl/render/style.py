@@ -9,7 +9,7 @@ from typing import IO, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from rldsl.types import Role
+from rldsl.types import NodeType, Role
 
 ROLE_STYLES = {
     Role.ACTOR.value: "cyan",
@@ -21,6 +21,12 @@ ROLE_STYLES = {
     "LOOP": "bright_black",
     "METRIC": "green",
     "OUTPUT": "green",
+}
+
+_TYPE_STYLES = {
+    NodeType.MODEL_INFERENCE.value: "bright_cyan",
+    NodeType.MODEL_TRAIN.value: "bright_red",
+    NodeType.COMPUTE.value: "bright_green",
 }
 
 _QUOTED = re.compile(r"`[^`]+`")
@@ -43,6 +49,11 @@ def terminal(*, file: IO[str] | None = None, stderr: bool = False, no_color: boo
 def role_style(role: str) -> str:
     """The colour of a role; a user's own roles share one."""
     return ROLE_STYLES.get(role, "white")
+
+
+def type_style(kind: str) -> str:
+    """The colour of a node's type."""
+    return _TYPE_STYLES.get(kind, "dim")
 
 
 def quoted(text: str, style: str = "") -> Text:
