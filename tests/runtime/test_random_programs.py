@@ -16,7 +16,11 @@ from tests.runtime.differential import ON_ONE, Run, Wanted, Way, alone, compare_
 from tests.runtime.pool import Ranks
 from tests.runtime.random_programs import Maker, write
 
-ON_TWO = (Way(ranks=2), Way(ranks=2, layouts=("actor.generate : hf(dp = 1)",)))
+ON_TWO = (
+    Way(ranks=2),
+    Way(ranks=2, layouts=("actor.generate : hf(dp = 1)",)),
+    Way(ranks=2, layouts=("actor.train : fsdp() on 0..0", "actor.generate : hf() on 1..1")),
+)
 
 
 def correct(seeds: range, folder: Path) -> Iterator[tuple[int, Path]]:
@@ -47,7 +51,7 @@ def test_on_one_rank(tmp_path: Path, first: int) -> None:
 
 
 def test_on_two_ranks(tmp_path: Path) -> None:
-    """Training on two, rollouts on two or on one."""
+    """Training on two, rollouts on two or on one; and each on one of its own."""
     with Ranks(2) as ranks:
         for seed, source in correct(range(100, 103), tmp_path):
             want = Wanted.of(source)
