@@ -292,7 +292,7 @@ def measure(case: Case) -> Measured:
         if optimizer is not None:
             _one_step(scorer, optimizer, case, 1)
         before = work() if case.phase == "sync" else []
-        tracker.add((*_held(scorer, optimizer), *before))
+        tracker.add((*held_between_steps(scorer, optimizer), *before))
         with tracker:
             after = work()
         resident = tracker.now
@@ -324,8 +324,8 @@ def _work(case: Case, scorer: Scorer, optimizer: Optimizer | None, comm: Comm) -
     return work
 
 
-def _held(scorer: Scorer, optimizer: Optimizer | None) -> Iterator[Tensor]:
-    """What stays between steps: weights, masters, the optimiser's state, the buffers of the masters' gradients."""
+def held_between_steps(scorer: Scorer, optimizer: Optimizer | None) -> Iterator[Tensor]:
+    """Weights, masters, the optimiser's state, the buffers of the masters' gradients."""
     yield from scorer.parameters()
     yield from scorer.buffers()
     if optimizer is not None:

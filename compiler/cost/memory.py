@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 from rldsl.compiler.cost.activations import FLOAT32, INT64, Attention, Layer, Logits, MicroBatch, Recompute
 from rldsl.compiler.cost.memory_states import States
-from rldsl.compiler.cost.memory_terms import Category, Footprint, Origin, Term, product
+from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, product
 from rldsl.compiler.cost.model_facts import Head
 from rldsl.compiler.cost.shard import Shard
 
 ENGINE_CHUNK = 1 << 25
 """Logits that `backends/engines/heads.py` makes at once."""
 
-# Layers whose gradients gloo still holds copies of; found by counting allocations on two ranks (bench/memory_real.py).
-_GLOO_LAYERS = 3
 # float32 numbers a response position that a loss and its gradient have at once: about twenty in `policy_loss`.
 _LOSS_COLUMNS = 24
 
@@ -29,7 +27,7 @@ _LOSS_COLUMNS = 24
 class Forward:
     """What training and scoring have in common: a model's states and one micro-batch.
 
-    `chunk` is how many logits `Logits.CHUNKED` makes at once. `gloo`: the ranks are processors.
+    `chunk` is how many logits `Logits.CHUNKED` makes at once. `cpu`: ranks are processors, and talk by gloo.
     """
 
     states: States
@@ -37,7 +35,7 @@ class Forward:
     attention: Attention = Attention.MASKED
     logits: Logits = Logits.CHUNKED
     chunk: int = ENGINE_CHUNK
-    gloo: bool = False
+    cpu: bool = False
 
     @property
     def shard(self) -> Shard:
@@ -166,7 +164,9 @@ class Forward:
         # then the next part of the head's gradient is.
         two = min(2 * self._chunk_states, self._states_here)
         making = self._one_piece(pair, two, self.width + summed)
-        adding = self._one_piece(pair, self._chunk_states, 2 * self.width + summed)
+        # A processor casts what is added to a sum of another type, whole; a GPU does it number by number.
+        part = max(self.width, FLOAT32 * (self.cpu and self._rounded > 0))
+        adding = self._one_piece(pair, self._chunk_states, self.width + part + summed)
         return max(making, adding, key=lambda terms: sum(t.bytes for t in terms))
 
     def _one_piece(self, a_logit: int, states: int, a_parameter: int) -> tuple[Term, ...]:
@@ -219,13 +219,7 @@ class Training(Forward):
     def _always(self) -> tuple[Term, ...]:
         mask = self.mask()
         held = product(Category.ACTIVATIONS, mask.what, (mask.bytes * self.in_flight, "B"))
-        kept = product(
-            Category.COMMUNICATION,
-            "copies that gloo holds of layers' gradients",
-            (self._reduced("", self._largest_whole_layer).bytes * _GLOO_LAYERS * self.gloo, "B"),
-            origin=Origin.MEASURED,
-        )
-        return (*self.states.gradients, held, self.fields, self.rotation, kept)
+        return (*self.states.gradients, held, self.fields, self.rotation)
 
     @property
     def _largest_whole_layer(self) -> int:
@@ -281,7 +275,7 @@ class Training(Forward):
                 gradients,
                 self._complete,
                 self._reduced("embedding and head, to be reduced", root),
-                self._reduced("gloo's copy of these", root * self.gloo),
+                self._reduced("gloo's copy of these", root * self.cpu),
             ),
         }
 

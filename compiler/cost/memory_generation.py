@@ -12,11 +12,8 @@ from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, nonzero,
 ENGINE_KV = 4 << 30
 """Bytes of keys and values that `backends/engines/generate.py` gives one wave."""
 
-# Summed in float64, which copies the probabilities first; three such sums of each block of 256.
-_BLOCK_SUMS = 8 + 3 * 8 / 256
-# Bytes a probability inside `sort`, found by counting allocations (bench/memory_real.py).
-_SORT = 16
-
+# Three sums in float64 of each block of 256 probabilities.
+_BLOCK_SUMS = 3 * 8 / 256
 _ONE_GATHERED = (Category.COMMUNICATION, "one tensor, gathered")
 
 
@@ -74,8 +71,12 @@ class Generating:
 
     @property
     def _drawing(self) -> Term:
-        """Logits as they come, scaled, log-probs, probabilities and these in blocks; `top_p` sorts them too."""
-        each = self._width + 4 * FLOAT32 + (self.top_p and 4 * FLOAT32 + INT64 + _SORT) + _BLOCK_SUMS
+        """Logits as they come, scaled, log-probs, probabilities.
+
+        Then these in blocks, copied into float64 to be summed; before that `top_p` sorts and sums them.
+        """
+        blocks, ordered = FLOAT32 + 8 + _BLOCK_SUMS, 5 * FLOAT32 + INT64
+        each = self._width + 3 * FLOAT32 + max(blocks, self.top_p * ordered)
         vocab = self.states.shard.vocab
         return product(Category.LOGITS, "drawing tokens", (each, "B"), (self.rows, "rows"), (vocab, "words"))
 
