@@ -242,12 +242,21 @@ class Training(Forward):
             (self.shard.head_parameters * full, "parameters"),
         )
 
+    def _complete(self, count: int) -> Term:
+        """Without FSDP: one tensor's gradient, added to its master's; a processor casts it first, whole."""
+        there = count if self.states.full and not self.states.fsdp else 0
+        each = self.width + FLOAT32 * (self.cpu and self._rounded > 0)
+        return product(Category.GRADIENTS, "one tensor's gradient", (each, "B"), (there, "numbers"))
+
     @property
-    def _complete(self) -> Term:
-        """Without FSDP: the gradient of one tensor, before it is added to its master's."""
-        there = self.states.full and not self.states.fsdp
+    def _tied_gradients(self) -> Term:
+        """Of a matrix that is embedding and head: from either, and their sum."""
+        tied = self.states.full and self.shard.facts.tied and self.shard.first
         return product(
-            Category.GRADIENTS, "one tensor's gradient", (self.width, "B"), (there * self.shard.largest_tensor, "")
+            Category.GRADIENTS,
+            "gradients of the embedding as such and as the head",
+            (3 * self.width, "B"),
+            (tied * self.shard.head_parameters, "parameters"),
         )
 
     def _reduced(self, what: str, count: int) -> Term:
@@ -256,9 +265,11 @@ class Training(Forward):
 
     @property
     def _moments(self) -> dict[str, tuple[Term, ...]]:
+        complete = self._complete(self.shard.largest_layer_tensor)
         root, first, last, kept = self.states.root, self._kept(1), (*self._kept(), self.ends), self.layer_gathered(1)
-        backward = (self.root_gathered, self.layer_gathered(2), self._root_gradients, self._complete, self._backward)
+        backward = (self.root_gathered, self.layer_gathered(2), self._root_gradients, complete, self._backward)
         reduced = self._reduced("a layer's gradients, to be reduced", self._largest_whole_layer)
+        everything = self._complete(self.shard.largest_tensor)
         gradients = product(
             Category.GRADIENTS,
             "gradients of embedding and head",
@@ -271,9 +282,10 @@ class Training(Forward):
             "the gradient of the logits": (*last, self.root_gathered, kept, *self.logits_backward()),
             "the last layer's backward pass": (*last, *backward),
             "a layer's backward pass": (*first, *backward, reduced),
+            "the embedding's gradient": (self.root_gathered, self._tied_gradients, reduced),
             "reducing the gradients of embedding and head": (
                 gradients,
-                self._complete,
+                everything,
                 self._reduced("embedding and head, to be reduced", root),
                 self._reduced("gloo's copy of these", root * self.cpu),
             ),

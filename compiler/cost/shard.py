@@ -204,11 +204,15 @@ class Shard:
         ) + (numbers(self.root_tensors) + self.vision_parameters)
 
     @property
-    def largest_tensor(self) -> int:
-        """Numbers in the largest one; transformers keeps gate and up projections of all experts in one."""
+    def largest_layer_tensor(self) -> int:
+        """Numbers in the largest of a layer; transformers keeps gate and up projections of all experts in one."""
         found = [t.numbers for m in self.kinds for t in self.layer_tensors(moe=m)]
-        experts = 2 * numbers(self.expert_tensors) // 3
-        return max(*found, experts, *(t.numbers for t in self.root_tensors))
+        return max(*found, 2 * numbers(self.expert_tensors) // 3)
+
+    @property
+    def largest_tensor(self) -> int:
+        """Numbers in the largest of all."""
+        return max(self.largest_layer_tensor, *(t.numbers for t in self.root_tensors))
 
 
 def numbers(tensors: Iterable[Tensor], ranks: int = 1) -> int:
