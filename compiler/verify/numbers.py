@@ -76,7 +76,7 @@ def groups(plan: Plan) -> Iterator[str]:
 
 def _group(group: Group, world: int | None) -> Iterator[str]:
     if world is None:
-        if group.ranks or group.copies != 1:
+        if group.ranks or {group.tp, group.cp, group.pp, group.ep} != {1}:
             yield "has ranks of its own, or axes, in a plan that does not fix how many ranks there are"
         return
     last = -1
