@@ -1,7 +1,10 @@
 """The graph, the programs and the exports of a plan built by hand."""
 
+import io
+
 import msgspec
 import pytest
+from rich.console import Console
 
 from rldsl.compiler.plan import Arg, Program, ReshardOp
 from rldsl.render.export import dot, mermaid
@@ -134,3 +137,13 @@ def test_boxes_in_several_rows_share_their_columns(plan, drawn):
     assert "─ values ─" in rows[1]
     bars = [line.strip() for line in lines if line.strip().startswith("└") and "┬" in line]
     assert len(bars) == 1
+
+
+def test_roles_and_types_have_colours(plan):
+    console = Console(width=100, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(GraphView(plan))
+    drawn = console.file.getvalue()
+    for name, code in (("rollout", 36), ("update_critic", 35), ("reward", 33), ("ref", 34)):
+        assert f"\x1b[1;{code}m{name}\x1b[0m" in drawn
+    for kind, code in (("MODEL_INFERENCE", 96), ("MODEL_TRAIN", 91), ("COMPUTE", 92)):
+        assert f"\x1b[{code}m{kind}\x1b[0m" in drawn
