@@ -314,6 +314,50 @@ def test_any_deployment_has_a_plan_or_a_diagnosis(text: str, data: st.DataObject
         assert verify_plan(plan) == []
 
 
+# -- a planner that cuts diamonds into chains, loses nodes, doubles with each, or follows the order of a set
+
+
+def diamonds(count: int) -> Plan:
+    """A chain of diamonds whose sides are on ranks of their own."""
+    nodes, lines, last = "", [], "score"
+    for i in range(count):
+        nodes += f"  node a{i} = compute sum_scores({last}, score) -> x{i}\n"
+        nodes += f"  node b{i} = compute sum_scores({last}, {last}) -> y{i}\n"
+        nodes += f"  node c{i} = compute sum_scores(x{i}, y{i}) -> z{i}\n"
+        lines += [f"a{i} on 1", f"b{i} on 2"]
+        last = f"z{i}"
+    text = PROGRAM.replace("  node advantage", nodes + "  node advantage").replace("(score; group)", f"({last}; group)")
+    return plan_of(text, "actor.train : fsdp() on 0", "actor.generate : hf() on 0", *lines)
+
+
+def test_chained_diamonds_on_several_ranks_keep_their_nodes_and_grow_with_their_number() -> None:
+    small, large = diamonds(8), diamonds(16)
+    for plan, count in ((small, 8), (large, 16)):
+        nodes = Counter(op.node for op in plan.ops() if op.node and op.id == op.node)
+        assert {f"{side}{i}": 1 for side in "abc" for i in range(count)}.items() <= nodes.items()
+        assert {n for n, group in ((op.node, op.group) for op in plan.ops()) if group == "ranks2"} >= {
+            "b0",
+            f"b{count - 1}",
+        }
+    assert len(list(large.ops())) < 2.1 * len(list(small.ops()))
+    assert len(dumps(large)) < 2.2 * len(dumps(small))
+    assert dumps(diamonds(8)) == dumps(small)
+
+
+def test_a_diamond_whose_sides_are_apart_meets_again() -> None:
+    plan = plan_of(
+        PPO, "critic.train : fsdp() on 2..3", "reference.infer : fsdp() on 4..5", "actor.train : fsdp() on 0..1"
+    )
+    assert set(plan.depths) == {op.node for op in plan.ops() if op.node}
+    shaping = next(op for op in plan.ops() if op.id == "shaping")
+    assert {"score", "ref_logp", "old_logp"} <= set(shaping.reads)
+    assert {op.group for op in plan.ops() if op.id in ("old", "ref", "baseline")} == {
+        "ranks0-1",
+        "ranks4-5",
+        "ranks2-3",
+    }
+
+
 # -- many ranks
 
 
