@@ -120,6 +120,8 @@ class Volumes:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._working = [op for op in plan.ops() if not isinstance(op, FreeOp | ReshardOp | WaitOp)]
+        # By source, target and batch the prompts that change place, and how many messages have so many of them.
+        self._crossings: dict[tuple[str, str, int], tuple[int, Counter[int]]] = {}
 
     def type(self, field: str) -> FieldType | None:
         """The field's type, where the plan has it."""
@@ -151,21 +153,24 @@ class Volumes:
         known = [v for v in volumes if v is not None]
         if len(known) < len(volumes) or self._plan.world_size is None:
             return None
-        pairs = self._crossing(op, self._plan.world_size)
-        crossing = list(Counter((sender, receiver) for _, sender, receiver in pairs).values())
-        size = total(_in_messages(v, crossing) for v in known)
-        prompts = len({prompt for prompt, _, _ in pairs})
+        key = op.source, op.target, op.batch
+        if key not in self._crossings:
+            pairs = self._crossing(*key, self._plan.world_size)
+            messages = Counter((sender, receiver) for _, sender, receiver in pairs)
+            self._crossings[key] = len({prompt for prompt, _, _ in pairs}), Counter(messages.values())
+        prompts, sizes = self._crossings[key]
+        size = total(_in_message(v, n * v.rows.per_prompt) * count for v in known for n, count in sizes.items())
         bound = any(v.bound for v in known)
-        return Sent(prompts=prompts, of=op.batch, messages=len(crossing), bytes=size, bound=bound)
+        return Sent(prompts=prompts, of=op.batch, messages=sum(sizes.values()), bytes=size, bound=bound)
 
-    def _crossing(self, op: ReshardOp, world: int) -> list[tuple[int, int, int]]:
+    def _crossing(self, source_name: str, target_name: str, batch: int, world: int) -> list[tuple[int, int, int]]:
         """Prompt, sender and receiver of all that is sent."""
-        source, target = self._plan.group(op.source), self._plan.group(op.target)
-        here = [source.holders(dp, world) for dp in range(min(op.batch, source.dp(world)))]
-        there = [target.holders(dp, world) for dp in range(min(op.batch, target.dp(world)))]
+        source, target = self._plan.group(source_name), self._plan.group(target_name)
+        here = [source.holders(dp, world) for dp in range(min(batch, source.dp(world)))]
+        there = [target.holders(dp, world) for dp in range(min(batch, target.dp(world)))]
         return [
             (prompt, held[0], rank)
-            for prompt in range(op.batch)
+            for prompt in range(batch)
             for held in (here[prompt % len(here)],)
             for rank in there[prompt % len(there)]
             if rank not in held
@@ -224,12 +229,8 @@ class Volumes:
         return PROMPT_TOKENS if field in loaded else f"tokens({_plain(field)})"
 
 
-def _in_messages(volume: Volume, crossing: Iterable[int]) -> Amount:
-    """At most so many bytes of a field in messages of so many prompts each."""
-    return total(_in_message(volume, prompts * volume.rows.per_prompt) for prompts in crossing)
-
-
 def _in_message(volume: Volume, rows: int) -> Amount:
+    """At most so many bytes of a field in a message of so many rows."""
     kind = volume.kind
     if not _varies(kind):
         return Amount(wire_bytes(kind, rows, rows))
