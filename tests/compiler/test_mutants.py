@@ -62,12 +62,17 @@ def test_equality_sees_the_difference(kind: str) -> None:
     rng = random.Random(kind)
     for whole in wholes(FILES):
         made = KINDS[kind](Damage(whole.plan, rng))
-        assert made is None or why_equal(whole.plan, made) is None
+        # Ranks with one op, or none, have a program that is the same from both ends.
+        assert made in (None, whole.plan) or why_equal(whole.plan, made) is None
 
 
 def test_equality_sees_that_ranks_wait_for_ever() -> None:
-    whole = next(w for w in wholes(FILES) if "ppo" in w.name and len(w.plan.programs) > 1)
-    first, second = (op for op in whole.plan.programs[1].ops if op.id in ("critic_update", "actor_update"))
+    trains = ("critic_update", "actor_update")
+    whole, first, second = next(
+        (w, *found)
+        for w in wholes(FILES)
+        if len(w.plan.programs) > 1 and len(found := [o for o in w.plan.programs[1].ops if o.id in trains]) == 2
+    )
     crossed = Damage(whole.plan, random.Random(0)).swapped(first, second, whole.plan.programs[1])
     assert crossed is not None and why_equal(whole.plan, crossed) is None
     assert any("wait for ever" in d.message for d in verify_plan(crossed))
