@@ -28,12 +28,12 @@ def largest_micro_batch(*, places: int, prompt: int, response: int, rows: int) -
     else:
         longest = length = min(limit, row * rows)
         packs = min(-(-places // length), -(-rows // (length // row)))
-    # A further sample adds all its tokens but the last.
-    in_a_pack = max(1, (length - prompt) // (response - 1)) if response > 1 else rows
+    # Each sample has all its tokens but the last to itself.
+    samples = max(packs, packs * length // (response - 1)) if response > 1 else rows
     return MicroBatch(
         packs=packs,
         length=length,
         states=packs * length - min(packs, rows) * (prompt - 1),
-        cells=min(rows, packs * in_a_pack) * (row + 1),
+        cells=min(rows, samples) * (row + 1),
         longest=longest,
     )

@@ -212,7 +212,7 @@ class Shard:
     @property
     def largest_tensor(self) -> int:
         """Numbers in the largest of all."""
-        return max(self.largest_layer_tensor, *(t.numbers for t in self.root_tensors))
+        return max([self.largest_layer_tensor, *(t.numbers for t in self.root_tensors)])
 
 
 def numbers(tensors: Iterable[Tensor], ranks: int = 1) -> int:
