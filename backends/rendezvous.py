@@ -1,4 +1,4 @@
-"""Where ranks meet: a TCPStore, held by whoever started them. It carries heartbeats and numbers of the log, never rows."""
+"""Where ranks meet: a TCPStore, held by whoever started them. It carries heartbeats and numbers, never rows."""
 
 from __future__ import annotations
 
