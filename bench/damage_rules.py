@@ -218,4 +218,5 @@ def _(d: Damage) -> Plan | None:
         made,
         groups=tuple(replace(g, name="other") if g.name == old else g for g in d.plan.groups),
         phases=tuple(replace(p, group="other") if p.group == old else p for p in d.plan.phases),
+        fields=tuple(replace(f, layouts=tuple("other" if g == old else g for g in f.layouts)) for f in d.plan.fields),
     )

@@ -266,3 +266,15 @@ def _(d: Damage) -> Plan | None:
 def _(d: Damage) -> Plan | None:
     op = d.op(LoadOp)
     return d.changed(op, first=not op.first)
+
+
+@kind("another number of bytes")
+def _(d: Damage) -> Plan | None:
+    name = d.rng.choice(("1", "P"))
+    return d.spec("fields", lambda f: {"bytes": {**f.bytes, name: d.off(f.bytes.get(name, 1))}})
+
+
+@kind("a layout of a field missing, or one too many")
+def _(d: Damage) -> Plan | None:
+    group = d.rng.choice(d.plan.groups).name
+    return d.spec("fields", lambda f: {"layouts": f.layouts[1:] if d.rng.random() < 0.5 else (*f.layouts, group)})

@@ -65,6 +65,8 @@ def _header(plan: Plan) -> dict[str, Any]:
     for model in body["models"]:
         # The runtime loads a model frozen unless it is trainable and some op trains it.
         model["trainable"] = model.get("trainable", True) and model["name"] in trained
+    for field in body["fields"]:
+        field["layouts"] = [_layout(plan, group) for group in field["layouts"]]
     for phase in body["phases"]:
         phase["group"] = _layout(plan, phase["group"])
     for name in ("models", "fields", "functions", "edges", "phases"):

@@ -52,6 +52,7 @@ from rldsl.compiler.passes.warn_unwanted import WarnUnwanted
 from rldsl.compiler.plan import FieldSpec, Plan, Source
 from rldsl.compiler.specs import function_spec, model_spec
 from rldsl.compiler.verify import verify_module, verify_plan
+from rldsl.compiler.volume import measured
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, did_you_mean, fail
 
 CHECKS: tuple[Pass, ...] = (
@@ -181,7 +182,7 @@ def compile_graph(graph: Graph, options: Options, *, source_dir: Path, found: Di
     for one in LOWERING:
         module = run_passes(module, (one,), context, options)
         context.found.raise_if_errors()
-    plan = _plan(module)
+    plan = measured(_plan(module))
     problems = verify_plan(plan, module.signatures)
     assert not problems, f"the compiler made a plan that its verifier refuses: {[p.message for p in problems]}"
     return Compiled(plan=plan, warnings=tuple(context.found), module=module, source_dir=source_dir)

@@ -122,12 +122,19 @@ class ModelSpec(_Struct, frozen=True, kw_only=True):
 
 
 class FieldSpec(_Struct, frozen=True, kw_only=True):
-    """A typed column. `type` reads `f32[sample, token]`; `per_prompt` is how many rows each prompt has."""
+    """A typed column. `type` reads `f32[sample, token]`; `per_prompt` is how many rows each prompt has.
+
+    `layouts` are the groups on which its rows lie, in the order in which they come there. `bytes` are those of all its
+    rows in a step, at most, and so what an edge carries that names it: a number by each symbol of `volume`, "1" for
+    bytes as such, so that `{"1": 9984, "P": 416}` is 9,984 and 416 for each token of the longest prompt.
+    """
 
     name: str
     type: str
     producer: str
     per_prompt: int = 1
+    layouts: tuple[str, ...] = ()
+    bytes: dict[str, int] = {}
 
 
 class FunctionSpec(_Struct, frozen=True, kw_only=True):

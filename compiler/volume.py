@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from msgspec import structs
+
 from rldsl.compiler.plan import AnyOp, CollectOp, ExtendOp, FreeOp, GenerateOp, LoadOp, Plan, ReshardOp, TakeOp, WaitOp
 from rldsl.types import DType, FieldType
 
@@ -101,6 +103,27 @@ class Sent:
     messages: int
     bytes: Amount
     bound: bool
+
+
+def measured(plan: Plan) -> Plan:
+    """`plan` with the layouts and the bytes of its fields, whatever it said of them before."""
+    volumes = Volumes(plan)
+    layouts: dict[str, dict[str, None]] = {}
+    for op in plan.ops():
+        for name in op.writes:
+            layouts.setdefault(name, {})[op.target if isinstance(op, ReshardOp) else op.group] = None
+    fields = (
+        structs.replace(f, layouts=tuple(layouts.get(f.name, ())), bytes=_written(volumes.volume(f.name)))
+        for f in plan.fields
+    )
+    return structs.replace(plan, fields=tuple(fields))
+
+
+def _written(volume: Volume | None) -> dict[str, int]:
+    if volume is None:
+        return {}
+    amounts = {"1": volume.bytes.constant, **dict(sorted(volume.bytes.symbols))}
+    return {name: count for name, count in amounts.items() if count}
 
 
 def wire_bytes(kind: FieldType, rows: int, elements: int) -> int:

@@ -11,6 +11,7 @@ from rldsl.compiler.plan import (
     CollectOp,
     FreeOp,
     LoadOp,
+    Plan,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
@@ -20,6 +21,7 @@ from rldsl.compiler.plan import (
     parts,
 )
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
+from rldsl.compiler.volume import measured
 
 Edge = tuple[str, str, str]
 _KINDS = frozenset(EdgeKind)
@@ -36,12 +38,24 @@ def description(facts: Facts) -> Iterator[str]:
         makers = {"input", writer.id} if isinstance(writer, LoadOp) else {writer.node or writer.id} if writer else set()
         if writer is not None and field.producer not in makers:
             yield f"the field `{field.name}` is written by `{writer.id}`, not by `{field.producer}`"
+    yield from _measures(plan)
     if not (plan.depths or plan.edges or plan.roles):
         return
     of_node = {op.node: op for op in ops if op.node is not None and not isinstance(op, _OF_NO_NODE)}
     yield from _nodes(facts, ops, of_node)
     yield from _edges(facts, set(_true_edges(facts, ops, writers)), set(of_node))
     yield from _depths(facts)
+
+
+def _measures(plan: Plan) -> Iterator[str]:
+    """Layouts and bytes of fields; a plan that says nothing of any field's says nothing wrong."""
+    if not any(f.layouts or f.bytes for f in plan.fields):
+        return
+    for said, true in zip(plan.fields, measured(plan).fields, strict=True):
+        if said.layouts != true.layouts:
+            yield f"`{said.name}` lies on {some(list(true.layouts))}, and the plan says on {some(list(said.layouts))}"
+        if said.bytes != true.bytes:
+            yield f"`{said.name}` has {true.bytes} bytes, and the plan says {said.bytes}"
 
 
 def _nodes(facts: Facts, ops: Sequence[AnyOp], of_node: Mapping[str, AnyOp]) -> Iterator[str]:

@@ -72,3 +72,18 @@ def test_amounts():
     assert both * 2 == Amount(6, (("P", 6), ("Q", 2)))
     assert both.at({"P": 10, "Q": 1}) == 34
     assert total(()) == Amount()
+
+
+def test_a_plan_says_where_its_fields_lie_and_how_many_bytes_they_have():
+    options = Options(world_size=4, layouts=("actor.train : fsdp() on 0..1", "actor.generate : hf() on 2..3"))
+    plan = compile_file(EXAMPLES / "ppo.rl", options).plan
+    volumes = Volumes(plan)
+    for field in plan.fields:
+        volume = volumes.volume(field.name)
+        assert volume is not None
+        symbols = {**dict.fromkeys(field.bytes, 3), "1": 1}
+        assert volume.bytes.at(symbols) == sum(n * symbols[s] for s, n in field.bytes.items())
+    assert plan.field("tokens").layouts == ("ranks2-3", "ranks0-1")
+    assert plan.field("prompts").layouts == ("ranks2-3",)
+    assert plan.field("score").bytes == {"1": volumes.volume("score").rows.count * 4}
+    assert set(plan.field("tokens").bytes) == {"1", "P"}
