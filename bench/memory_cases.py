@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch, Recompute
+from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import models_folder
 from rldsl.compiler.cost.hf_config import read_config
@@ -15,6 +15,7 @@ from rldsl.compiler.cost.memory_generation import Generating
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.shard import Lora, Shard
+from rldsl.compiler.plan import Recompute
 
 ENGINE_LOGITS = 1 << 25
 # Places of a micro-batch of prompts: `backends/engines/generate.py` takes four training micro-batches' on a CPU.

@@ -56,6 +56,14 @@ class Aggregate(StrEnum):
     SEQUENCE_SUM = "sequence_sum"
 
 
+class Recompute(StrEnum):
+    """What of a layer is made again in the backward pass: nothing; all but products and attention; all."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
+
+
 class Reduction(StrEnum):
     """How a field becomes one number of the log, over all rows of all ranks."""
 
@@ -89,6 +97,18 @@ class Move(StrEnum):
     SCATTER = "scatter"
     BROADCAST = "broadcast"
     ALL_TO_ALL = "all_to_all"
+
+
+class State(StrEnum):
+    """What of a model stays on a rank between ops.
+
+    Its parameters as they are held, masters included; the optimiser's moments and buffers; the rollout engine's own
+    whole copy of the weights.
+    """
+
+    WEIGHTS = "weights"
+    OPTIMIZER = "optimizer"
+    ENGINE = "engine"
 
 
 class Arg(_Struct, frozen=True, kw_only=True):
@@ -375,6 +395,7 @@ class InferOp(Op, tag="infer", frozen=True, kw_only=True):
     """A forward pass without gradients over `tokens`, evaluated where `response_mask` is set.
 
     `also` has further forwards over the same tokens, of the same model or of models on its trunk: the layers run once.
+    A micro-batch has up to `micro_batch_tokens`, and `logits` of these are made at once; 0 leaves it to the engine.
     """
 
     model: str
@@ -384,6 +405,8 @@ class InferOp(Op, tag="infer", frozen=True, kw_only=True):
     output: str
     temperature: float = 1.0
     also: tuple[InferHead, ...] = ()
+    micro_batch_tokens: int = 0
+    logits: int = 0
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -472,7 +495,8 @@ class WaitOp(Op, tag="wait", frozen=True, kw_only=True):
 class TrainOp(Op, tag="train", frozen=True, kw_only=True):
     """Forward, loss, backward, optimiser step: `epochs` times over the batch, `minibatch` prompts a step.
 
-    `batch` is how many prompts the rows are of, all ranks together; after a filter there may be fewer.
+    `batch` is how many prompts the rows are of, all ranks together; after a filter there may be fewer. A micro-batch
+    has up to `micro_batch_tokens`, and `logits` numbers of logits are made at once; 0 leaves it to the engine.
     """
 
     model: str
@@ -491,6 +515,8 @@ class TrainOp(Op, tag="train", frozen=True, kw_only=True):
     batch: int
     minibatch: int
     micro_batch_tokens: int = 0
+    recompute: Recompute = Recompute.NONE
+    logits: int = 0
     temperature: float = 1.0
     skip_where_zero: str | None = None
 
@@ -646,6 +672,28 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
         return True
 
 
+class OnloadOp(Op, tag="onload", frozen=True, kw_only=True):
+    """Bring back a state of `model` that an `OffloadOp` took off the device: `bytes` of each rank of the group."""
+
+    model: str
+    state: State
+    bytes: int
+    by: str = "plan_memory"
+
+
+class OffloadOp(Op, tag="offload", frozen=True, kw_only=True):
+    """Take a state of `model` off the device, `bytes` of each rank of the group, to the tier below.
+
+    Without `keep` it is dropped: the tier below has it already, or nothing needs it before it is made anew.
+    """
+
+    model: str
+    state: State
+    bytes: int
+    keep: bool = True
+    by: str = "plan_memory"
+
+
 AnyOp = (
     LoadOp
     | GenerateOp
@@ -662,6 +710,8 @@ AnyOp = (
     | SyncWeightsOp
     | FreeOp
     | SaveOp
+    | OnloadOp
+    | OffloadOp
 )
 
 
@@ -707,10 +757,62 @@ class Dropped(_Struct, frozen=True, kw_only=True):
     why: str
 
 
+class StateSpec(_Struct, frozen=True, kw_only=True):
+    """A state of a model on each rank of `group`: `bytes` of a rank.
+
+    `dirty`: training changes it, so it must be written back. `resident`: it is on the device when a step begins.
+    """
+
+    model: str
+    state: State
+    group: str
+    bytes: int
+    dirty: bool = False
+    resident: bool = True
+
+
+class OpMemory(_Struct, frozen=True, kw_only=True):
+    """What an op takes of a rank's memory at its worst, `at`: its `workspace`, and `resident` states on the device.
+
+    `rank` is the first of the class that it is told of. `categories` splits both. All in bytes, `reserve` left out.
+    """
+
+    op: str
+    rank: int
+    workspace: int
+    resident: int
+    at: str
+    categories: dict[str, int]
+
+
+class MemoryPlan(_Struct, frozen=True, kw_only=True):
+    """The budget of a rank and how the plan keeps to it, in bytes; seconds are predicted.
+
+    `reserve` is what libraries and the allocator take of it. `peak`, with it, is reached in `peak_op`; `unplanned`
+    would be, in `unplanned_op`, with all states on the device all the time. `ops` are in program order. `seconds` has
+    each op's, `moved_seconds` those of moves between tiers. `gap` is by how much the moves may be above the best: 0
+    where `solver` has proved them. `assumed` says what was taken for granted.
+    """
+
+    budget: int
+    reserve: int
+    states: tuple[StateSpec, ...]
+    ops: tuple[OpMemory, ...]
+    peak: int
+    peak_op: str
+    unplanned: int
+    unplanned_op: str
+    seconds: dict[str, float]
+    moved_seconds: float
+    solver: str
+    gap: float = 0.0
+    assumed: tuple[str, ...] = ()
+
+
 class Plan(_Struct, frozen=True, kw_only=True):
     """Everything the executor needs. `world_size` None: any number of ranks that divides `divides`.
 
-    `phases` says of each model that an op uses which engines run it.
+    `phases` says of each model that an op uses which engines run it. `memory` is there when a budget is known.
     """
 
     schema: str = SCHEMA_VERSION
@@ -730,6 +832,7 @@ class Plan(_Struct, frozen=True, kw_only=True):
     edges: tuple[tuple[str, str, str], ...] = ()
     dropped: tuple[Dropped, ...] = ()
     programs: tuple[Program, ...]
+    memory: MemoryPlan | None = None
     source: Source = Source()
 
     def program(self, rank: int) -> Program:

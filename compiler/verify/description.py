@@ -11,6 +11,8 @@ from rldsl.compiler.plan import (
     CollectOp,
     FreeOp,
     LoadOp,
+    OffloadOp,
+    OnloadOp,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
@@ -23,7 +25,7 @@ from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
 
 Edge = tuple[str, str, str]
 _KINDS = frozenset(EdgeKind)
-_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp, WaitOp)
+_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp, WaitOp, OnloadOp, OffloadOp)
 
 
 def description(facts: Facts) -> Iterator[str]:

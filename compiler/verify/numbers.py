@@ -30,11 +30,11 @@ _INTERVALS: dict[type[AnyOp], tuple[Interval, ...]] = {
     LoadOp: (("batch", 1, _END), ("rounds", 1, _END), ("round", 0, _END)),
     GenerateOp: (*_SAMPLING, ("n", 1, _END)),
     ExtendOp: _SAMPLING,
-    InferOp: (("temperature", 0, _END),),
+    InferOp: (("temperature", 0, _END), ("micro_batch_tokens", 0, _END), ("logits", 0, _END)),
     TrainOp: (
         ("batch", 1, _END), ("minibatch", 1, _END), ("epochs", 1, _END), ("lr", 0, _END), ("weight_decay", 0, _END),
         ("beta1", 0, 1), ("beta2", 0, 1), ("max_grad_norm", 0, _END), ("micro_batch_tokens", 0, _END),
-        ("temperature", 0, _END),
+        ("temperature", 0, _END), ("logits", 0, _END),
     ),
     ReshardOp: (("batch", 1, _END),),
     CollectOp: (("batch", 1, _END),),

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from rldsl.compiler.plan import AnyOp, FreeOp, ModelSpec, Plan, ReshardOp, SaveOp, SyncWeightsOp, TrainOp, WaitOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    FreeOp,
+    ModelSpec,
+    OffloadOp,
+    OnloadOp,
+    Plan,
+    ReshardOp,
+    SaveOp,
+    SyncWeightsOp,
+    TrainOp,
+    WaitOp,
+)
 from rldsl.render.blocks import BlockView, blocks_of
 from rldsl.render.explain_node import ModelOp, NodeExplainer
 from rldsl.render.facts import Facts
@@ -20,7 +32,7 @@ from rldsl.render.scopes import general, leaf
 from rldsl.render.sizes import rows_words, sent_words, share_words, size_words
 from rldsl.render.words import describe, guard_words, kind_of, model_words, ranks_words, scalar
 
-HELPERS = (ReshardOp, SyncWeightsOp, WaitOp, FreeOp, SaveOp)
+HELPERS = (ReshardOp, SyncWeightsOp, WaitOp, FreeOp, SaveOp, OnloadOp, OffloadOp)
 """The kinds of op that have a page of their own: those that belong to no node, or serve one."""
 
 

@@ -18,6 +18,8 @@ from rldsl.compiler.plan import (
     LoadOp,
     MetricOp,
     ModelSpec,
+    OffloadOp,
+    OnloadOp,
     OutputOp,
     Plan,
     Reduction,
@@ -96,8 +98,10 @@ def _bookkeeping(op: CollectOp | TakeOp | MetricOp | OutputOp) -> str:
             return f"append rows to {_output_file(op)}"
 
 
-def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp) -> str:
+def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | OnloadOp | OffloadOp) -> str:
     match op:
+        case OnloadOp() | OffloadOp():
+            return _swapped(op)
         case WaitOp():
             return f"until {leaf(op.compute)} in the background is done"
         case ReshardOp():
@@ -110,6 +114,12 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp) -> s
         case SaveOp():
             when = f"every {op.every} steps and at the end" if op.every else "at the end"
             return f"write {op.model} to {op.path}, {when}"
+
+
+def _swapped(op: OnloadOp | OffloadOp) -> str:
+    if isinstance(op, OnloadOp):
+        return f"{op.state} of {op.model} back onto the device"
+    return f"{op.state} of {op.model} off the device" + ("" if op.keep else ", dropped")
 
 
 def guard_words(guard: Guard | None) -> str:
