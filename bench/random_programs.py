@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT))  # the tests' generator is no package of rldsl's
 
 from rldsl.backends.engines.engine import TRANSFORMERS, Engine  # noqa: E402
 from rldsl.compiler.ir import BlockKind, Graph, Method  # noqa: E402
-from rldsl.compiler.pipeline import compile_file  # noqa: E402
+from rldsl.compiler.pipeline import Options, compile_file  # noqa: E402
+from rldsl.compiler.plan import Plan  # noqa: E402
 from rldsl.diagnostics import DiagnosticError  # noqa: E402
 from tests.runtime.differential import (  # noqa: E402
     ON_ONE,
@@ -102,11 +103,21 @@ class Bench:
     engine: Engine
     every_way: bool
     count: int = 0
+    plans: dict[Options, Plan] = field(default_factory=dict)
+
+    def start(self, source: Path) -> Wanted:
+        """What the graph as written gives; plans are then of this program."""
+        self.plans.clear()
+        return Wanted.of(source, self.engine)
 
     def run(self, source: Path, way: Way, base: Outcome | None, want: Wanted) -> tuple[Outcome, Difference]:
         """One run, and how far it is from the reference."""
+        options = way.options()
         try:
-            plan = compile_file(source, way.options()).plan
+            # One plan is for any number of ranks, unless it has a deployment.
+            if options not in self.plans:
+                self.plans[options] = compile_file(source, options).plan
+            plan = self.plans[options]
         except DiagnosticError as error:
             raise RefusedError(refusal(error)) from None
         if plan.divides % way.ranks:
@@ -129,7 +140,7 @@ class Bench:
         """What differs when the program is run so; None if nothing does, or if it is no program."""
         source = write(self.folder / "shrinking", text)
         try:
-            want = Wanted.of(source, self.engine)
+            want = self.start(source)
             base = None if way == Way() else self.run(source, Way(), None, want)[0]
             found = self.run(source, way, base, want)[1]
         except (RefusedError, DiagnosticError):
@@ -157,7 +168,7 @@ def try_program(bench: Bench, number: int, sizes: list[int]) -> Tried:
     tried = Tried()
     source = write(bench.folder / "program", Maker(number, fits=FITS).program())
     try:
-        want = Wanted.of(source, bench.engine)
+        want = bench.start(source)
         tried.holds = features(want.module.graph)
         base, found = bench.run(source, Way(), None, want)
     except (RefusedError, DiagnosticError) as error:

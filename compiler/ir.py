@@ -301,10 +301,11 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Deploy:
-    """Cluster and layouts, apart from the algorithm."""
+    """Cluster and layouts, apart from the algorithm; `figures` are the user's own of the hardware."""
 
     count: int | None = None
     cluster: str | None = None
+    figures: tuple[Keyword, ...] = ()
     layouts: tuple[PhaseLayout, ...] = ()
     places: tuple[Place, ...] = ()
     span: Span | None = field(default=None, compare=False)

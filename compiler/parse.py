@@ -415,11 +415,13 @@ class _Builder:
         return Literal(value=value, unit=str(unit[0]) if unit else None, span=self.span(tree))
 
     def deploy(self, tree: _Tree) -> Deploy:
-        clusters = [_tokens(c) for c in _subtrees(tree, "cluster")]
-        count, kind = (int(self.number(clusters[0][0])), str(clusters[0][1])) if clusters else (None, None)
+        cluster = next(_subtrees(tree, "cluster"), None)
+        tokens = _tokens(cluster) if cluster else []
+        count, kind = (int(self.number(tokens[0])), str(tokens[1])) if tokens else (None, None)
+        figures = self.keywords(cluster) if cluster else ()
         layouts = tuple(self.layout(t) for t in _subtrees(tree, "layout"))
         places = tuple(self.place(t) for t in _subtrees(tree, "place"))
-        return Deploy(count=count, cluster=kind, layouts=layouts, places=places, span=self.span(tree))
+        return Deploy(count=count, cluster=kind, figures=figures, layouts=layouts, places=places, span=self.span(tree))
 
     def layout(self, tree: _Tree) -> PhaseLayout:
         model, phase, engine = _tokens(tree)[:3]

@@ -14,6 +14,7 @@ from typing import TypedDict
 
 import msgspec
 
+from rldsl.compiler.expr import Literal
 from rldsl.compiler.frontend import load_graph, read_source
 from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module
 from rldsl.compiler.parse import parse
@@ -233,7 +234,7 @@ def _deploy(options: Options, own: Deploy | None) -> Deploy | None:
     deploy = own if options.deploy is None else _deploy_file(options.deploy)
     if options.cluster is not None:
         stated = _deploy_line("--cluster", f"cluster {options.cluster}")
-        deploy = replace(deploy or Deploy(), count=stated.count, cluster=stated.cluster)
+        deploy = replace(deploy or Deploy(), count=stated.count, cluster=stated.cluster, figures=stated.figures)
     for text in options.layouts:
         stated = _deploy_line("--layout", text)
         named = {(p.model, p.phase) for p in stated.layouts}
@@ -258,7 +259,12 @@ def _deploy_line(option: str, line: str) -> Deploy:
         text = line.removeprefix("cluster ")
         fail("RL0102", f"{option}: `{text}` is no line of a `deploy` block", found=text, fix=f"such as {example}")
     # The text is no file that could be shown.
-    return replace(deploy, span=None, layouts=tuple(replace(p, span=None) for p in deploy.layouts))
+    return replace(
+        deploy,
+        span=None,
+        figures=tuple(replace(f, span=None) for f in deploy.figures),
+        layouts=tuple(replace(p, span=None) for p in deploy.layouts),
+    )
 
 
 def _plan(module: Module) -> Plan:
@@ -270,6 +276,7 @@ def _plan(module: Module) -> Plan:
         algorithm=graph.name,
         parameters=dict(module.values),
         cluster=deploy.cluster if deploy else None,
+        figures=_figures(deploy) if deploy else {},
         world_size=module.world_size,
         divides=module.divides,
         seed=seed if isinstance(seed, int) else 0,
@@ -287,6 +294,15 @@ def _plan(module: Module) -> Plan:
         dropped=module.dropped,
         programs=module.programs,
     )
+
+
+def _figures(deploy: Deploy) -> dict[str, float]:
+    """The user's own of the hardware, in the order of their names."""
+    made = {}
+    for figure in sorted(deploy.figures, key=lambda f: f.name):
+        assert isinstance(figure.value, Literal) and isinstance(figure.value.value, (int, float)), "bound and checked"
+        made[figure.name] = float(figure.value.value)
+    return made
 
 
 class _Places(TypedDict):

@@ -11,6 +11,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -205,6 +207,11 @@ class Group(_Struct, frozen=True, kw_only=True):
     def dp(self, world_size: int) -> int:
         """Over how many ranks the rows of a batch are dealt out."""
         return self.size(world_size) // self.copies
+
+    def layout(self, world_size: int | None) -> tuple[tuple[tuple[int, int], ...], int, int, int]:
+        """What decides which rows lie where: two groups with one layout hold the same."""
+        ranks = self.ranks if world_size is None else self.spans(world_size)
+        return (ranks, self.tp, self.cp, self.pp)
 
     def index(self, rank: int, world_size: int) -> int | None:
         """The number of `rank` inside the group, None for one outside."""
@@ -532,15 +539,17 @@ class TrainOp(Op, tag="train", frozen=True, kw_only=True):
 
 
 class ReshardOp(Op, tag="reshard", frozen=True, kw_only=True):
-    """Move rows of `batch` prompts from the layout of the group `source` to that of `target`.
+    """Give rows of `batch` prompts, which lie as the group `source` has them, the layout of `target`.
 
-    Both lie in the group of the op. Of ranks that hold the same rows the first sends them.
+    Both lie in the group of the op. Of ranks that hold the same rows the first sends them. Rows of the fields in
+    `keeps` stay at the source as well: a rank that is in both groups then holds them twice.
     """
 
     fields: tuple[str, ...]
     source: str
     target: str
     batch: int
+    keeps: tuple[str, ...] = ()
     kind: Move = Move.ALL_TO_ALL
     by: str = "lower_reshards"
 
@@ -812,13 +821,16 @@ class MemoryPlan(_Struct, frozen=True, kw_only=True):
 class Plan(_Struct, frozen=True, kw_only=True):
     """Everything the executor needs. `world_size` None: any number of ranks that divides `divides`.
 
-    `phases` says of each model that an op uses which engines run it. `memory` is there when a budget is known.
+    `phases` says of each model that an op uses which engines run it. `figures` are the user's own of the hardware, in
+    place of those that `rldsl ls clusters` prints, in the same units. `memory` is there when a budget is
+    known.
     """
 
     schema: str = SCHEMA_VERSION
     algorithm: str
     parameters: dict[str, Scalar]
     cluster: str | None = None
+    figures: dict[str, float] = {}
     world_size: int | None = None
     divides: int
     seed: int = 0
@@ -856,13 +868,29 @@ class Plan(_Struct, frozen=True, kw_only=True):
         return next(g for g in self.groups if g.name == name)
 
     def ops(self) -> Iterator[AnyOp]:
-        """Every op once, in program order, the first rank class first."""
-        seen: set[str] = set()
-        for program in self.programs:
-            for op in program.ops:
-                if op.id not in seen:
-                    seen.add(op.id)
-                    yield op
+        """Every op once, each after those before it in any program; where programs disagree, in that of the first."""
+        programs = [p.ops for p in self.programs]
+        first: dict[str, tuple[int, int]] = {}
+        follows: dict[str, list[str]] = {}
+        waits: dict[str, int] = {}
+        for number, ops in enumerate(programs):
+            for place, op in enumerate(ops):
+                first.setdefault(op.id, (number, place))
+            for one, later in pairwise(dict.fromkeys(op.id for op in ops)):
+                follows.setdefault(one, []).append(later)
+                waits[later] = waits.get(later, 0) + 1
+        ready = [place for name, place in first.items() if name not in waits]
+        heapify(ready)
+        while ready:
+            number, place = heappop(ready)
+            op = programs[number][place]
+            yield op
+            del first[op.id]
+            for name in follows.get(op.id, ()):
+                waits[name] -= 1
+                if not waits[name]:
+                    heappush(ready, first[name])
+        yield from (programs[number][place] for number, place in first.values())
 
 
 def canonical(data: object) -> bytes:

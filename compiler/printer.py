@@ -155,7 +155,8 @@ def _keyword(keyword: Keyword) -> str:
 
 
 def _deploy(deploy: Deploy) -> str:
-    lines = [f"cluster {deploy.count} x {deploy.cluster}"] if deploy.cluster else []
+    figures = f"({', '.join(map(_keyword, deploy.figures))})" if deploy.figures else ""
+    lines = [f"cluster {deploy.count} x {deploy.cluster}{figures}"] if deploy.cluster else []
     lines += [_layout(p) for p in deploy.layouts]
     lines += [f"{p.node} on {_ranks(p.ranks)}" for p in deploy.places]
     return "deploy {\n" + "".join(f"{_INDENT}{line}\n" for line in lines) + "}\n"

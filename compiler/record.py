@@ -15,7 +15,20 @@ from typing import Generic, TypeVar
 
 from rldsl.compiler.annotations import Annotations, check_reads, check_writes
 from rldsl.compiler.handles import ParamHandle
-from rldsl.compiler.ir import ANY_NAME, Block, Deploy, Graph, Input, Model, Node, Param, PhaseLayout, Place, Use
+from rldsl.compiler.ir import (
+    ANY_NAME,
+    Block,
+    Deploy,
+    Graph,
+    Input,
+    Keyword,
+    Model,
+    Node,
+    Param,
+    PhaseLayout,
+    Place,
+    Use,
+)
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Label, Span, fail
 from rldsl.types import FieldType
 
@@ -108,6 +121,7 @@ class Builder:
         self.places: Declared[Make[Place]] = Declared(replaces=replaces)
         self.uses: Declared[tuple[str, Span]] = Declared(replaces=True)
         self.cluster: tuple[int, str] | None = None
+        self.figures: Make[tuple[Keyword, ...]] = tuple
         self.top = self.scope = Scope(replaces=replaces)
         self.found = Diagnostics()
 
@@ -176,6 +190,7 @@ class _Maker:
         scopes = [made for _, made in inner]
         self.check(top, scopes)
         count, kind = builder.cluster or (None, None)
+        figures = self.one(builder.figures) or ()
         return Graph(
             name=name,
             params=params,
@@ -184,7 +199,7 @@ class _Maker:
             nodes=top.nodes,
             blocks=blocks,
             uses=self.uses([top, *scopes]),
-            deploy=Deploy(count=count, cluster=kind, layouts=layouts, places=places)
+            deploy=Deploy(count=count, cluster=kind, figures=figures, layouts=layouts, places=places)
             if builder.cluster or layouts or places
             else None,
             span=builder.span,

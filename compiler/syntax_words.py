@@ -17,7 +17,7 @@ FORMS = {
     "loop": "a loop is `loop NAME max N carry FIELDS { ... }` or `loop NAME max N collect FIELDS where FLAG { ... }`",
     "validate": "a validation is `validate NAME every STEPS { ... }`",
     "deploy": "a deployment is `deploy { ... }`",
-    "cluster": "a cluster is `cluster COUNT x KIND`, such as `cluster 8 x h100`",
+    "cluster": "a cluster is `cluster COUNT x KIND(FIGURES)`, such as `cluster 8 x h100`",
     "layout": "a layout is `MODEL.PHASE : ENGINE(dp = N)`",
 }
 TERMINALS = {

@@ -300,18 +300,23 @@ def _fields(names: object, site: Site, keyword: str) -> tuple[FieldArg, ...]:
     return tuple(field_named(n, "a field", site.of(keyword)) for n in given)
 
 
-def deploy(*, cluster: tuple[int, str] | None = None) -> None:
-    """Say what the plan is for: `rl.deploy(cluster=(8, "h100"))`."""
+def deploy(*, cluster: tuple[int, str], **figures: float) -> None:
+    """Say what the plan is for: `rl.deploy(cluster=(8, "h100"))`.
+
+    `figures` are your own of the hardware, where they differ from those that `rldsl ls clusters` prints, in the same
+    units: `memory=64` GiB, `network=25` GB/s.
+    """
     site = caller_site()
     with declaring() as builder:
         given: Any = cluster
         fits = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
-        if given is not None and not (fits and isinstance(given[0], int) and not isinstance(given[0], bool)):
+        if not (fits and isinstance(given[0], int) and not isinstance(given[0], bool)):
             expected = '(8, "h100")'
             fail("RL0105", "a cluster is a number and a kind", span=site.span, expected=expected, found=repr(cluster))
         if builder.tracing and builder.cluster is not None:
             fail("RL0205", "the cluster is said twice", span=site.span, fix="remove one of them")
         builder.cluster = cluster
+        builder.figures = lambda: keywords_of(figures, site)
 
 
 def layout(model: ModelHandle, phase: str, engine: str, *, on: tuple[int, int] | None = None, **axes: int) -> None:

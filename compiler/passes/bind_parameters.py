@@ -24,7 +24,7 @@ from rldsl.compiler.ir import (
     SourceCall,
     changed,
 )
-from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, Setting
+from rldsl.compiler.methods import DATA_SOURCES, FIGURES, LORA, METHODS, MODEL_SOURCES, Setting
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.warn_unused import SEED
 from rldsl.compiler.plan import AXES, Scalar
@@ -292,8 +292,10 @@ class _Binder:
 
     def deploy(self, deploy: Deploy) -> Deploy:
         settings = {axis: Setting(name=axis, type="int", least=1) for axis in (*AXES, "ep")}
+        figures = {s.name: s for s in FIGURES}
         return replace(
             deploy,
+            figures=tuple(self.keyword(f, figures.get(f.name)) for f in deploy.figures),
             layouts=tuple(
                 replace(p, axes=tuple(self.keyword(a, settings.get(a.name)) for a in p.axes)) for p in deploy.layouts
             ),

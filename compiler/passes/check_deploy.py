@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rldsl.compiler.ir import Deploy, Module, PhaseLayout
-from rldsl.compiler.methods import CLUSTERS, ENGINE_AXES, ENGINES
+from rldsl.compiler.methods import CLUSTERS, ENGINE_AXES, ENGINES, FIGURES
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Phase
 from rldsl.diagnostics import Diagnostics, did_you_mean
@@ -22,7 +22,7 @@ class CheckDeploy:
     name: ClassVar[str] = "check_deploy"
 
     def apply(self, module: Module, context: Context) -> Module:
-        """The module as it is; RL0506 to RL0508."""
+        """The module as it is; RL0506 to RL0508, RL0207 for an unknown figure of the hardware."""
         deploy = module.graph.deploy
         if deploy is not None:
             _check_cluster(deploy, context.found)
@@ -78,3 +78,14 @@ def _check_cluster(deploy: Deploy, found: Diagnostics) -> None:
             found=deploy.cluster,
             fix=did_you_mean(deploy.cluster, CLUSTERS),
         )
+    known = [s.name for s in FIGURES]
+    for figure in deploy.figures:
+        if figure.name not in known:
+            found.error(
+                "RL0207",
+                f"hardware has no figure `{figure.name}`",
+                span=figure.span,
+                expected=", ".join(known),
+                found=figure.name,
+                fix=did_you_mean(figure.name, known),
+            )

@@ -190,6 +190,7 @@ class _Names:
                 seen.add(phase)
                 self.known("RL0202", "model", layout.model, self.graph.model_of, layout.span)
                 self.keywords(layout.axes)
+            self.keywords(self.graph.deploy.figures)
             self.places(self.graph.deploy)
 
     def places(self, deploy: Deploy) -> None:

@@ -124,7 +124,9 @@ def _expressions(graph: Graph) -> Iterator[Expr]:
     yield from (e for n in graph.nodes for e in _of_node(n))
     yield from (k.value for m in graph.models for k in m.options)
     yield from (e for b in graph.blocks for e in (b.bound, b.until) if e)
-    yield from (k.value for p in (graph.deploy.layouts if graph.deploy else ()) for k in p.axes)
+    if graph.deploy:
+        yield from (k.value for k in graph.deploy.figures)
+        yield from (k.value for p in graph.deploy.layouts for k in p.axes)
 
 
 def _of_node(node: Node) -> Iterator[Expr]:

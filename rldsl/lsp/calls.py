@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rldsl.cli.ls import field_words, hyper_words, setting_words
 from rldsl.compiler.ir import BUILT_IN, Method, ModelKind
-from rldsl.compiler.methods import DATA_SOURCES, LORA, METHODS, MODEL_SOURCES, MethodSpec, Setting
+from rldsl.compiler.methods import DATA_SOURCES, FIGURES, LORA, METHODS, MODEL_SOURCES, MethodSpec, Setting
 from rldsl.compiler.signature import FieldParam, HyperParam
 from rldsl.lsp.functions import Function
 from rldsl.lsp.scan import Statement
@@ -33,7 +33,7 @@ def settings(statement: Statement, functions: Mapping[str, Function]) -> tuple[t
         case "output":
             return (), METHODS[Method.OUTPUT].options
         case "deploy":
-            return AXES, ()
+            return (FIGURES if statement.method == "cluster" else AXES), ()
         case _ if method and not function:
             return method.keywords, method.options
         case _:

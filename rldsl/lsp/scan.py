@@ -374,6 +374,7 @@ class _Scanner:
                 self.now.function = token.text
                 self.found(Kind.FUNCTION, token)
             case Mode.DEPLOY if token.text == "cluster" and follows != ".":
+                self.now.method = token.text
                 self.mode = Mode.CLUSTER
             case Mode.DEPLOY:
                 self.now.model = token.text

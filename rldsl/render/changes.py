@@ -136,6 +136,7 @@ def _inputs(plan: Plan) -> dict[str, Said]:
                 "prompts": number(op.batch),
                 "rounds": number(op.rounds),
                 "rows": "always the first" if op.first else "the next",
+                "read ahead": "yes" if op.prefetch else None,
             }
     return found
 

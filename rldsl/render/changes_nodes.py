@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from rldsl.compiler.plan import AnyOp, Arg, Guard, LoadOp, Plan, SyncWeightsOp, parts
+from rldsl.compiler.plan import AnyOp, Arg, Guard, LoadOp, Plan, SyncWeightsOp, WaitOp, parts
 from rldsl.render.nodes import node_id, node_ids, nodes_of
 from rldsl.render.ranks import group_words
 from rldsl.render.scopes import general, scope_of
@@ -44,7 +44,7 @@ def node_facts(plan: Plan) -> dict[str, Said]:
             waits.setdefault(general(target), []).append(general(source))
     found: dict[str, Said] = {}
     for op, others in _works(plan):
-        if op.node is None or isinstance(op, LoadOp | SyncWeightsOp):
+        if op.node is None or isinstance(op, LoadOp | SyncWeightsOp | WaitOp):
             continue
         name = general(op.node)
         said = _op_facts(plan, op)

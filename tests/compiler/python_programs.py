@@ -148,7 +148,7 @@ with rl.validate("test", every=turns * 5):
 
     rl.metric("accuracy", mean="score")
 
-rl.deploy(cluster=(2, "cpu"))
+rl.deploy(cluster=(2, "cpu"), memory=6, usable=0.5)
 rl.layout(actor, "generate", "hf", dp=2)
 
 if __name__ == "__main__" and rl.check():
@@ -208,7 +208,7 @@ algorithm everything {
 }
 
 deploy {
-  cluster 2 x cpu
+  cluster 2 x cpu(memory = 6, usable = 0.5)
   actor.generate : hf(dp = 2)
 }
 """

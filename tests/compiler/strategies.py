@@ -215,6 +215,7 @@ def deploys(draw: st.DrawFn) -> Deploy:
     return Deploy(
         count=draw(whole) if has_cluster else None,
         cluster=draw(names) if has_cluster else None,
+        figures=draw(keywords) if has_cluster else (),
         layouts=draw(few(layouts)),
     )
 

@@ -14,8 +14,8 @@ from tests.compiler.programs import PPO, PROGRAM, compiled
 from tests.compiler.wrong_programs import FOLDER, Program, all_programs, programs
 
 PROGRAMS = all_programs()
-# What only files, plans, runs and Python can be guilty of: no text of the language raises it.
-NOT_OF_TEXT = re.compile(r"RL(0104|0105|050[1-59]|06\d\d|07\d\d)")
+# What only files, models, plans, runs and Python can be guilty of: no text of the language raises it.
+NOT_OF_TEXT = re.compile(r"RL(0104|0105|050[1-59]|06\d\d|07\d\d|080[12])")
 
 
 def described(found: Diagnostic) -> str:

@@ -101,6 +101,8 @@ def test_deployments(edited: Edited):
     assert offered(edited, "  actor.train : |", before=here) == ["fsdp", "megatron"]
     assert offered(edited, "  actor.train : fsdp(|", before=here) == ["dp"]
     assert "h100" in offered(edited, "  cluster 8 x |", before=here)
+    assert {"memory", "network"} <= set(offered(edited, "  cluster 8 x h100(|", before=here))
+    assert offered(edited, "  cluster 8 x h100(memory = 64)\n  |", before=here) == ["cluster", "reference", "actor"]
 
 
 def test_files(edited: Edited, folder: Path):

@@ -7,6 +7,7 @@ from rldsl.compiler.plan import Dropped, Guard, Program, Reason, SyncKind
 from rldsl.render.changes import Kind, Side, changes
 from rldsl.render.diff import DiffView
 from rldsl.render.order import moved
+from tests.compiler.programs import PPO, compiled
 from tests.render.loops import collecting, talking
 from tests.render.test_timeline import split
 
@@ -46,6 +47,13 @@ def test_order_at_one_depth_spans_and_reasons_mean_nothing(plan):
     models = tuple(reversed(plan.models))
     other = msgspec.structs.replace(other, source=source, parameters=parameters, models=models)
     assert found(plan, other) == []
+
+
+def test_what_runs_in_the_background():
+    off, on = (compiled(PPO, disable=d).plan for d in (frozenset({"overlap_computes", "prefetch_loads"}), frozenset()))
+    said = found(off, on)
+    assert ("inputs", "changed", "answers, prompts", "read ahead", None, "yes") in said
+    assert [s for s in said if s[0] == "nodes"] == [("nodes", "changed", "reward", "background", "false", "true")]
 
 
 def test_ops_that_move(plan):

@@ -30,6 +30,7 @@ from rldsl.compiler.plan import (
     SyncKind,
     SyncWeightsOp,
     TrainOp,
+    WaitOp,
 )
 from rldsl.compiler.ranks import move_kind
 
@@ -182,3 +183,15 @@ def only_compute(folder: Path, function: FunctionSpec, *, reduces: bool = False,
         groups=(Group(name="world"),),
         programs=(Program(ops=ops),),
     )
+
+
+def in_background(plan: Plan) -> Plan:
+    """`only_compute` with its function in the background, waited for at once."""
+    ops: list[AnyOp] = []
+    for op in plan.programs[0].ops:
+        if isinstance(op, ComputeOp) and op.id == "judge":
+            ops.append(msgspec.structs.replace(op, background=True))
+            ops.append(WaitOp(id="wait:judge", node="judge", compute="judge", holds=op.reads))
+        else:
+            ops.append(op)
+    return msgspec.structs.replace(plan, programs=(msgspec.structs.replace(plan.programs[0], ops=tuple(ops)),))

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from rldsl.compiler.plan_io import write_plan
-from tests.runtime.plans import only_compute, user_function
+from rldsl.compiler.verify import verify_plan
+from tests.runtime.plans import in_background, only_compute, user_function
 
 BIN = Path(sys.executable).parent
 MARK = "RLDSL_TEST_RUN"
@@ -36,6 +37,12 @@ def user(prompts, reduce):
     big = torch.rand(600, 600)
     while True:
         big @ big
+"""
+IN_THE_BACKGROUND = """
+import os, time
+def user(prompts):
+    open(f"pid-{os.getpid()}", "w").close()
+    time.sleep(600)
 """
 ONE_RANK_HANGS = """
 import time, torch
@@ -118,6 +125,12 @@ def write(folder: Path, body: str) -> None:
     write_plan(only_compute(folder, function, reduces=True), folder / "plan.json")
 
 
+def write_background(folder: Path, body: str = IN_THE_BACKGROUND) -> None:
+    plan = in_background(only_compute(folder, user_function(folder, body)))
+    assert verify_plan(plan) == []
+    write_plan(plan, folder / "plan.json")
+
+
 def rldsl(backend: str, ranks: int, *more: str) -> list[str]:
     return [str(BIN / "rldsl"), "run", "plan.json", "--backend", backend, "-n", str(ranks), "--steps", "1000", *more]
 
@@ -126,14 +139,14 @@ def torchrun(ranks: int) -> list[str]:
     return [str(BIN / "torchrun"), "--nproc-per-node", str(ranks), "-m", "rldsl.backends.torchrun", "plan.json"]
 
 
-def check_death(job: Job, victim: int, seconds: float) -> str:
+def check_death(job: Job, victim: int, seconds: float, where: str = "op `judge`") -> str:
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     said = job.end(seconds)
     print(f"ended {time.monotonic() - began:.1f} s after kill -9")
     assert job.process.returncode == 1
     assert said.count("error[RL0701]") == 1, said
-    assert f"(pid {victim} on " in said and "died in op `judge`, step " in said, said
+    assert f"(pid {victim} on " in said and f"died in {where}, step " in said, said
     wait(lambda: not job.left(), 10)
     assert not job.left()
     return said
@@ -145,6 +158,29 @@ def test_kill_a_rank_under_torchrun(tmp_path: Path, start: Callable[..., Job], b
     job = start(rldsl("torchrun", 2))
     said = check_death(job, job.ranks(2)[-1], 15)
     assert "Traceback" not in said and "ChildFailedError" not in said
+
+
+def test_kill_a_rank_that_waits_for_the_background(tmp_path: Path, start: Callable[..., Job]) -> None:
+    """The watch ends the other rank, which waits for a function of its own."""
+    write_background(tmp_path)
+    job = start(rldsl("torchrun", 2))
+    said = check_death(job, job.ranks(2)[-1], 15, where="op `wait:judge` of node `judge`")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
+def test_interrupt_while_a_function_runs_in_the_background(
+    tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int
+) -> None:
+    write_background(tmp_path)
+    job = start(rldsl(backend, ranks))
+    job.ranks(ranks)
+    job.process.send_signal(signal.SIGINT)
+    said = job.end(15)
+    assert job.process.returncode == 130, said
+    assert "Traceback" not in said and "RL07" not in said
+    wait(lambda: not job.left(), 10)
+    assert not job.left()
 
 
 def test_kill_a_rank_under_ray(tmp_path: Path, start: Callable[..., Job]) -> None:
@@ -219,6 +255,16 @@ def test_a_rank_that_hangs_is_a_timeout(tmp_path: Path, start: Callable[..., Job
     assert said.count("error[RL0702]") == 1 and "in all_reduce for ranks" in said and "in op `judge`, step" in said, (
         said
     )
+    assert not job.left()
+
+
+def test_a_function_that_hangs_in_the_background_is_a_timeout(tmp_path: Path, start: Callable[..., Job]) -> None:
+    """Of the rank that has gone on and waits for the other."""
+    write_background(tmp_path, ONE_RANK_HANGS.replace(", reduce", "").replace("    reduce(torch.ones(1))\n", ""))
+    job = start(rldsl("torchrun", 2, "--timeout", "4"))
+    said = job.end(60)
+    assert job.process.returncode == 1
+    assert said.count("error[RL0702]") == 1 and "in op `metrics`, step " in said, said
     assert not job.left()
 
 

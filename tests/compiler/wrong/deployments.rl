@@ -82,6 +82,21 @@ deploy {
   cluster 2 x h10
 }
 ---
+# figures of hardware that make no sense
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 2 x cpu(memry = 8, usable = 1.5, network = "fast", link = 3, link = 4)
+  #               ^^^^^^^^^ RL0207 did you mean `memory`?
+  #                          ^^^^^^^^^^^^ RL0404 above 0 and at most 1
+  #                                        ^^^^^^^^^^^^^^^^ RL0304 `network` must be of type float
+  #                                                                    ^^^^^^^^ RL0205 `link` is given twice
+}
+---
 # a phase that models have not
 import "parts/base.rl"
 
