@@ -27,7 +27,8 @@ class Comm:
     """Collectives over one group of ranks, numbered from 0 inside it; `members` are their numbers in the world.
 
     Any collective raises `DiagnosticError` RL0702, naming op, node, rank, step, peers and seconds waited,
-    when a peer does not take part within the timeout or its connection breaks.
+    when a peer does not take part within the timeout or its connection breaks. The `store` of a world of several is
+    where its ranks have met.
     """
 
     def __init__(
@@ -39,8 +40,11 @@ class Comm:
         status: Status,
         group: dist.ProcessGroup | None,
         members: Sequence[int] | None = None,
+        store: Store | None = None,
+        timeout_s: float = 600.0,
     ) -> None:
         self.rank, self.world_size, self.device, self.status = rank, world_size, device, status
+        self.store, self.timeout_s, self.ledgers = store, timeout_s, 0
         self.members = tuple(range(world_size)) if members is None else tuple(members)
         self._group = group
         self._mesh: DeviceMesh | None = None
@@ -70,7 +74,15 @@ class Comm:
             device_id=device if cuda else None,
         )
         world = dist.group.WORLD
-        return cls(rank=status.rank, world_size=status.world_size, device=device, status=status, group=world)
+        return cls(
+            rank=status.rank,
+            world_size=status.world_size,
+            device=device,
+            status=status,
+            group=world,
+            store=store,
+            timeout_s=timeout_s,
+        )
 
     def close(self) -> None:
         """Leave the world; a Comm of one rank has nothing to leave."""
@@ -87,7 +99,7 @@ class Comm:
         made = None
         if len(members) > 1:
             with self._guard(f"making the group of {len(members)} ranks from {members[0]}"):
-                made = dist.new_group(list(members))
+                made = dist.new_group(list(members), timeout=timedelta(seconds=self.timeout_s))
         if self.rank not in members:
             return None
         return Comm(
@@ -97,6 +109,18 @@ class Comm:
             status=self.status,
             group=made,
             members=members,
+            timeout_s=self.timeout_s,
+        )
+
+    def by_itself(self) -> Comm:
+        """This rank without the others."""
+        return Comm(
+            rank=0,
+            world_size=1,
+            device=self.device,
+            status=self.status,
+            group=None,
+            members=self.members[self.rank : self.rank + 1],
         )
 
     def group_of(self, members: Iterable[int]) -> Comm | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,10 +14,12 @@ from rldsl.backends.fits import check_engines, check_hardware
 from rldsl.backends.folder import RunFolder
 from rldsl.backends.handlers import HANDLERS
 from rldsl.backends.keys import reward_key
+from rldsl.backends.ledger import Deliver, Ledger
 from rldsl.backends.metrics import StepMetrics
-from rldsl.backends.observer import Observer, Silent
+from rldsl.backends.observer import Metrics, Observer, Silent
 from rldsl.backends.outputs import clear_outputs
-from rldsl.backends.runtime import Runtime, members
+from rldsl.backends.runtime import Runtime
+from rldsl.backends.weights import groups_of
 from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
 from rldsl.diagnostics import fail
 
@@ -49,8 +51,11 @@ class Executor:
         check_engines(plan)
         check_hardware(plan, hardware(comm.device))
         agree(plan, comm, steps)
-        comm.make_groups(members(g, comm.world_size) for g in plan.groups)
+        comm.make_groups(groups_of(plan, comm.world_size))
         self._metrics = StepMetrics(plan, comm)
+        # Ranks that all run one program end a step together; others go on, and their numbers find together later.
+        self._ledger = Ledger(self._metrics, comm) if len(plan.programs) > 1 else None
+        self._deliver: Deliver = _nowhere
         comm.status.enter(step=-1, op="load models", node=None)
         self.runtime = Runtime(
             plan,
@@ -62,35 +67,54 @@ class Executor:
             ops=self._ops,
             engine=engine,
         )
+        self.warnings = self.runtime.warnings
+        if len(plan.programs) > 1:
+            found = [w for each in comm.all_gather_object(self.warnings) for w in each]
+            self.warnings = list({w.message: w for w in found}.values())
 
     def run(self) -> None:
         """All steps. Rank 0 fills the run folder and tells the observer of ops and steps."""
         if self._comm.rank != 0:
-            self._run_steps(None)
+            self._run_steps(_nowhere)
             return
-        for warning in self.runtime.warnings:
+        for warning in self.warnings:
             self._observer.on_warning(warning)
         clear_outputs(self._run_dir, self._plan, self._comm.world_size)
         with closing(RunFolder(self._run_dir, self._plan, self._source_dir)) as folder:
-            self._run_steps(folder)
-            folder.draw(f"{self._plan.algorithm}: reward", reward_key(self._plan))
+            reward = reward_key(self._plan)
 
-    def _run_steps(self, folder: RunFolder | None) -> None:
-        with closing(self.runtime):
-            for step in range(self._steps):
-                line = self.run_step(step)
-                if folder is not None:
-                    folder.add(line, reward_key(self._plan))
+            def told(line: Metrics) -> None:
+                folder.add(line, reward)
                 self._observer.on_step(line)
 
-    def run_step(self, step: int) -> Mapping[str, float | None]:
-        """One step; returns its metrics."""
+            self._run_steps(told)
+            folder.draw(f"{self._plan.algorithm}: reward", reward)
+
+    def _run_steps(self, deliver: Deliver) -> None:
+        with closing(self.runtime), self.delivering(deliver):
+            for step in range(self._steps):
+                self.run_step(step)
+
+    @contextmanager
+    def delivering(self, deliver: Deliver) -> Iterator[None]:
+        """The line of each step that is run inside goes to `deliver` on rank 0, in order, and maybe in a thread."""
+        self._deliver = deliver if self._comm.rank == 0 else _nowhere
+        with self._ledger.delivering(deliver) if self._ledger is not None else nullcontext():
+            yield
+
+    def run_step(self, step: int) -> Metrics:
+        """One step; returns its line, or nothing where ranks do not wait for each other's: see `delivering`."""
         self._metrics.begin()
         self.runtime.begin(step)
         for op in self._ops:
             self._run_op(op, step)
         self._comm.status.enter(step=step, op="metrics", node=None)
-        return self._metrics.close(step)
+        if self._ledger is not None:
+            self._ledger.post(self._metrics.part())
+            return {}
+        line = self._metrics.close(step)
+        self._deliver(line)
+        return line
 
     def _run_op(self, op: AnyOp, step: int) -> None:
         if not self.runtime.due(op):
@@ -99,6 +123,10 @@ class Executor:
         self._observer.on_op(op)
         with self._metrics.timing(op):
             HANDLERS[type(op)](self.runtime, op)
+
+
+def _nowhere(_line: Metrics) -> None:
+    """For ranks that tell nobody."""
 
 
 def hardware(device: torch.device) -> str:

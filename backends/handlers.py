@@ -16,8 +16,9 @@ from rldsl.backends.data.reshard import dealt, reshard
 from rldsl.backends.engines.generate import Samples
 from rldsl.backends.engines.train import TrainBatch
 from rldsl.backends.functions import Call, definition, raised
-from rldsl.backends.metrics import node_of
+from rldsl.backends.metrics import is_first, node_of
 from rldsl.backends.runtime import Runtime
+from rldsl.backends.weights import transfer
 from rldsl.compiler.plan import (
     AnyOp,
     Arg,
@@ -235,7 +236,7 @@ def move(rt: Runtime, op: ReshardOp) -> None:
 def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
     """The sampler takes the weights as trained so far; those of a model that no op trains it took when made."""
     if op.model in rt.trained:
-        rt.samplers[op.model, op.staleness].sync(rt.models[op.model])
+        transfer(rt.route(op), rt.comm, rt.models[op.model], rt.samplers.get((op.model, op.staleness)))
 
 
 def collect(rt: Runtime, op: CollectOp) -> None:
@@ -268,6 +269,8 @@ def metric(rt: Runtime, op: MetricOp) -> None:
 
 def output(rt: Runtime, op: OutputOp) -> None:
     """Rows for the user to read."""
+    if not is_first(rt.plan.group(op.group), rt.comm.rank, rt.comm.world_size):
+        return
     columns = rt.buffer.aligned(op.fields, per_prompt=op.per_prompt, op=op.id)
     rt.outputs.write(op.name, rt.step, columns)
 

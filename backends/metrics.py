@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Drawn
 from rldsl.backends.keys import COUNTS, ROLLOUT, logged_as, mean_fields
-from rldsl.compiler.plan import AnyOp, ExtendOp, FreeOp, GenerateOp, LoadOp, MetricOp, Plan, Reduction
+from rldsl.compiler.plan import AnyOp, ExtendOp, FreeOp, GenerateOp, Group, LoadOp, MetricOp, Plan, Reduction, TakeOp
 from rldsl.types import Reduce
 
 _SAMPLING = (GenerateOp, ExtendOp)
@@ -43,16 +44,31 @@ class _Tally:
         self.count, self.total = self.count + count, self.total + total
         self.least, self.most = min(self.least, float(numbers.min())), max(self.most, float(numbers.max()))
 
-    def squares_about(self, center: float) -> float:
-        """The sum of squared distances from `center`."""
-        return self.squares + self.count * (self.total / self.count - center) ** 2 if self.count else 0.0
+
+class Part(NamedTuple):
+    """What one rank knows of a step: what is to be summed over ranks, and of what the maximum is wanted.
+
+    `tallies` has count, total and squares about their mean of each metric; `said` by node what engines told, which is
+    the same on all ranks that have it.
+    """
+
+    sums: list[float]
+    most: list[float]
+    tallies: list[tuple[int, float, float]]
+    said: dict[str, dict[str, float]]
+
+    def squares_about(self, centers: Sequence[float]) -> list[float]:
+        """Of each metric the sum of squared distances from its center."""
+        found = zip(self.tallies, centers, strict=True)
+        return [squares + count * (total / count - c) ** 2 if count else 0.0 for (count, total, squares), c in found]
 
 
 class StepMetrics:
     """One step's numbers on this rank: `seconds/<op>`, `<node>/<what the engine says>`, fields, metrics.
 
     Every rank has the same slots in the same order, from the plan, so that one sum and one maximum over
-    all ranks bring them together. What an engine reports is global already and kept as rank 0 has it.
+    all ranks bring them together. What an engine reports is global already. Of ranks that hold copies of the same
+    rows the first counts them.
     """
 
     def __init__(self, plan: Plan, comm: Comm) -> None:
@@ -61,6 +77,12 @@ class StepMetrics:
         self._ops = tuple(op.id for op in plan.ops() if not isinstance(op, FreeOp))
         self._reductions = {op.name: op.reduction for op in plan.ops() if isinstance(op, MetricOp)}
         self._samplers = tuple(dict.fromkeys(node_of(op) for op in plan.ops() if isinstance(op, _SAMPLING)))
+        # A prompt set whose columns are loaded by several ops, even by other ranks, counts once.
+        blocks = {_block(op): op.id for op in reversed([*plan.ops()]) if isinstance(op, LoadOp)}
+        self._counting_loads = frozenset(blocks.values())
+        self._first = {g.name: is_first(g, comm.rank, comm.world_size) for g in plan.groups}
+        self._speakers = list(dict.fromkeys(_speaker(op) for op in plan.ops()))
+        self._counts_rows = True
         # What a loss measures is known once it has been called; from then on every line has the key.
         self._seen: dict[str, None] = {}
         self.begin()
@@ -71,43 +93,44 @@ class StepMetrics:
         self._tallies = {name: _Tally() for name in self._reductions}
         self._rollouts = {node: [0.0] * _FACTS for node in self._samplers}
         self._counts = dict.fromkeys(COUNTS, 0)
-        self._prompt_sets: set[str] = set()
         self._seconds = dict.fromkeys(self._ops, 0.0)
-        self._global: dict[str, float] = {}
+        self._said: dict[str, dict[str, float]] = {}
         self._began = time.perf_counter()
 
     def add_field(self, name: str, values: Tensor) -> None:
         """[rows] of a computed field, if its mean is logged."""
-        if name in self._totals:
+        if name in self._totals and self._counts_rows:
             self._totals[name] = (float(values.double().sum()), len(values))
 
     def add_metric(self, op: MetricOp, values: Tensor) -> None:
         """This rank's numbers for `op`; ops with one name have one metric over the numbers of all."""
-        self._tallies[op.name].add(values)
+        if self._counts_rows:
+            self._tallies[op.name].add(values)
 
     def add_rollout(self, op: GenerateOp | ExtendOp, drawn: Drawn) -> None:
         """What `op` has sampled on this rank."""
+        if not self._counts_rows:
+            return
         facts = (drawn.rows, drawn.tokens, drawn.cut, drawn.surprise)
         self._rollouts[node_of(op)] = [a + b for a, b in zip(self._rollouts[node_of(op)], facts, strict=True)]
 
     def count(self, name: str, number: int) -> None:
         """Add to one of `COUNTS`."""
-        self._counts[name] += number
+        self._counts[name] += number if self._counts_rows else 0
 
     def count_prompts(self, op: LoadOp, rows: int) -> None:
         """What `op` has loaded; columns of one prompt set, `prompts` and `answers`, or `test.prompts`, count once."""
-        block = op.columns[0].rpartition(".")[0]
-        if block not in self._prompt_sets:
-            self._prompt_sets.add(block)
+        if op.id in self._counting_loads:
             self.count("prompts", rows)
 
     def add_global(self, node: str, numbers: Mapping[str, float]) -> None:
-        """What an engine says, the same on every rank."""
-        self._global |= {f"{node}/{name}": value for name, value in numbers.items()}
+        """What an engine says, the same on every rank of its group."""
+        self._said[node] = {**numbers}
 
     @contextmanager
     def timing(self, op: AnyOp) -> Iterator[None]:
         """Seconds of `op`; the device is waited for, so that they are not the next op's."""
+        self._counts_rows = self._first.get(op.group, True)
         if op.id not in self._seconds:
             yield
             return
@@ -126,8 +149,33 @@ class StepMetrics:
         reduced: list[float] = reduce(torch.tensor(numbers, dtype=torch.float64)).tolist()
         return reduced
 
+    def part(self) -> Part:
+        """This rank's numbers of the step, which ends now."""
+        elapsed = time.perf_counter() - self._began
+        tallies = list(self._tallies.values())
+        pairs = [*self._totals.values(), *((t.total, t.count) for t in tallies)]
+        ends = [end for t in tallies for end in (-t.least, t.most)]
+        rollouts = [n for facts in self._rollouts.values() for n in facts]
+        return Part(
+            sums=[*self._counts.values(), *rollouts, *(n for pair in pairs for n in pair)],
+            most=[elapsed, *self._seconds.values(), *ends],
+            tallies=[(t.count, t.total, t.squares) for t in tallies],
+            said=self._said,
+        )
+
     def close(self, step: int) -> dict[str, float | None]:
-        """The step's line, the same on every rank for what is reduced. Collective over the world.
+        """The step's line, see `line`, the same on every rank for what is reduced. Collective over the world."""
+        part = self.part()
+        sums = self._reduced(part.sums, self._comm.all_reduce)
+        most = self._reduced(part.most, self._comm.all_reduce_max)
+        squares = part.squares_about(self._means_of(sums))
+        if Reduction.STD in self._reductions.values():
+            # About the global means, which had to be known first.
+            squares = self._reduced(squares, self._comm.all_reduce)
+        return self._line(step, sums, most, squares, part.said)
+
+    def line(self, step: int, parts: Sequence[Part]) -> dict[str, float | None]:
+        """The step's line from the numbers of all ranks.
 
         Means are over all rows of all ranks, seconds the slowest rank's; `tokens` are prompt and response. Of each
         node that samples: `response_length`, the mean of tokens sampled a response; `truncated`, the share of
@@ -136,24 +184,41 @@ class StepMetrics:
         entropy, with temperature 0 of neither). None stands for the mean or metric of nothing. A key that a line has
         the later ones have too.
         """
-        elapsed = time.perf_counter() - self._began
-        tallies = list(self._tallies.values())
-        pairs = [*self._totals.values(), *((t.total, t.count) for t in tallies)]
-        ends = [end for t in tallies for end in (-t.least, t.most)]
-        rollouts = [n for facts in self._rollouts.values() for n in facts]
-        mine = [*self._counts.values(), *rollouts, *(n for pair in pairs for n in pair)]
-        sums = self._reduced(mine, self._comm.all_reduce)
-        most = self._reduced([elapsed, *self._seconds.values(), *ends], self._comm.all_reduce_max)
+        sums = [sum(each) for each in zip(*(p.sums for p in parts), strict=True)]
+        most = [max(each) for each in zip(*(p.most for p in parts), strict=True)]
+        means = self._means_of(sums)
+        squares = [sum(each) for each in zip(*(p.squares_about(means) for p in parts), strict=True)]
+        # The first rank that has an engine's numbers tells them, in the order in which one rank would have them.
+        heard = {node: numbers for p in reversed(parts) for node, numbers in p.said.items()}
+        said = {node: heard[node] for node in self._speakers if node in heard}
+        return self._line(step, sums, most, squares, said)
+
+    def _pairs(self, sums: list[float]) -> list[tuple[float, float]]:
+        """Total and count of each field with a mean, then of each metric."""
+        begin = len(COUNTS) + _FACTS * len(self._samplers)
+        return list(zip(sums[begin::2], sums[begin + 1 :: 2], strict=True))
+
+    def _means_of(self, sums: list[float]) -> list[float]:
+        """Of each metric over all ranks."""
+        return [total / count if count else 0.0 for total, count in self._pairs(sums)[len(self._means) :]]
+
+    def _line(
+        self,
+        step: int,
+        sums: list[float],
+        most: list[float],
+        squares: list[float],
+        said: Mapping[str, Mapping[str, float]],
+    ) -> dict[str, float | None]:
         counts = dict(zip(COUNTS, map(int, sums), strict=False))
-        begin = len(COUNTS) + len(rollouts)
-        found = list(zip(sums[begin::2], sums[begin + 1 :: 2], strict=True))
+        found = self._pairs(sums)
         line: dict[str, float | None] = {"step": step, "seconds": most[0]}
         for name, (total, rows) in zip(self._means, found, strict=False):
             line[logged_as(name)] = total / rows if rows else None
         line |= {**counts, "tokens_per_s": counts["tokens"] / most[0]}
-        line |= self._sampled(sums[len(COUNTS) : begin])
-        line |= self._metrics(found[len(self._means) :], most[1 + len(self._ops) :])
-        line |= self._reported()
+        line |= self._sampled(sums[len(COUNTS) :])
+        line |= self._metrics(found[len(self._means) :], most[1 + len(self._ops) :], squares)
+        line |= self._reported(said)
         return line | {f"seconds/{n}": s for n, s in zip(self._ops, most[1:], strict=False)}
 
     def _sampled(self, sums: list[float]) -> dict[str, float | None]:
@@ -165,22 +230,23 @@ class StepMetrics:
             made |= {f"{node}/{name}": value for name, value in zip(ROLLOUT, values, strict=True)}
         return made
 
-    def _reported(self) -> dict[str, float | None]:
+    def _reported(self, said: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
         """What engines said, None for what they said in an earlier step only."""
-        self._seen |= dict.fromkeys(self._global)
-        values = ((name, self._global.get(name, math.nan)) for name in self._seen)
+        told = {f"{node}/{name}": value for node, numbers in said.items() for name, value in numbers.items()}
+        self._seen |= dict.fromkeys(told)
+        values = ((name, told.get(name, math.nan)) for name in self._seen)
         return {name: value if math.isfinite(value) else None for name, value in values}
 
-    def _metrics(self, totals: list[tuple[float, float]], ends: list[float]) -> dict[str, float | None]:
-        """Each metric by its key. `totals`: sum and count over all ranks; `ends`: minus the minimum, the maximum."""
-        means = [total / count if count else 0.0 for total, count in totals]
-        squares = self._squares(means)
+    def _metrics(
+        self, totals: list[tuple[float, float]], ends: list[float], squares: list[float]
+    ) -> dict[str, float | None]:
+        """Each metric by its key, from sum and count, minus the minimum and the maximum, squares about the mean."""
         made: dict[str, float | None] = {}
         for i, (name, reduction) in enumerate(self._reductions.items()):
             total, count = totals[i]
             values = {
                 Reduction.SUM: total,
-                Reduction.MEAN: means[i],
+                Reduction.MEAN: total / count if count else 0.0,
                 Reduction.STD: math.sqrt(squares[i] / count) if count else 0.0,
                 Reduction.MIN: -ends[2 * i],
                 Reduction.MAX: ends[2 * i + 1],
@@ -189,14 +255,23 @@ class StepMetrics:
             made[logged_as(name, "metric")] = value if count and math.isfinite(value) else None
         return made
 
-    def _squares(self, means: list[float]) -> list[float]:
-        """Squared distances from the global means, which had to be known first: one more sum, if the plan has a std."""
-        if Reduction.STD not in self._reductions.values():
-            return [0.0] * len(means)
-        mine = [t.squares_about(mean) for t, mean in zip(self._tallies.values(), means, strict=True)]
-        return self._reduced(mine, self._comm.all_reduce)
-
 
 def node_of(op: AnyOp) -> str:
     """The name under which what an op reports is logged."""
     return op.node or op.id
+
+
+def is_first(group: Group, rank: int, world_size: int) -> bool:
+    """Whether `rank` speaks for the ranks of the group that hold the same rows."""
+    at = group.coordinates(rank, world_size)
+    return at is not None and at["tp"] == at["cp"] == at["pp"] == 0
+
+
+def _speaker(op: AnyOp) -> str:
+    """The name under which the global numbers of an op are logged."""
+    return op.collection if isinstance(op, TakeOp) else node_of(op)
+
+
+def _block(op: LoadOp) -> str:
+    """The block of a prompt set: of `prompts` and `answers` none, of `test.prompts` `test`."""
+    return op.columns[0].rpartition(".")[0]

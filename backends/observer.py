@@ -74,10 +74,13 @@ class Sender:
 
     def __init__(self, store: Store) -> None:
         self._store, self._number = store, 0
+        self._alone = threading.Lock()
 
     def _send(self, event: _Event) -> None:
-        self._store.set(_key(self._number), msgspec.json.encode(event).decode())
-        self._number += 1
+        # Lines of steps may come from a thread of their own.
+        with self._alone:
+            self._store.set(_key(self._number), msgspec.json.encode(event).decode())
+            self._number += 1
 
     def on_start(self, plan: Plan, steps: int) -> None:
         """Nothing: the launcher knows."""

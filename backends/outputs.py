@@ -47,10 +47,16 @@ class Outputs:
 def clear_outputs(run_dir: Path, plan: Plan, world_size: int) -> None:
     """Remove what an earlier run in this folder put out and this one will not replace. RL0101 when that fails.
 
-    Such as the rows of ranks that it does not have. Its own files each rank begins anew.
+    Such as the rows of ranks that it does not have, or that put out nothing. Its own files each rank begins anew.
     """
-    names = {op.name for op in plan.ops() if isinstance(op, OutputOp)}
-    ours = {f"{name}-{rank}.jsonl" for name in names for rank in range(world_size)}
+    groups = {g.name: g for g in plan.groups}
+    ours = {
+        f"{op.name}-{rank}.jsonl"
+        for op in plan.ops()
+        if isinstance(op, OutputOp)
+        for first, last in groups[op.group].spans(world_size)
+        for rank in range(first, last)
+    }
     for path in (run_dir / FOLDER).glob("*-*.jsonl"):
         try:
             if path.name not in ours:

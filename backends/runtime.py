@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,10 +20,12 @@ from rldsl.backends.data.buffer import Buffer
 from rldsl.backends.data.collection import Collection
 from rldsl.backends.data.loader import Loader
 from rldsl.backends.engines.engine import TRANSFORMERS, Engine
+from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
 from rldsl.backends.functions import Call, Functions
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.outputs import Outputs
+from rldsl.backends.weights import Route, members, route
 from rldsl.compiler.plan import (
     AnyOp,
     CollectOp,
@@ -30,13 +34,13 @@ from rldsl.compiler.plan import (
     FreeOp,
     FunctionSpec,
     GenerateOp,
-    Group,
     InferOp,
     LoadOp,
     Plan,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
+    canonical,
     parts,
 )
 from rldsl.diagnostics import fail
@@ -77,14 +81,8 @@ class Runtime:
         self.warnings = [w for loader in self.loaders.values() for w in loader.warnings]
         self.calls = {op.id: self._function(op) for op in ops if isinstance(op, (ComputeOp, TrainOp))}
         self.models = self._load_models(ops)
-        check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()})
-        # A rank that does not generate still takes part in gathering the weights. Making one is collective: each
-        # once, and in one order on all ranks.
-        sampled = {(op.model, op.staleness) for op in ops if isinstance(op, (GenerateOp, ExtendOp, SyncWeightsOp))}
-        self.samplers = {
-            (name, age): engine.sampler(self.models[name], seed=plan.seed, staleness=age)
-            for name, age in sorted(sampled)
-        }
+        check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()}, comm)
+        self.samplers = self._make_samplers(ops)
 
     def _open_streams(self, ops: Sequence[LoadOp]) -> dict[str, Loader]:
         return {name: self._loader(list(each)) for name, each in groupby(sorted(ops, key=_stream), _stream)}
@@ -106,35 +104,54 @@ class Runtime:
         return self._functions.find(self.spec_of(op))
 
     def _load_models(self, ops: Sequence[AnyOp]) -> dict[str, Model]:
-        """Models of which this rank holds a part, trunks before the heads that share them.
+        """Models of which this rank holds a part, trunks before the heads that share them, and those it samples from.
 
         A model that no op trains is loaded frozen: it needs neither masters nor an optimiser. What is loaded follows
-        from the whole plan, as all ranks that hold a part of a model must load it alike.
+        from the whole plan, as all ranks that hold a part of a model must load it alike. On a rank that only samples
+        from a model that lies elsewhere, that is whole, without heads, and frozen: it begins as the model does.
         """
-        groups = self._groups_of_trunks(ops)
+        groups = holders_of(self.plan)
         used = {op.model for op in parts(self.plan.ops()) if isinstance(op, _WITH_WEIGHTS)}
+        here = {_trunk(op.model, self.plan) for op in parts(ops) if isinstance(op, _WITH_WEIGHTS)}
         specs = [
             replace(m, trainable=m.trainable and m.name in self.trained)
             for m in self.plan.models
-            if m.name in groups or (m.name in used and m.shares in groups)
+            if _trunk(m.name, self.plan) in here and (m.name in groups or m.name in used)
         ]
         made: dict[str, Model] = {}
         for spec in sorted(specs, key=lambda m: m.shares is not None):
-            made[spec.name] = self._engine.load(
-                spec,
-                comm=self.group(groups[_trunk(spec.name, self.plan)]),
-                seed=self.plan.seed,
-                heads=[m for m in specs if m.shares == spec.name],
-                trunk=None if spec.shares is None else made[spec.shares],
-            )
+            trunk = _trunk(spec.name, self.plan)
+            holders = members(self.plan.group(groups[trunk]), self.comm.world_size)
+            if self.comm.rank in holders:
+                made[spec.name] = self._engine.load(
+                    spec,
+                    comm=self.group(groups[trunk]),
+                    seed=self.plan.seed,
+                    heads=[m for m in specs if m.shares == spec.name],
+                    trunk=None if spec.shares is None else made[spec.shares],
+                )
+            elif spec.shares is None:
+                alone, frozen = self.comm.by_itself(), replace(spec, trainable=False)
+                made[spec.name] = self._engine.load(frozen, comm=alone, seed=self.plan.seed, heads=[], trunk=None)
         return made
 
-    def _groups_of_trunks(self, ops: Sequence[AnyOp]) -> dict[str, str]:
-        """The group that holds each trunk: that of training and inference, else of transfers, else of rollouts."""
-        groups: dict[str, str] = {}
-        for kinds in ((GenerateOp, ExtendOp), (SyncWeightsOp,), (InferOp, TrainOp)):
-            groups |= {_trunk(op.model, self.plan): op.group for op in ops if isinstance(op, kinds)}
-        return groups
+    def _make_samplers(self, ops: Sequence[AnyOp]) -> dict[tuple[str, int], Sampler]:
+        """An engine for each rollout of this rank. To make the first one of sharded weights takes all who hold them."""
+        routes = {(op.model, op.staleness): self.route(op) for op in ops if isinstance(op, SyncWeightsOp)}
+        sampled = {(op.model, op.staleness) for op in ops if isinstance(op, (GenerateOp, ExtendOp))}
+        made = {}
+        # One order on all ranks.
+        for name, age in sorted(routes.keys() | sampled):
+            model, way = self.models[name], routes.get((name, age))
+            if (name, age) in sampled:
+                made[name, age] = self._engine.sampler(model, seed=self.plan.seed, staleness=age)
+            elif way is not None and way.meets and model.sharded:
+                deque(model.each_weight(dtype=model.dtype), maxlen=0)
+        return made
+
+    def route(self, op: SyncWeightsOp) -> Route:
+        """The way that the weights of a transfer go."""
+        return route(op, self.plan, self.comm.world_size)
 
     def spec_of(self, op: ComputeOp | TrainOp) -> FunctionSpec:
         """The function that `op` calls."""
@@ -193,11 +210,6 @@ class Runtime:
         return column.data
 
 
-def members(group: Group, world_size: int) -> tuple[int, ...]:
-    """The ranks of a group, rising."""
-    return tuple(rank for first, last in group.spans(world_size) for rank in range(first, last))
-
-
 _WITH_WEIGHTS = (GenerateOp, ExtendOp, InferOp, TrainOp, SyncWeightsOp)
 
 
@@ -228,21 +240,49 @@ def changed_models(plan: Plan) -> frozenset[str]:
     return frozenset(m.name for m in plan.models if _trunk(m.name, plan) in trunks)
 
 
-def check_vocabularies(plan: Plan, tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
-    """RL0610 unless each model that reads tokens has the vocabulary of the model whose rollout wrote them."""
+def holders_of(plan: Plan) -> dict[str, str]:
+    """The group over which each trunk lies: that of training and inference, else of transfers, else of rollouts."""
+    groups: dict[str, str] = {}
+    for kinds in ((GenerateOp, ExtendOp), (SyncWeightsOp,), (InferOp, TrainOp)):
+        groups |= {
+            _trunk(op.model, plan): op.source if isinstance(op, SyncWeightsOp) else op.group
+            for op in plan.ops()
+            if isinstance(op, kinds) and isinstance(op, _WITH_WEIGHTS)
+        }
+    return groups
+
+
+def check_vocabularies(plan: Plan, tokenizers: Mapping[str, PreTrainedTokenizerBase], comm: Comm) -> None:
+    """RL0610 unless each model that reads tokens has the vocabulary of the model whose rollout wrote them.
+
+    Collective over the world when its ranks run different programs: then they hold different models.
+    """
     writers = _token_writers(plan)
     reads = [
         (op.model, writers[op.tokens])
         for op in parts(plan.ops())
-        if isinstance(op, (InferOp, TrainOp, ExtendOp)) and op.tokens in writers
+        if isinstance(op, (InferOp, TrainOp, ExtendOp)) and op.tokens in writers and op.model != writers[op.tokens]
     ]
-    for reader, writer in dict.fromkeys(reads):
-        # Loaded by this rank: the ranks of another group check theirs.
-        if reader == writer or reader not in tokenizers or writer not in tokenizers:
-            continue
-        here, there = tokenizers[reader].get_vocab(), tokenizers[writer].get_vocab()
+    pairs = list(dict.fromkeys(reads))
+    vocabularies = {m: tokenizers[m].get_vocab() for pair in pairs for m in pair if m in tokenizers}
+    if len(plan.programs) > 1:
+        vocabularies = _of_all_ranks(vocabularies, comm)
+    for reader, writer in pairs:
+        here, there = vocabularies[reader], vocabularies[writer]
         if here != there:
             _other_vocabulary(reader, here, writer, there)
+
+
+def _of_all_ranks(mine: Mapping[str, dict[str, int]], comm: Comm) -> dict[str, dict[str, int]]:
+    """The vocabularies of models of all ranks. What travels are hashes, unless they differ."""
+    hashes = {name: hashlib.sha256(canonical(words)).hexdigest() for name, words in mine.items()}
+    everyone = comm.all_gather_object(hashes)
+    if len({each for theirs in everyone for each in theirs.values()}) < 2:
+        return {name: {} for theirs in everyone for name in theirs}
+    # The first rank that has one tells it.
+    first = {name: rank for rank, theirs in reversed([*enumerate(everyone)]) for name in theirs}
+    told = comm.all_gather_object({n: words for n, words in mine.items() if first[n] == comm.rank})
+    return {name: words for theirs in told for name, words in theirs.items()}
 
 
 def _token_writers(plan: Plan) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
@@ -14,37 +14,43 @@ class MissingFieldError(AssertionError):
 
 
 class Buffer:
-    """Columns by field name. Reads name the op, so that a wrong plan is found where it is wrong."""
+    """Columns by field name, in each layout in which this rank has them; `layout` is the one that is spoken of.
+
+    Reads name the op, so that a wrong plan is found where it is wrong.
+    """
 
     def __init__(self) -> None:
-        self._columns: dict[str, Column] = {}
-        self._freed: dict[str, str] = {}
+        self.layout: Hashable = None
+        self._columns: dict[tuple[Hashable, str], Column] = {}
+        self._freed: dict[tuple[Hashable, str], str] = {}
 
     def put(self, name: str, column: Column) -> None:
         """Define `name`, or define it anew."""
-        self._columns[name] = column
-        self._freed.pop(name, None)
+        self._columns[self.layout, name] = column
+        self._freed.pop((self.layout, name), None)
 
     def get(self, name: str, *, op: str) -> Column:
         """The column, for `op`."""
-        if name not in self._columns:
-            why = f"freed by `{self._freed[name]}`" if name in self._freed else "never written"
+        key = (self.layout, name)
+        if key not in self._columns:
+            why = f"freed by `{self._freed[key]}`" if key in self._freed else "never written"
             raise MissingFieldError(f"op `{op}` reads the field `{name}`, which is not resident: {why}")
-        return self._columns[name]
+        return self._columns[key]
 
     def free(self, name: str, *, op: str) -> None:
         """Drop the column."""
         self.get(name, op=op)
-        del self._columns[name]
-        self._freed[name] = op
+        del self._columns[self.layout, name]
+        self._freed[self.layout, name] = op
 
-    def take(self, name: str) -> Column | None:
-        """The column, no longer resident here; None where this rank holds none."""
-        return self._columns.pop(name, None)
+    def take(self, name: str, *, keep: bool = False) -> Column | None:
+        """The column, unless it is to be kept no longer resident here; None where this rank holds none."""
+        key = (self.layout, name)
+        return self._columns.get(key) if keep else self._columns.pop(key, None)
 
     def all(self) -> dict[str, Column]:
-        """Every resident field."""
-        return dict(self._columns)
+        """Every resident field, in whatever layout."""
+        return {name: column for (_, name), column in self._columns.items()}
 
     def clear(self) -> None:
         """Forget everything: a new step begins."""

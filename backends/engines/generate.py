@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines import sources
 from rldsl.backends.engines.cache import DecodeCache, PromptCache
 from rldsl.backends.engines.draw import SamplingOp, draw, uniforms
-from rldsl.backends.engines.model import Model, whole_module
+from rldsl.backends.engines.model import Model, published, whole_module
 from rldsl.backends.engines.module import Scorer
 from rldsl.backends.engines.packing import PACK_TOKENS, Ints, Layout, group, pack
 from rldsl.backends.engines.score import budget
@@ -126,20 +127,26 @@ class Sampler:
         if self.own_copy:
             self.sync(model)
 
-    def sync(self, model: Model) -> None:
+    def sync(self, model: Model, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
         """Take the weights as trained so far. Collective when the model is sharded.
 
-        Sharded ones are gathered; a sampler of staleness 1 copies them, and any other shares the model's own.
+        Sharded ones are gathered; a sampler of staleness 1 copies them, and any other shares the model's own. `weights`
+        are those of `model.each_weight` in its own dtype, for callers that look at each.
         """
         if not self.own_copy:
+            deque(weights or (), maxlen=0)
             self.scorer = model.scorer
             return
         with torch.no_grad():
-            weights = model.weights(dtype=model.dtype)
+            found = dict(model.each_weight(dtype=model.dtype) if weights is None else weights)
             if not model.sharded:
-                weights = {name: w.clone() for name, w in weights.items()}
-        module = whole_module(model.scorer.model, weights).requires_grad_(False)
+                found = {name: w.clone() for name, w in found.items()}
+        module = whole_module(model.scorer.model, found).requires_grad_(False)
         self.scorer = Scorer(module, kind=model.spec.kind, name=self.name)
+
+    def places(self) -> Iterator[tuple[str, Tensor]]:
+        """Its own weights, by the names of `each_weight`, to be written over by those of a model on other ranks."""
+        return ((published(name), place) for name, place in self.scorer.named_parameters())
 
     @torch.inference_mode()
     def generate(self, prompts: list[str], prompt_ids: Tensor, op: GenerateOp, *, step: int) -> Samples:

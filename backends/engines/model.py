@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +123,17 @@ class Model:
         In `dtype`; by default float32 if trainable, else as held. Unsharded weights without adapters that have this
         dtype already are not copied.
         """
+        return dict(self.each_weight(dtype=dtype))
+
+    def each_weight(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """As `weights`, one after the other, in an order that all ranks have: each is gathered when asked for."""
         masters = {} if self.optimizer is None else self.optimizer.masters
         others = self.scorer.beside(self.head)
         held = {n: masters.get(n, p) for n, p in self.scorer.named_parameters() if n not in others}
         if dtype is None and masters:
             dtype = torch.float32
-        return {
-            _published(name): weight.detach().to(dtype or weight.dtype)
-            for name, weight in lora.plain(held, self.trunk, _whole)
-        }
+        for name, weight in lora.plain(held, self.trunk, _whole):
+            yield published(name), weight.detach().to(dtype or weight.dtype)
 
     def save(self, path: Path) -> None:
         """Write weights and tokenizer to the directory `path`, in place of what is there; rank 0 writes.
@@ -149,7 +151,7 @@ def _dtype(spec: ModelSpec) -> torch.dtype:
     return torch.bfloat16 if spec.precision == BF16 else torch.float32
 
 
-def _published(name: str) -> str:
+def published(name: str) -> str:
     """The Hugging Face name of a parameter of a scorer: there the one further head is `score`."""
     return f"score.{name.rpartition('.')[2]}" if name.startswith("heads.") else name.removeprefix("model.")
 

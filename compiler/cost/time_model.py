@@ -17,9 +17,6 @@ from rldsl.compiler.cost.model_facts import ModelFacts
 BYTES = {"bf16": 2, "fp32": 4}
 """Of a number in each precision."""
 
-BACKWARD = 2
-"""A backward pass costs two forwards: one for the inputs' gradients and one for the weights'."""
-
 STEP_BYTES = 40
 """Memory traffic a parameter of AdamW in float32: weight, gradient and two moments read and all but the gradient
 written (28); the gradient read for its norm (4), then read and written to be clipped (8)."""
@@ -201,23 +198,31 @@ def forward_seconds(placed: Placed, work: Work, *, micro_batches: int = 1) -> fl
 
     With pp the ranks wait (pp - 1) / micro_batches of the time (1F1B, arXiv 2104.04473).
     """
-    busy = _layer_seconds(placed, work, micro_batches) + _head_seconds(placed, work) + _tensor_seconds(placed, work)
+    busy = _layer_seconds(placed, work, micro_batches) + head_seconds(placed, work) + _tensor_seconds(placed, work)
     return max(busy, gather_seconds(placed) * micro_batches) * _bubble(placed.axes, micro_batches)
 
 
 def train_seconds(
-    placed: Placed, work: Work, *, micro_batches: int, recompute: float = 0.0, kept_logits: bool = True
+    placed: Placed,
+    work: Work,
+    *,
+    micro_batches: int,
+    recompute: float = 0.0,
+    kept_logits: bool = True,
+    trained: float = 1.0,
 ) -> float:
     """Forward and backward of one replica's `work`; the part `recompute` of the layers' forward is made again.
 
     1 is a forward of all layers, 0.5 that of every second matrix product. Logits that are not kept are made again as
-    well. Gradients of sharded weights are summed in float32.
+    well. Of the parameters the part `trained` has gradients, which are summed over ranks in float32.
     """
-    layers = (1 + BACKWARD + recompute) * _layer_seconds(placed, work, micro_batches)
-    head = (1 + BACKWARD + (0 if kept_logits else 1)) * _head_seconds(placed, work)
+    # A backward pass costs a forward for the inputs' gradients, and one for those of all weights.
+    backward = 1 + trained
+    layers = (1 + backward + recompute) * _layer_seconds(placed, work, micro_batches)
+    head = (1 + backward + (0 if kept_logits else 1)) * head_seconds(placed, work)
     # What goes forth is summed in the forward, its gradient in the backward pass.
     busy = layers + head + (2 + recompute) * _tensor_seconds(placed, work)
-    moved = micro_batches * (2 * gather_seconds(placed) + reduce_seconds(placed))
+    moved = micro_batches * (2 * gather_seconds(placed) + trained * reduce_seconds(placed))
     return max(busy, moved) * _bubble(placed.axes, micro_batches)
 
 
@@ -325,8 +330,8 @@ def _layer_seconds(placed: Placed, work: Work, micro_batches: int) -> float:
     return placed.reached.with_launch(max(products + attention, read), launched)
 
 
-def _head_seconds(placed: Placed, work: Work) -> float:
-    """Of the head, which is the last stage's; the others then wait for it, so pp does not divide it."""
+def head_seconds(placed: Placed, work: Work) -> float:
+    """Of the head in a forward, which is the last stage's; the others then wait for it, so pp does not divide it."""
     return work.states * placed.facts.head_flops / (placed.axes.tp * placed.axes.cp) / placed.rate
 
 

@@ -140,8 +140,9 @@ class _Sweep:
 
     def _stretch(self, place: int, op: ComputeOp) -> _Stretch | None:
         first, end = self._first(place, op), self._end(place, op)
-        between = self._models[bisect_left(self._models, first) : bisect_left(self._models, end)]
-        beside = list(islice((i for i in between if self._together(self._ops[i], op)), _LISTED + 1))
+        between = range(bisect_left(self._models, first), bisect_left(self._models, end))
+        models = (self._models[i] for i in between)
+        beside = list(islice((i for i in models if self._together(self._ops[i], op)), _LISTED + 1))
         if not beside:
             return None
         return _Stretch(min(place, beside[0]), end, tuple(self._ops[i].id for i in beside))

@@ -44,6 +44,8 @@ def _wait(op: WaitOp, begun: ComputeOp | None) -> Iterator[str]:
 
 def _meets(op: AnyOp, running: Iterable[ComputeOp], facts: Facts) -> Iterator[str]:
     """What may not stand between the beginning of a function and its wait."""
+    if not isinstance(op, CollectOp) and not _is_own(op, facts):
+        return
     for begun in running:
         if isinstance(op, CollectOp) and begun.guard is not None and begun.guard.until == op.into:
             yield f"`{op.id}` adds to `{op.into}` between `{begun.id}` and its wait, which must ask it alike"

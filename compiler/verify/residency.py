@@ -68,17 +68,18 @@ def _read(facts: Facts) -> Iterator[str]:
 
 @dataclass(slots=True)
 class _Held:
-    """Rows of a field on these ranks: their layout, when they are there, and by which move they came, still unread."""
+    """Rows of a field on these ranks: when they are there, and by which move they came, or were kept, still unread."""
 
-    layout: Layout
     guard: Guard | None
     moved: str | None = None
+    kept: str | None = None
 
 
 class _Walk:
     def __init__(self, facts: Facts, program: Program) -> None:
         self.facts, self.program = facts, program
-        self.held: dict[str, _Held] = {}
+        # By name, in each layout in which these ranks have it.
+        self.held: dict[str, dict[Layout, _Held]] = {}
         # What runs in the background, and the rows that each of its fields had when it began.
         self.running: dict[str, tuple[ComputeOp, dict[str, _Held | None]]] = {}
 
@@ -86,50 +87,61 @@ class _Walk:
         """What is wrong in this program, with its ranks."""
         where = f" ({ranks_of(self.program)})"
         for op in self.program.ops:
-            for problem in self.step(op):
+            for problem in self.move(op) if isinstance(op, ReshardOp) else self.step(op):
                 yield problem + where
-        for name in self.held:
-            yield f"`{name}` is never freed{where}"
+        for name, held in self.held.items():
+            if held:
+                yield f"`{name}` is never freed{where}"
 
     def step(self, op: AnyOp) -> Iterator[str]:
-        if isinstance(op, ReshardOp):
-            yield from self.move(op)
-            return
         layout = self.facts.layouts[op.group]
         for name in op.reads:
-            held = self.held.get(name)
-            yield from self.found(op, name, held, layout, op.group)
+            held = self.rows(name, layout)
+            yield from self.found(op, name, held, op.group)
             if held is not None:
-                held.moved = None
+                held.moved = held.kept = None
         if isinstance(op, FreeOp):
-            for name in op.fields:
-                held = self.held.pop(name, None)
-                yield from self.found(op, name, held, layout, op.group)
-                if held is not None and held.moved is not None:
-                    yield f"`{held.moved}` moves `{name}` for nothing: it is dropped unread"
+            yield from self.free(op, layout)
         writes = op.writes
         if isinstance(op, ComputeOp) and op.background:
-            self.running[op.id] = op, {name: self.held.get(name) for name in op.reads}
+            self.running[op.id] = op, {name: self.rows(name, layout) for name in op.reads}
             return
         if isinstance(op, WaitOp) and op.compute in self.running:
             begun, rows = self.running.pop(op.compute)
             writes = begun.writes
             for name, held in rows.items():
-                if held is not self.held.get(name):
+                if held is not self.rows(name, layout):
                     yield f"`{name}` is dropped, moved or written anew while `{begun.id}` reads it in the background"
         for name in writes:
-            if name in self.held:
+            if self.held.get(name):
                 yield f"`{op.id}` writes `{name}` while it is still held"
-            self.held[name] = _Held(layout, op.guard)
+            self.held[name] = {layout: _Held(op.guard)}
 
-    def found(self, op: AnyOp, name: str, held: _Held | None, layout: Layout, group: str) -> Iterator[str]:
+    def free(self, op: FreeOp, layout: Layout) -> Iterator[str]:
+        for name in op.fields:
+            held = self.rows(name, layout)
+            yield from self.found(op, name, held, op.group)
+            if held is None:
+                continue
+            del self.held[name][layout]
+            if held.moved is not None:
+                yield f"`{held.moved}` moves `{name}` for nothing: it is dropped unread"
+            if held.kept is not None:
+                yield f"`{held.kept}` keeps `{name}` for nothing: it is dropped unread"
+
+    def rows(self, name: str, layout: Layout) -> _Held | None:
+        return self.held.get(name, {}).get(layout)
+
+    def found(self, op: AnyOp, name: str, held: _Held | None, group: str) -> Iterator[str]:
         """Whether the rows are where, and whenever, `op` wants them."""
         does = "drops" if isinstance(op, FreeOp) else "reads"
         if held is None:
-            yield f"`{op.id}` {does} `{name}`, which is not there"
+            lies = next(iter(self.held.get(name, ())), None)
+            if lies is None:
+                yield f"`{op.id}` {does} `{name}`, which is not there"
+            else:
+                yield f"`{op.id}` {does} `{name}` on `{group}`, but its rows lie on {lies}"
             return
-        if held.layout != layout:
-            yield f"`{op.id}` {does} `{name}` on `{group}`, but its rows lie on {held.layout}"
         # A move and a drop follow the writer exactly; another reader may only run less often.
         if held.guard != op.guard and (held.guard is not None or isinstance(op, ReshardOp | FreeOp)):
             yield f"`{op.id}` {does} `{name}` {shown(op.guard)}, and it is there {shown(held.guard)}"
@@ -138,15 +150,23 @@ class _Walk:
         source, target = self.facts.layouts[op.source], self.facts.layouts[op.target]
         if source == target:
             yield f"`{op.id}` moves rows to where they lie"
-        leaves, arrives = self.facts.member(self.program, op.source), self.facts.member(self.program, op.target)
+        yield from (f"`{op.id}` keeps `{n}`, which it does not move" for n in set(op.keeps) - set(op.fields))
         for name in op.fields:
-            guard = op.guard
-            if leaves:
-                held = self.held.pop(name, None)
-                yield from self.found(op, name, held, source, op.source)
-                if held is not None and held.moved is not None:
-                    yield f"`{held.moved}` moves `{name}` for nothing: it moves on unread"
-            if arrives:
-                if name in self.held:
+            if self.facts.member(self.program, op.source):
+                held = self.rows(name, source)
+                yield from self.found(op, name, held, op.source)
+                if held is not None:
+                    yield from self.leave(op, name, source, held)
+            if self.facts.member(self.program, op.target):
+                if self.rows(name, target) is not None:
                     yield f"`{op.id}` writes `{name}` while it is still held"
-                self.held[name] = _Held(target, guard, moved=op.id)
+                self.held.setdefault(name, {})[target] = _Held(op.guard, moved=op.id)
+
+    def leave(self, op: ReshardOp, name: str, source: Layout, held: _Held) -> Iterator[str]:
+        """What becomes of the rows at the source."""
+        if name in op.keeps:
+            held.kept = op.id
+            return
+        del self.held[name][source]
+        if held.moved is not None:
+            yield f"`{held.moved}` moves `{name}` for nothing: it moves on unread"

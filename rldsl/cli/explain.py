@@ -6,7 +6,6 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import asdict
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -67,7 +66,8 @@ def _explain_file(args: argparse.Namespace) -> None:
         known = f"`rldsl show {args.what}` shows what there is"
         raise UsageError(f"rldsl explain: {args.what} has nothing called `{args.name}`; {hint or known}")
     if args.json:
-        print(json.dumps([asdict(p) for p in pages], indent=2, ensure_ascii=False))
+        as_data = import_module("rldsl.render.pages").as_data
+        print(json.dumps([as_data(p) for p in pages], indent=2, ensure_ascii=False))
         return
     view, terminal = import_module("rldsl.render.pages").PageView, console(no_color=args.no_color)
     for number, each in enumerate(pages):

@@ -15,13 +15,12 @@ from rldsl.compiler.plan import (
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
-    TrainOp,
     WaitOp,
 )
 from rldsl.render.blocks import BlockView, blocks_of
 from rldsl.render.explain_node import ModelOp, NodeExplainer
 from rldsl.render.facts import Facts
-from rldsl.render.flows import flows_of, trunk
+from rldsl.render.flows import flows_of
 from rldsl.render.lowered import Lowered
 from rldsl.render.moves import totals
 from rldsl.render.nodes import node_id, nodes_of
@@ -174,8 +173,8 @@ class Explainer:
         users = [f"{self._label(op)}: {describe(op)}" for op in ops if isinstance(op, ModelOp)]
         trained = [
             f"{'its trunk ' if op.model != model.name else ''}by {self._label(op)}, {places_words(self._facts, op)}"
-            for op in self._facts.ops
-            if isinstance(op, TrainOp) and trunk(self._plan, op.model) == trunk(self._plan, model.name)
+            for op in self._facts.trainings
+            if self._facts.trunk(op.model) == self._facts.trunk(model.name)
         ]
         syncs = [f"{describe(op)}, {places_words(self._facts, op)}" for op in ops if isinstance(op, SyncWeightsOp)]
         saves = [describe(op) for op in ops if isinstance(op, SaveOp)]

@@ -24,7 +24,6 @@ from rldsl.compiler.plan import (
 )
 from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts
-from rldsl.render.flows import rollouts_of, trunk
 from rldsl.render.lowered import Lowered
 from rldsl.render.nodes import NodeView, edges_of, node_id, nodes_of
 from rldsl.render.origin import Origin
@@ -208,17 +207,15 @@ class NodeExplainer:
         if not isinstance(op, ModelOp):
             return
         model = self._plan.model(op.model)
-        trainings = [
-            t for t in self._facts.ops if isinstance(t, TrainOp) and self._trunk(t.model) == self._trunk(op.model)
-        ]
+        own = self._facts.trunk(op.model)
+        trainings = [t for t in self._facts.trainings if self._facts.trunk(t.model) == own]
         if isinstance(op, TrainOp):
             yield f"changes those of `{op.model}`{_trunk_words(model)}"
         elif isinstance(op, InferOp):
             yield from self._read_weights(op, trainings)
-        for sync in (s for s in self._facts.ops if isinstance(s, SyncWeightsOp)):
-            if op in rollouts_of(self._facts, sync) or (
-                op in trainings and self._trunk(sync.model) == self._trunk(op.model)
-            ):
+        for sync in self._facts.syncs:
+            trained = isinstance(op, TrainOp) and self._facts.trunk(sync.model) == own
+            if trained or (isinstance(op, GenerateOp | ExtendOp) and op in self._facts.rollouts(sync)):
                 yield f"{describe(sync)}: {places_words(self._facts, sync)}"
 
     def _read_weights(self, op: InferOp, trainings: list[TrainOp]) -> Iterator[str]:
@@ -228,9 +225,6 @@ class NodeExplainer:
         before = [t for t in trainings if self._facts.comes_before(t, op)]
         when = f"after {_listed(map(self.label, before))}" if before else "as the step began"
         yield f"those of `{op.model}` {when}; trained by {_listed(map(self.label, trainings))}"
-
-    def _trunk(self, model: str) -> str:
-        return trunk(self._plan, model)
 
     def _passes(self, node: str, ops: list[AnyOp]) -> Iterator[str]:
         """Why passes made it as it is, what they took from it, and how often it was copied."""

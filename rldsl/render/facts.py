@@ -8,7 +8,19 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from rldsl.compiler import dag
-from rldsl.compiler.plan import AnyOp, CollectOp, FreeOp, Plan, ReshardOp, WaitOp, parts
+from rldsl.compiler.plan import (
+    AnyOp,
+    CollectOp,
+    ExtendOp,
+    FreeOp,
+    GenerateOp,
+    Plan,
+    ReshardOp,
+    SyncWeightsOp,
+    TrainOp,
+    WaitOp,
+    parts,
+)
 from rldsl.compiler.volume import Rows, Volumes
 from rldsl.types import FieldType
 
@@ -45,6 +57,36 @@ class Facts:
             for name in dict.fromkeys(op.reads):
                 found.setdefault(name, []).append(op)
         return {name: tuple(ops) for name, ops in found.items()}
+
+    @cached_property
+    def trainings(self) -> tuple[TrainOp, ...]:
+        """The ops that train, in program order."""
+        return tuple(op for op in self.ops if isinstance(op, TrainOp))
+
+    @cached_property
+    def syncs(self) -> tuple[SyncWeightsOp, ...]:
+        """The transfers of weights, in program order."""
+        return tuple(op for op in self.ops if isinstance(op, SyncWeightsOp))
+
+    def rollouts(self, sync: SyncWeightsOp) -> tuple[GenerateOp | ExtendOp, ...]:
+        """The ops that sample with the weights that `sync` hands over."""
+        return tuple(self._rollouts.get((sync.model, sync.staleness), ()))
+
+    @cached_property
+    def _rollouts(self) -> dict[tuple[str, int], list[GenerateOp | ExtendOp]]:
+        found: dict[tuple[str, int], list[GenerateOp | ExtendOp]] = {}
+        for op in self.ops:
+            if isinstance(op, GenerateOp | ExtendOp):
+                found.setdefault((op.model, op.staleness), []).append(op)
+        return found
+
+    def trunk(self, model: str) -> str:
+        """The model whose trunk `model` has: itself, unless it shares one."""
+        return self._trunks.get(model, model)
+
+    @cached_property
+    def _trunks(self) -> dict[str, str]:
+        return {m.name: m.shares for m in self.plan.models if m.shares}
 
     @cached_property
     def frees(self) -> dict[str, list[FreeOp]]:

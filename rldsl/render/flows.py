@@ -8,23 +8,18 @@ from enum import StrEnum
 
 from rldsl.compiler.plan import (
     AnyOp,
-    ExtendOp,
-    GenerateOp,
     Move,
     Plan,
     ReshardOp,
     SyncKind,
     SyncWeightsOp,
     TakeOp,
-    TrainOp,
     WaitOp,
 )
 from rldsl.compiler.volume import Sent, Volume
 from rldsl.render.facts import Facts
 from rldsl.render.nodes import node_id
 from rldsl.render.scopes import general, leaf
-
-Rollout = GenerateOp | ExtendOp
 
 
 class Kind(StrEnum):
@@ -150,13 +145,10 @@ def _between(sync: SyncWeightsOp) -> str:
 
 def _weights(facts: Facts, *, unrolled: bool) -> Iterator[Flow]:
     """From the trainings of a model, or of the model whose trunk it has, to its rollouts."""
-    trainings = [op for op in facts.ops if isinstance(op, TrainOp)]
-    for sync in facts.ops:
-        if not isinstance(sync, SyncWeightsOp):
-            continue
+    for sync in facts.syncs:
         way = _SYNCS[sync.sync]
-        for training in (t for t in trainings if trunk(facts.plan, t.model) == trunk(facts.plan, sync.model)):
-            for rollout in rollouts_of(facts, sync):
+        for training in (t for t in facts.trainings if facts.trunk(t.model) == facts.trunk(sync.model)):
+            for rollout in facts.rollouts(sync):
                 yield Flow(
                     source=node_id(training, unrolled=unrolled),
                     target=node_id(rollout, unrolled=unrolled),
@@ -173,18 +165,6 @@ def _order(plan: Plan, *, unrolled: bool) -> Iterator[Flow]:
     ends = ((a, b) if unrolled else (general(a), general(b)) for a, b, _ in said)
     for source, target in dict.fromkeys(ends):
         yield Flow(source=source, target=target, kind=Kind.ORDER, way=Way.NONE)
-
-
-def trunk(plan: Plan, model: str) -> str:
-    """The model whose trunk `model` has: itself, unless it shares one."""
-    return next((m.shares for m in plan.models if m.name == model and m.shares), model)
-
-
-def rollouts_of(facts: Facts, sync: SyncWeightsOp) -> Iterator[AnyOp]:
-    """The ops that sample with the weights that `sync` hands over."""
-    for op in facts.ops:
-        if isinstance(op, Rollout) and (op.model, op.staleness) == (sync.model, sync.staleness):
-            yield op
 
 
 def near(flows: Iterable[Flow], nodes: frozenset[str] | None) -> tuple[Flow, ...]:

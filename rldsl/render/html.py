@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from html import escape
 
 from rldsl.compiler.plan import AnyOp, FieldSpec, Plan, Program, plan_hash, to_builtins
@@ -18,10 +17,12 @@ from rldsl.render.layout import HEIGHT, Picture, Spot, laid_out, path
 from rldsl.render.moves import size_of
 from rldsl.render.nodes import edges_of, node_id, node_ids, nodes_of
 from rldsl.render.origin import Origin
+from rldsl.render.pages import as_data
 from rldsl.render.ranks import ranks_of
 from rldsl.render.schedule import Chart, Mark, charts_of
 from rldsl.render.scopes import general
 from rldsl.render.sizes import rows_words, size_words
+from rldsl.render.timeline import wait_words
 from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -44,7 +45,7 @@ _WHOLE = """<!DOCTYPE html>
 _GRAPH_NOTE = "Point at a node for its explanation. Orange lines cross ranks, dashed ones go to the next round."
 _SCHEDULE_NOTE = (
     "A column an op, in order: no lengths of time are known yet. Outlined in black: ranks meet in it. "
-    "Orange: only moves rows or weights."
+    "Orange: only moves rows or weights. Red frame: waits. Pale: in the background."
 )
 _CELL, _ROW, _NAMES = 16, 18, 190
 _MOST = 24  # of the nodes up and down of one: the page must not grow faster than the graph
@@ -72,8 +73,8 @@ def _pages(plan: Plan, explainer: Explainer, *, unrolled: bool) -> dict[str, lis
     """What each name shows; the empty name is the whole plan."""
     nodes = [n.label for n in nodes_of(plan, unrolled=unrolled)]
     names = dict.fromkeys([*explainer.names(), *nodes])
-    found = {name: [asdict(p) for p in explainer.pages(name)] for name in names}
-    return {"": [asdict(explainer.summary())], **found}
+    found = {name: [as_data(p) for p in explainer.pages(name)] for name in names}
+    return {"": [as_data(explainer.summary())], **found}
 
 
 def _header(plan: Plan) -> str:
@@ -124,8 +125,24 @@ def _box(spot: Spot) -> str:
 
 
 def _schedule(plan: Plan) -> str:
-    charts = "".join(f"<h3>{escape(c.title)}</h3>{_chart(c)}" for c in charts_of(plan))
-    return f'<section><h2>Schedule</h2><p class="dim">{_SCHEDULE_NOTE}</p>{charts}</section>'
+    made = charts_of(plan)
+    charts = "".join(f"<h3>{escape(c.title)}</h3>{_chart(c)}{_waits(c)}" for c in made)
+    lanes = _lanes(made) if len(made) > 1 else ""
+    return f'<section><h2>Schedule</h2><p class="dim">{_SCHEDULE_NOTE}</p>{lanes}{charts}</section>'
+
+
+def _lanes(charts: Sequence[Chart]) -> str:
+    """All that each class of ranks does, a line each."""
+    inner = []
+    for line, chart in enumerate(charts):
+        inner.append(f'<text x="0" y="{_ROW * line + 12}" font-weight="600">{escape(chart.title)}</text>')
+        inner += [_bar(i, line, mark, role) for i, (mark, role) in chart.lane.items()]
+    width, height = _NAMES + _CELL * len(charts[0].numbers), _ROW * len(charts)
+    return f'<div class="scroll"><svg width="{width}" height="{height}">{"".join(inner)}</svg></div>'
+
+
+def _waits(chart: Chart) -> str:
+    return "".join(f'<p class="dim">{escape(wait_words(chart, wait))}</p>' for wait in chart.waits)
 
 
 def _chart(chart: Chart) -> str:
@@ -138,15 +155,17 @@ def _chart(chart: Chart) -> str:
     for line, row in enumerate(chart.rows, 1):
         label = escape(row.label if len(row.label) < 26 else f"{row.label[:24]}…")
         inner.append(f'<text x="0" y="{_ROW * line + 12}" data-name="{escape(row.label)}">{label}</text>')
+        inner += [_bar(begin + 1, line, Mark.BESIDE, row.role, end - begin - 1) for begin, end in row.spans]
         inner += [_bar(i, line, mark, row.role) for i, mark in row.marks.items()]
     return f'<div class="scroll"><svg width="{width}" height="{height}">{"".join(inner)}</svg></div>'
 
 
-def _bar(column: int, line: int, mark: Mark, role: str) -> str:
-    fill = "#e8963a" if mark is Mark.TALKS else fill_of(role)
-    stroke = "#111" if mark is Mark.MEETS else "#889"
-    place = f'x="{_NAMES + _CELL * column}" y="{_ROW * line}" width="{_CELL - 2}" height="{_ROW - 4}"'
-    return f'<rect {place} fill="{fill}" stroke="{stroke}"/>'
+def _bar(column: int, line: int, mark: Mark, role: str, columns: int = 1) -> str:
+    fill = {Mark.TALKS: "#e8963a", Mark.WAITS: "#fff"}.get(mark, fill_of(role))
+    stroke = {Mark.MEETS: "#111", Mark.WAITS: "#c0392b"}.get(mark, "#889")
+    faint = ' opacity=".5"' if mark is Mark.BESIDE else ""
+    place = f'x="{_NAMES + _CELL * column}" y="{_ROW * line}" width="{_CELL * columns - 2}" height="{_ROW - 4}"'
+    return f'<rect {place} fill="{fill}" stroke="{stroke}"{faint}/>'
 
 
 def _moves(plan: Plan, *, unrolled: bool) -> str:

@@ -13,11 +13,9 @@ from rldsl.compiler.plan import (
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
-    TrainOp,
     WaitOp,
 )
 from rldsl.render.facts import Facts
-from rldsl.render.flows import rollouts_of, trunk
 from rldsl.render.nodes import node_ids
 from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import leaf
@@ -52,6 +50,10 @@ class Lowered:
         return found
 
     @cached_property
+    def _by_id(self) -> dict[str, AnyOp]:
+        return {op.id: op for op in self._facts.ops}
+
+    @cached_property
     def _frees_after(self) -> list[dict[str, list[str]]]:
         """By program and op the frees right behind it."""
         made = []
@@ -79,16 +81,15 @@ class Lowered:
 
     def served(self, op: AnyOp) -> tuple[AnyOp, ...]:
         """The nodes' ops for which an op without a node of its own is there; frees are there for none."""
-        ops = self._facts.ops
         match op:
             case ReshardOp():
                 return tuple({reader.id: reader for reader, _ in self._moved_for.get(op.id, ())}.values())
             case SyncWeightsOp():
-                return tuple(rollouts_of(self._facts, op))
+                return self._facts.rollouts(op)
             case SaveOp():
-                return tuple(o for o in ops if isinstance(o, TrainOp) and o.model == op.model)
+                return tuple(o for o in self._facts.trainings if o.model == op.model)
             case WaitOp():
-                return tuple(o for o in ops if o.id == op.compute)
+                return tuple(self._by_id[name] for name in (op.compute,) if name in self._by_id)
             case _:
                 return ()
 
@@ -99,9 +100,8 @@ class Lowered:
                 for reader, field in self._moved_for.get(op.id, ()):
                     yield f"`{leaf(field)}` of {self._writer(field)} for {_named((reader,))}"
             case SyncWeightsOp():
-                plan = self._facts.plan
-                own = trunk(plan, op.model)
-                trained = [o for o in self._facts.ops if isinstance(o, TrainOp) and trunk(plan, o.model) == own]
+                own = self._facts.trunk(op.model)
+                trained = [o for o in self._facts.trainings if self._facts.trunk(o.model) == own]
                 yield f"what {_named(trained)} trained, for {_named(self.served(op))}"
             case FreeOp():
                 for field in op.fields:

@@ -31,6 +31,12 @@ class Page:
     role: str = ""
 
 
+def as_data(page: Page) -> dict[str, object]:
+    """The page as JSON has it."""
+    sections = [{"heading": s.heading, "lines": list(s.lines)} for s in page.sections]
+    return {"title": page.title, "kind": page.kind, "place": page.place, "sections": sections, "role": page.role}
+
+
 def page(title: str, kind: str, place: str, sections: Iterable[tuple[str, Sequence[str]]], *, role: str = "") -> Page:
     """A page without the sections that have no lines; a line that says the same again is left out."""
     kept = (Section(heading, tuple(dict.fromkeys(lines))) for heading, lines in sections)

@@ -42,11 +42,18 @@ class Mark(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one node does, by column; it does nothing in the others."""
+    """What one node does, by column; it does nothing in the others, or runs on beside them between those in `spans`."""
 
     label: str
     role: str
     marks: Mapping[int, Mark]
+    spans: tuple[tuple[int, int], ...] = ()
+
+    def at(self, columns: range) -> dict[int, Mark]:
+        """All marks in these columns."""
+        beside = (range(max(a + 1, columns.start), min(b, columns.stop)) for a, b in self.spans)
+        found = {column: Mark.BESIDE for each in beside for column in each}
+        return found | {column: mark for column in columns if (mark := self.marks.get(column))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,7 @@ def _chart(
     run: _Run, p: int, columns: Mapping[int, int], nodes: dict[str, NodeView], only: frozenset[str] | None
 ) -> Chart:
     rows: dict[tuple[str, str], dict[int, Mark]] = {}
+    spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
     numbers: list[int | None] = [None] * len(columns)
     lane: dict[int, tuple[Mark, str]] = {}
     shown = [op for op in run.ops[p] if only is None or op.id in only]
@@ -134,20 +142,17 @@ def _chart(
         numbers[column] = run.numbers[p][op.id]
         lane[column] = _mark(op), _role(op, nodes)
         for part in parts((op,)):
-            marks = rows.setdefault((_label(part, nodes), _role(part, nodes)), {})
-            marks.update(_beside(op, marks, column))
+            key = _label(part, nodes), _role(part, nodes)
+            marks = rows.setdefault(key, {})
+            if isinstance(op, WaitOp) and marks:
+                spans.setdefault(key, []).append((max(marks), column))
             marks[column] = _mark(op)
     for op in shown:
         begin, end, _ = run.gaps[p].get(op.id, (0, 0, ()))
         lane.update({columns[at]: (Mark.WAITS, "") for at in range(begin, end) if at in columns})
-    made = tuple(Row(label, role, marks) for (label, role), marks in rows.items())
+    made = tuple(Row(*key, marks, tuple(spans.get(key, ()))) for key, marks in rows.items())
     waits = tuple(w for w in run.waits(p) if only is None or run.plan.programs[p].ops[w.number].id in only)
     return Chart(ranks_of(run.plan.programs[p], run.plan.world_size), made, tuple(numbers), lane, waits)
-
-
-def _beside(op: AnyOp, marks: Mapping[int, Mark], column: int) -> dict[int, Mark]:
-    """The columns between the beginning of what runs in the background and the wait for it."""
-    return dict.fromkeys(range(max(marks) + 1, column), Mark.BESIDE) if isinstance(op, WaitOp) and marks else {}
 
 
 def _label(op: AnyOp, nodes: dict[str, NodeView]) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SyncWeightsOp
 from rldsl.render.facts import Facts
-from rldsl.render.flows import rollouts_of
 from rldsl.render.nodes import Edge, edges_of, node_id, nodes_of
 from rldsl.render.scopes import leaf
 
@@ -102,5 +101,5 @@ def ops_of(plan: Plan, nodes: frozenset[str], *, unrolled: bool = False) -> froz
 
 def _belongs(facts: Facts, op: AnyOp, nodes: frozenset[str], *, unrolled: bool) -> bool:
     if isinstance(op, SyncWeightsOp):
-        return any(node_id(r, unrolled=unrolled) in nodes for r in rollouts_of(facts, op))
+        return any(node_id(r, unrolled=unrolled) in nodes for r in facts.rollouts(op))
     return (isinstance(op, LoadOp) or op.node is not None) and node_id(op, unrolled=unrolled) in nodes

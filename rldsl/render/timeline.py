@@ -50,7 +50,7 @@ class TimelineView:
         legend = (f"{m.value} {text}" for m, text in _LEGEND.items() if m in marks)
         yield Text("  ".join(legend), style="dim")
         for chart in self._charts:
-            yield from (_wait(chart, wait) for wait in chart.waits)
+            yield from (Text(wait_words(chart, wait)) for wait in chart.waits)
 
     def _part(self, columns: range, label: int, cell: int) -> Iterator[Text]:
         if len(self._charts) > 1:
@@ -64,11 +64,10 @@ def _marks(chart: Chart) -> Iterator[Mark]:
     yield from (mark for row in chart.rows for mark in row.marks.values())
 
 
-def _wait(chart: Chart, wait: Wait) -> Text:
+def wait_words(chart: Chart, wait: Wait) -> str:
     """`ranks 2 to 3 wait in op 3, reshard, for ranks 0 to 1, which run rollout`."""
     text = f"{chart.title} wait{'' if chart.title.startswith('ranks') else 's'} in op {wait.number}, {wait.op}, for "
-    text += wait.last + (f", which run{'' if wait.last.startswith('ranks') else 's'} {', '.join(wait.ops)}")
-    return Text(text)
+    return f"{text}{wait.last}, which run{'' if wait.last.startswith('ranks') else 's'} {', '.join(wait.ops)}"
 
 
 def _lane(chart: Chart, columns: range, label: int, cell: int) -> Text:
@@ -84,10 +83,9 @@ def _drawn(chart: Chart, columns: range, label: int, cell: int) -> Iterator[Text
     ruler = _ruler(chart.numbers[columns.start : columns.stop], cell)
     yield Text.assemble((f"{chart.title:<{label}}", "bold"), (ruler, "dim"))
     for row in chart.rows:
-        if row.marks.keys().isdisjoint(columns):
-            continue
-        name = row.label if len(row.label) < label else f"{row.label[: label - 2]}…"
-        yield _line(name, row.role, row.marks, columns, label, cell)
+        if marks := row.at(columns):
+            name = row.label if len(row.label) < label else f"{row.label[: label - 2]}…"
+            yield _line(name, row.role, marks, columns, label, cell)
 
 
 def _line(name: str, role: str, marks: Mapping[int, Mark], columns: range, label: int, cell: int) -> Text:

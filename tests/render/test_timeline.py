@@ -127,7 +127,8 @@ def test_what_runs_in_the_background():
     )  # fmt: skip
     spec = ModelSpec(name="m", kind="policy", source="hf")
     (chart,) = charts_of(msgspec.structs.replace(plan, models=(spec,)))
-    assert {r.label: r.marks for r in chart.rows}["reward"] == {0: Mark.BESIDE, 1: Mark.BESIDE, 2: Mark.WAITS}
+    (reward,) = (r for r in chart.rows if r.label == "reward")
+    assert reward.at(range(9)) == {0: Mark.BESIDE, 1: Mark.BESIDE, 2: Mark.WAITS}
 
 
 def test_one_order_agrees_with_all_programs(plan):

@@ -19,6 +19,7 @@ from rldsl.backends.engines.engine import TRANSFORMERS, Engine
 from rldsl.backends.executor import Executor
 from rldsl.backends.keys import OWN_KEYS, ROLLOUT, logged_as, mean_fields
 from rldsl.backends.reference import Reference, Step
+from rldsl.backends.runtime import holders_of
 from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.unroll_loops import UnrollLoops
@@ -90,16 +91,25 @@ def execute(plan: Plan, comm: Comm, folder: Path, run_dir: Path, engine: Engine 
     """This rank's part of a run of the plan."""
     made = Executor(plan, comm, steps=STEPS, source_dir=folder, run_dir=run_dir, engine=engine)
     buffer = made.runtime.buffer = Remembering()
-    lines, fields = [], []
-    for step in range(STEPS):
-        lines.append(dict(made.run_step(step)))
-        fields.append({name: by_id(column) for name, column in buffer.seen.items()})
-        buffer.seen = {}
+    lines: list[dict[str, Any]] = []
+    fields = []
+    with made.delivering(lambda line: lines.append(dict(line))):
+        for step in range(STEPS):
+            made.run_step(step)
+            fields.append({name: by_id(column) for name, column in buffer.seen.items()})
+            buffer.seen = {}
+        comm.barrier()  # ranks that are threads wait in collectives alone
     outputs = {}
     for path in (run_dir / "outputs").glob(f"*-{comm.rank}.jsonl"):
         outputs[path.name.rpartition("-")[0]] = [json.loads(line) for line in path.read_text().splitlines()]
-    weights = {m: clone(w.weights()) for m, w in sorted(made.runtime.models.items())}
+    weights = {m: clone(w.weights()) for m, w in sorted(made.runtime.models.items()) if holds(plan, m, comm)}
     return Outcome(lines=lines, fields=fields, outputs=outputs, weights=weights)
+
+
+def holds(plan: Plan, model: str, comm: Comm) -> bool:
+    """Whether this rank has a part of a model's weights, rather than what it last got to sample from."""
+    group = plan.group(holders_of(plan)[plan.model(model).shares or model])
+    return group.index(comm.rank, comm.world_size) is not None
 
 
 def clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +132,8 @@ def united(parts: Sequence[Outcome]) -> Outcome:
                 whole.setdefault(name, {}).update(rows)
         for name, lines in part.outputs.items():
             outputs.setdefault(name, []).extend(lines)
-    return Outcome(lines=parts[0].lines, fields=fields, outputs=outputs, weights=parts[0].weights)
+    weights = {model: each for part in reversed(parts) for model, each in part.weights.items()}
+    return Outcome(lines=parts[0].lines, fields=fields, outputs=outputs, weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,8 @@ def test_threads_give_what_the_reference_gives(tmp_path: Path, seed: int) -> Non
     source = write(tmp_path, Maker(seed, fits=24).program())
     want = Wanted.of(source, TINY)
     layouts = ("actor.generate : hf(dp = 1)", "rival.generate : hf(dp = 2)")
-    for way in (Way(), Way(ranks=3), Way(ranks=8), Way(ranks=4, layouts=layouts)):
+    apart = ("actor.train : fsdp() on 0..1", "actor.generate : hf() on 2..3", "rival.generate : hf() on 1..2")
+    for way in (Way(), Way(ranks=3), Way(ranks=8), Way(ranks=4, layouts=layouts), Way(ranks=4, layouts=apart)):
         plan = compile_file(source, way.options()).plan
         run = tmp_path / str(way.ranks)
         threads = ThreadRanks(way.ranks, TINY)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.engine import Engine
@@ -34,6 +35,7 @@ class World:
 
     def __init__(self, size: int) -> None:
         self.turn = threading.Condition()
+        self.store = HashStore()
         self.failed = False
         self._meetings: dict[tuple[int, ...], Meeting] = {}
         self._all = tuple(range(size))
@@ -83,7 +85,9 @@ class ThreadComm(Comm):
 
     def __init__(self, rank: int, members: tuple[int, ...], world: World, status: Status) -> None:
         size, cpu = len(members), torch.device("cpu")
-        super().__init__(rank=rank, world_size=size, device=cpu, status=status, group=None, members=members)
+        super().__init__(
+            rank=rank, world_size=size, device=cpu, status=status, group=None, members=members, store=world.store
+        )
         self._meeting, self._world = world.meeting(members), world
 
     def _make_group(self, members: tuple[int, ...]) -> Comm | None:

@@ -173,11 +173,11 @@ class TinyModel(Model):
         made: Any = tokenizer
         return cls(spec, scorer, made, comm, optimizer, trunk=spec)
 
-    def weights(self, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    def each_weight(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         others = self.scorer.beside(self.head)
         whole = {name: p.detach() for name, p in self.scorer.named_parameters() if name not in others}
         plain = {n: w for n, w in whole.items() if not n.startswith("lora")}
-        return plain | {"embed": self.scorer.trunk().detach()}
+        return iter((plain | {"embed": self.scorer.trunk().detach()}).items())
 
     def save(self, path: Path) -> None:
         weights = self.weights()
@@ -197,8 +197,14 @@ class TinySampler(Sampler):
         self.scorer = model.scorer
         self.sync(model)
 
-    def sync(self, model: Model) -> None:
+    def sync(self, model: Model, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
+        for _ in weights or ():
+            pass
         self.scorer = deepcopy(model.scorer) if self.own_copy else model.scorer
+
+    def places(self) -> Iterator[tuple[str, Tensor]]:
+        """Adapters come merged; where this lies on other ranks than the training, its own are nothing."""
+        return ((name, p) for name, p in self.scorer.named_parameters() if name in ("embed", "own"))
 
     def _waves(self, prompts: int, columns: int, n: int) -> Iterator[tuple[int, int]]:
         if prompts:

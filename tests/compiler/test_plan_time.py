@@ -1,0 +1,171 @@
+"""Seconds of a plan's ops and of its step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from math import isclose
+from pathlib import Path
+
+import pytest
+
+from rldsl.compiler.cost.axes import Axes
+from rldsl.compiler.cost.find_facts import NoFacts, shipped_models
+from rldsl.compiler.cost.hardware import HARDWARE, hardware_of
+from rldsl.compiler.cost.plan_time import Assumed, PlanTime, Timed, plan_time
+from rldsl.compiler.cost.time_model import (
+    Placed,
+    Rows,
+    causal_work,
+    forward_seconds,
+    generate_seconds,
+    optimizer_seconds,
+    packed_work,
+    train_seconds,
+)
+from rldsl.compiler.pipeline import Options, compile_file
+from rldsl.compiler.plan import AnyOp, Plan
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QWEN = "Qwen/Qwen2.5-7B"
+FACTS = shipped_models()["Qwen2.5-7B"]
+
+
+def compiled(name: str, *settings: str, cluster: str = "16 x h100", layouts: tuple[str, ...] = ()) -> Plan:
+    minibatch = ("minibatch=64",) if name == "ppo" else ()
+    given = (f"model={QWEN}", "batch=256", *minibatch, *settings)
+    options = Options(settings=given, cluster=cluster, layouts=layouts)
+    return compile_file(EXAMPLES / f"{name}.rl", options).plan
+
+
+def timed(plan: Plan, **assumed: float) -> PlanTime:
+    found = plan_time(plan, Path("/"), Assumed(**assumed) if assumed else None)
+    assert isinstance(found, PlanTime)
+    return found
+
+
+def ops(plan: Plan) -> Mapping[str, AnyOp]:
+    return {op.id: op for op in plan.ops()}
+
+
+def total(found: PlanTime, op: str) -> float:
+    seconds = found.seconds(ops(found.plan)[op])
+    assert seconds is not None and isclose(seconds.total, sum(s for _, s in seconds.parts))
+    return seconds.total
+
+
+def end(steps: tuple[Timed, ...]) -> float:
+    return max(each.end for each in steps)
+
+
+def test_ops_of_ppo_by_hand():
+    plan = compiled("ppo", "epochs=2")
+    found = timed(plan, prompt_tokens=400)
+    rollout = ops(plan)["rollout"]
+    rows = Rows(prompts=256, samples=rollout.n, prompt_tokens=400, response_tokens=rollout.max_new_tokens)
+    placed = Placed(facts=FACTS, axes=Axes(dp=16), hardware=HARDWARE["h100"], precision="bf16")
+    work = packed_work(FACTS, rows, 16)
+    assert isclose(total(found, "old"), forward_seconds(placed, work))
+    passes = train_seconds(placed, work, micro_batches=4)
+    assert isclose(total(found, "actor_update"), 2 * (passes + 4 * optimizer_seconds(placed)))
+    engine = Placed(facts=FACTS, axes=Axes(dp=16), hardware=HARDWARE["h100"], precision="bf16", sharded=False)
+    assert isclose(total(found, "rollout"), generate_seconds(engine, rows, kv_budget=4 << 30))
+    # The critic has no matrix to the vocabulary.
+    assert total(found, "baseline") < total(found, "ref")
+
+
+def test_short_responses_take_less():
+    plan = compiled("grpo")
+    long, half, none = (timed(plan, prompt_tokens=100, filled=part) for part in (1.0, 0.5, 0.0))
+    prompts, short = total(none, "rollout"), total(half, "rollout")
+    assert isclose((short - prompts) / (total(long, "rollout") - prompts), 0.5, rel_tol=0.05)
+    assert total(none, "update") < total(long, "update")
+
+
+def test_functions_and_unknown_models_have_no_seconds():
+    plan = compiled("ppo")
+    found = timed(plan)
+    assert found.seconds(ops(plan)["reward"]) is None
+    nothing = PlanTime(plan, {}, HARDWARE["h100"], 16)
+    assert all(nothing.seconds(op) is None for op in plan.ops() if op.id in ("old", "rollout", "actor_update"))
+    assert end(nothing.timeline()) == 0
+
+
+def test_a_plan_for_any_hardware_has_no_seconds():
+    plan = compile_file(EXAMPLES / "ppo.rl", Options()).plan
+    found = plan_time(plan, Path("/"))
+    assert isinstance(found, NoFacts) and "--cluster" in found.reason
+    found = plan_time(compiled("ppo", "model=no/such-model"), Path("/"))
+    assert isinstance(found, NoFacts) and "no/such-model" in found.reason
+
+
+def test_own_figures_count():
+    slow = timed(compiled("ppo", cluster="16 x h100(bf16 = 100)"))
+    assert slow.hardware == hardware_of("h100", {"bf16": 100})
+    assert total(slow, "actor_update") > 5 * total(timed(compiled("ppo")), "actor_update")
+
+
+def test_one_program_runs_one_op_after_the_other():
+    plan = compiled("ppo")
+    found = timed(plan)
+    steps = found.timeline()
+    assert [s.op for s in steps] == [op.id for op in plan.programs[0].ops]
+    assert all(isclose(a.end, b.begin) for a, b in pairwise(steps))
+    assert isclose(end(steps), sum(s.total for op in plan.ops() if (s := found.seconds(op))))
+    assert isclose(found.step_seconds, end(steps))
+
+
+@pytest.mark.parametrize(("name", "beside"), [("grpo", False), ("off_policy", True)])
+def test_ranks_apart_work_side_by_side_where_rollouts_may_be_older(name, beside):
+    layouts = ("actor.train : fsdp(dp = 8) on 0..7", "actor.generate : hf(dp = 8) on 8..15")
+    plan = compiled(name, layouts=layouts)
+    found = timed(plan, prompt_tokens=200)
+    steps = found.timeline()
+    assert len(plan.programs) == 2
+    # All programs' ops, in their order, and collectives at one time wherever they stand.
+    for program in plan.programs:
+        mine = [s for s in steps if s.first == program.first]
+        assert [s.op for s in mine] == [op.id for op in program.ops]
+        assert all(a.end <= b.begin + 1e-12 for a, b in pairwise(mine))
+    for op in plan.ops():
+        if op.collective:
+            assert len({(s.begin, s.end) for s in steps if s.op == op.id}) == 1
+    both = sum(s.total for op in plan.ops() if (s := found.seconds(op)))
+    assert isclose(end(steps), both)
+    assert (found.step_seconds < 0.95 * both) is beside
+    if beside:
+        busiest = max(sum(s.end - s.begin for s in steps if s.first == p.first) for p in plan.programs)
+        assert isclose(found.step_seconds, busiest, rel_tol=1e-6)
+
+
+def test_megatron_attends_only_to_what_it_sees():
+    layouts = ("actor.train : megatron(dp = 4, tp = 4)", "actor.generate : vllm(dp = 4, tp = 4)")
+    plan = compiled("grpo", layouts=layouts)
+    found = timed(plan, prompt_tokens=600)
+    assert found.engine("actor", ops(plan)["update"].model and "train") == "megatron"
+    limit = ops(plan)["rollout"].max_new_tokens
+    rows = Rows(prompts=256, samples=ops(plan)["rollout"].n, prompt_tokens=600, response_tokens=limit)
+    placed = Placed(facts=FACTS, axes=Axes(dp=4, tp=4), hardware=HARDWARE["h100"], precision="bf16")
+    work = causal_work(FACTS, rows, 4)
+    micro_batches = -(-work.tokens // 16384)
+    expected = train_seconds(placed, work, micro_batches=micro_batches) + optimizer_seconds(placed)
+    assert isclose(total(found, "update"), expected)
+
+
+def test_what_runs_in_few_steps_counts_for_few():
+    plan = compiled("validated")
+    found = timed(plan)
+    op = next(op for op in plan.ops() if op.guard and op.guard.every and found.seconds(op))
+    known = found.seconds(op)
+    step = next(s for s in found.timeline() if s.op == op.id)
+    assert known is not None and op.guard is not None
+    assert isclose((step.end - step.begin) * op.guard.every, known.total, rel_tol=1e-6)
+
+
+def test_adapters_take_a_step_of_their_own_size():
+    whole, adapted = (
+        timed(compiled(n, "teacher=Qwen/Qwen2.5-7B") if n == "distill" else compiled(n)) for n in ("grpo", "distill")
+    )
+    parts = dict(adapted.seconds(next(op for op in adapted.plan.ops() if op.id == "update")).parts)
+    others = dict(whole.seconds(ops(whole.plan)["update"]).parts)
+    assert parts["optimizer"] < others["optimizer"] / 20
