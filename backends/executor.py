@@ -121,6 +121,7 @@ class Executor:
             return
         self._comm.status.enter(step=step, op=op.id, node=op.node)
         self._observer.on_op(op)
+        self.runtime.buffer.layout = self.runtime.layouts[op.group]
         with self._metrics.timing(op):
             HANDLERS[type(op)](self.runtime, op)
 

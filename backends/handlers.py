@@ -224,11 +224,13 @@ def _guarded(
 
 
 def move(rt: Runtime, op: ReshardOp) -> None:
-    """Give the fields the layout of another group."""
+    """Give the fields the layout of another group, or a copy of them."""
     comm, world = rt.group(op.group), rt.comm.world_size
     source, target = (dealt(rt.plan.group(g), comm.members, world) for g in (op.source, op.target))
-    mine = {n: column for n in op.fields if (column := rt.buffer.take(n)) is not None}
+    rt.buffer.layout = rt.layouts[op.source]
+    mine = {n: column for n in op.fields if (column := rt.buffer.take(n, keep=n in op.keeps)) is not None}
     moved = reshard(mine, rt.schema(op.fields), comm, source=source, target=target, batch=op.batch)
+    rt.buffer.layout = rt.layouts[op.target]
     for name, column in moved.items() if target.at[comm.rank] is not None else ():
         rt.buffer.put(name, column)
 

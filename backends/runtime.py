@@ -66,6 +66,7 @@ class Runtime:
         self.source_dir, self.run_dir, self.metrics = source_dir, run_dir, metrics
         self.buffer, self.collections = Buffer(), dict[str, Collection]()
         self.outputs = Outputs(run_dir, comm.rank)
+        self.layouts = {g.name: g.layout(comm.world_size) for g in plan.groups}
         self.types = {f.name: FieldType.parse(f.type) for f in plan.fields}
         assert any(isinstance(op, LoadOp) for op in plan.ops()), (
             "the plan loads no prompts: the compiler refuses such programs"

@@ -11,7 +11,7 @@ from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import models_folder
 from rldsl.compiler.cost.hf_config import read_config
 from rldsl.compiler.cost.memory import Scoring, Training
-from rldsl.compiler.cost.memory_generation import Generating
+from rldsl.compiler.cost.memory_generation import Generating, handing_over
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.shard import Lora, Shard
@@ -98,14 +98,16 @@ class Case:
     @property
     def kind(self) -> str:
         """What it is judged with."""
-        return "generation" if self.phase == "generate" else "training"
+        return "generation" if self.phase in ("generate", "sync") else "training"
 
     @property
     def name(self) -> str:
         """What differs from the usual."""
         axes = [f"{k}{v}" for k, v in zip(("dp", "tp", "pp", "cp", "ep"), _sizes(self.axes), strict=True) if v > 1]
         parts = [self.model, self.phase, self.precision, *axes]
-        if self.wave is not None:
+        if self.phase == "sync":
+            parts += [f"lora {self.lora_rank}"] if self.lora_rank else []
+        elif self.wave is not None:
             w = self.wave
             parts.append(f"{w.prompts}x{w.samples} of {w.prompt}+{w.new_tokens}" + (" top_p" if w.top_p < 1 else ""))
         else:
@@ -136,10 +138,12 @@ def estimate(case: Case) -> Footprint:
     lora = Lora(rank=case.lora_rank) if case.lora_rank else None
     shard = Shard(facts=read_config(config_of(case.model)), axes=case.axes, stage=case.stage, lora=lora)
     states = States(
-        shard=shard, width=2 if case.precision == "bf16" else 4, trained=case.phase == "train", zero=case.zero
+        shard=shard, width=2 if case.precision == "bf16" else 4, trained=case.phase in ("train", "sync"), zero=case.zero
     )
     if case.wave is not None:
         return _generating(case.wave, states)
+    if case.phase == "sync":
+        return handing_over(states)
     rows = case.packs * case.rows_per_pack
     settings: dict[str, Any] = {
         "states": states,
@@ -167,4 +171,130 @@ def _generating(wave: Wave, states: States) -> Footprint:
     ).footprint
 
 
-CASES: tuple[Case, ...] = ()
+def _train(model: str, packs: int, length: int, states: int, axes: Axes, **others: Any) -> Case:
+    """Long rows without a mask; packs of at most 512 places as our engine has them."""
+    return Case(
+        model=model,
+        packs=packs,
+        length=length,
+        states=states,
+        axes=axes,
+        masked=others.pop("masked", length <= 512),
+        rows_per_pack=4 if length == 512 else 1,
+        **others,
+    )
+
+
+def _infer(model: str, packs: int, length: int, states: int, axes: Axes, **others: Any) -> Case:
+    return _train(model, packs, length, states, axes, phase="infer", **others)
+
+
+def _wave(model: str, prompts: int, prompt: int, samples: int, new_tokens: int, **others: Any) -> Case:
+    wave = Wave(prompts=prompts, prompt=prompt, samples=samples, new_tokens=new_tokens, top_p=others.pop("top_p", 1.0))
+    return Case(model=model, phase="generate", wave=wave, **others)
+
+
+_SMALL, _HALF, _ONE, _SEVEN = "SmolLM2-135M", "Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-7B"
+_EIGHT, _LLAMA, _LARGE, _LARGEST = "Qwen3-8B", "Llama-3.1-8B", "Qwen2.5-32B", "Qwen2.5-72B"
+_MOE, _MIXTRAL = "Qwen3-30B-A3B", "Mixtral-8x7B"
+
+# What the formulas were derived with, by looking at what was alive at the peak. These do not count.
+DERIVED_WITH: tuple[Case, ...] = (
+    _train(_SEVEN, 4, 512, 1024, Axes(dp=8)),
+    _train(_SEVEN, 4, 512, 1024, Axes()),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=8)),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=8), recompute="full"),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=8), recompute="selective"),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=8), logits="whole", masked=True),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=2, cp=4)),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=2, pp=4)),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=2), lora_rank=16),
+    _train(_MOE, 1, 4096, 2048, Axes(dp=8)),
+    _train(_SMALL, 4, 512, 1024, Axes(dp=64)),
+    _infer(_SEVEN, 8, 512, 2048, Axes(dp=8)),
+    _wave(_SEVEN, 32, 256, 8, 256),
+    _wave(_SEVEN, 2, 4096, 2, 256),
+    _wave(_SEVEN, 32, 256, 8, 256, top_p=0.9),
+)
+
+CASES: tuple[Case, ...] = (
+    # As our engine trains: packs with a mask, logits in pieces.
+    _train(_SMALL, 8, 512, 2048, Axes()),
+    _train(_SMALL, 2, 512, 512, Axes(), precision="fp32"),
+    _train(_SMALL, 2, 1024, 512, Axes(dp=2), precision="fp32", masked=True),
+    _train(_HALF, 4, 512, 1024, Axes()),
+    _train(_HALF, 8, 512, 3072, Axes(dp=16)),
+    _train(_ONE, 4, 512, 1536, Axes(dp=4)),
+    _train(_ONE, 2, 1024, 1024, Axes(dp=2), precision="fp32", masked=True),
+    _train(_SEVEN, 32, 512, 8192, Axes(dp=32)),
+    _train(_SEVEN, 1, 8192, 4096, Axes(dp=16), masked=True),
+    _train(_LLAMA, 2, 2048, 2048, Axes(dp=64), masked=True),
+    _train(_LARGE, 8, 512, 2048, Axes(dp=64)),
+    _train(_LARGEST, 4, 512, 1024, Axes(dp=256)),
+    # Long rows, recomputation, logits otherwise.
+    _train(_SEVEN, 1, 16384, 8192, Axes(dp=1024)),
+    _train(_SEVEN, 1, 32768, 4096, Axes(dp=16), recompute="full"),
+    _train(_SEVEN, 1, 65536, 8192, Axes(dp=64), recompute="full"),
+    _train(_EIGHT, 2, 2048, 2048, Axes(dp=8), recompute="selective"),
+    _train(_EIGHT, 4, 4096, 8192, Axes(dp=128), recompute="full"),
+    _train(_LARGE, 4, 1024, 2048, Axes(dp=32), recompute="selective"),
+    _train(_LARGE, 1, 16384, 8192, Axes(dp=128), recompute="full"),
+    _train(_LARGEST, 1, 8192, 4096, Axes(dp=1024), recompute="full"),
+    _train(_LARGEST, 1, 1024, 512, Axes(dp=64)),
+    _train(_LLAMA, 1, 2048, 1024, Axes(dp=8), logits="whole"),
+    _train(_HALF, 2, 1024, 1024, Axes(dp=4), logits="whole"),
+    _train(_ONE, 1, 4096, 2048, Axes(dp=8), logits="positions", kept_logits=1 << 40),
+    _train(_SEVEN, 2, 2048, 1024, Axes(dp=4), logits="positions", kept_logits=1 << 40),
+    # Adapters.
+    _train(_ONE, 4, 512, 1024, Axes(), lora_rank=8),
+    _train(_SEVEN, 4, 512, 1024, Axes(dp=8), lora_rank=64),
+    _train(_LARGE, 1, 8192, 4096, Axes(dp=8), lora_rank=16, recompute="full"),
+    _train(_LARGEST, 1, 4096, 1024, Axes(dp=32), lora_rank=32, recompute="full"),
+    # tp, pp, cp, ep, ZeRO-2.
+    _train(_SEVEN, 1, 8192, 4096, Axes(dp=4, tp=2)),
+    _train(_LARGE, 2, 4096, 4096, Axes(dp=8, tp=4)),
+    _train(_LARGEST, 1, 16384, 8192, Axes(dp=16, tp=8), recompute="full"),
+    _train(_LLAMA, 1, 4096, 2048, Axes(dp=8, pp=2)),
+    _train(_LLAMA, 1, 4096, 2048, Axes(dp=8, pp=2), stage=1),
+    _train(_LARGEST, 1, 8192, 4096, Axes(dp=8, tp=4, pp=4), recompute="full"),
+    _train(_LARGEST, 1, 8192, 4096, Axes(dp=8, tp=4, pp=4), recompute="full", stage=3),
+    _train(_LLAMA, 1, 16384, 8192, Axes(dp=4, cp=2)),
+    _train(_LARGEST, 1, 65536, 16384, Axes(dp=16, tp=4, cp=4), recompute="full"),
+    _train(_MOE, 2, 2048, 2048, Axes(dp=32)),
+    _train(_MOE, 4, 512, 1024, Axes(dp=64)),
+    _train(_MOE, 1, 16384, 8192, Axes(dp=128), recompute="full"),
+    _train(_MOE, 1, 8192, 4096, Axes(dp=16, ep=4)),
+    _train(_MOE, 2, 4096, 4096, Axes(dp=32, ep=8), recompute="full"),
+    _train(_MIXTRAL, 1, 4096, 2048, Axes(dp=64)),
+    _train(_MIXTRAL, 1, 2048, 2048, Axes(dp=32, ep=8)),
+    _train(_ONE, 2, 2048, 2048, Axes(dp=8), zero=2),
+    # Scoring.
+    _infer(_SMALL, 16, 512, 4096, Axes()),
+    _infer(_ONE, 8, 512, 2048, Axes(dp=4), precision="fp32"),
+    _infer(_SEVEN, 128, 512, 32768, Axes(dp=16)),
+    _infer(_LARGE, 4, 8192, 16384, Axes(dp=64)),
+    _infer(_LARGEST, 1, 65536, 16384, Axes(dp=256)),
+    _infer(_MOE, 16, 2048, 16384, Axes(dp=32)),
+    # Generation.
+    _wave(_SMALL, 16, 64, 8, 128),
+    _wave(_SMALL, 4, 32, 8, 64, precision="fp32"),
+    _wave(_HALF, 64, 128, 8, 512),
+    _wave(_ONE, 8, 512, 8, 1024),
+    _wave(_ONE, 32, 100, 4, 300, precision="fp32"),
+    _wave(_SEVEN, 16, 256, 16, 1024),
+    _wave(_SEVEN, 4, 8192, 4, 1024),
+    _wave(_EIGHT, 8, 1024, 8, 4096, top_p=0.95),
+    _wave(_LLAMA, 4, 1024, 8, 8192),
+    _wave(_LARGE, 2, 1024, 8, 1024),
+    _wave(_LARGEST, 1, 2048, 8, 2048),
+    _wave(_LARGEST, 1, 32768, 2, 1024, top_p=0.9),
+    _wave(_MOE, 8, 512, 8, 512),
+    _wave(_MOE, 64, 256, 16, 256),
+    _wave(_MIXTRAL, 4, 2048, 8, 2048),
+    # Weights to the sampler, while it still has those of the step before.
+    Case(model=_ONE, phase="sync", axes=Axes(dp=4), precision="fp32"),
+    Case(model=_SEVEN, phase="sync", axes=Axes(dp=8)),
+    Case(model=_LARGE, phase="sync", axes=Axes(dp=32)),
+    Case(model=_LLAMA, phase="sync", axes=Axes(dp=8), lora_rank=16),
+    Case(model=_MOE, phase="sync", axes=Axes(dp=16)),
+)

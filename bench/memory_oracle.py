@@ -1,20 +1,21 @@
 """What memory one rank really needs: our engine and transformers' modules, run on tensors without data.
 
-Everything runs under `FakeTensorMode` with a process group of any size that sends nothing, and
-the storages that are alive are counted (`bench/memory_tracker.py`). So parameters, FSDP2's gathered copies, saved
-activations and temporaries are those of the modules themselves, of 72B parameters too; nothing here knows the formulas
-of `rldsl.compiler.cost.memory`.
+Everything runs under `FakeTensorMode` with a process group of any size that sends nothing, and the storages that are
+alive are counted (`bench/memory_tracker.py`). So parameters, FSDP2's gathered copies, saved activations and temporaries
+are those of the modules themselves, of 72B parameters too; nothing here knows the formulas of
+`rldsl.compiler.cost.memory`.
 
 One step runs before the counting begins: the first one on DTensors makes whole parameters to learn their shapes, which
-no later step does. What the engine asks of values, such as the gradient's norm, is answered. tp, pp and ep are the real modules of one rank: heads, MLP width, vocabulary, layers and experts cut. cp
-cuts the sequence and gathers keys and values.
+no later step does. What the engine asks of values, such as the gradient's norm, is answered. tp, pp and ep are the real
+modules of one rank: heads, MLP width, vocabulary, layers and experts cut. cp cuts the sequence and gathers keys and
+values. Memory inside kernels is not seen; `bench/memory_real.py` sees it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as collectives
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
@@ -111,14 +114,18 @@ def _stage(scorer: Scorer, micro: MicroBatch, _: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _pretended(case: Case) -> Iterator[Comm]:
-    """A world of the case's ranks without data, and the engine's questions about values answered."""
+def _pretended(case: Case) -> Iterator[tuple[Comm, DeviceMesh | None]]:
+    """A world of the case's ranks without data, the ranks that share experts, and answers to questions about values."""
     size = case.axes.shards
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
     comm = Comm(rank=0, world_size=size, device=CPU, status=Status(), group=dist.group.WORLD if size > 1 else None)
-    comm.mesh()
+    mesh = comm.mesh()
     if case.axes.cp > 1:
         dist.new_group(list(range(case.axes.cp)))
+    if case.axes.ep > 1:
+        mesh = DeviceMesh.from_group(
+            dist.new_group(list(range(0, size, case.axes.ep))), "cpu", mesh_dim_names=("expert_dp",)
+        )
     patches: list[Any] = [
         mock.patch.object(heads, "_chunks", _even_chunks),
         mock.patch.object(heads, "KEPT_LOGITS", case.kept_logits),
@@ -135,7 +142,7 @@ def _pretended(case: Case) -> Iterator[Comm]:
         with ExitStack() as stack:
             for patch in patches:
                 stack.enter_context(patch)
-            yield comm
+            yield comm, mesh
     finally:
         dist.destroy_process_group()
 
@@ -146,31 +153,75 @@ def _part(case: Case) -> Any:
     made["head_dim"] = made.get("head_dim") or made["hidden_size"] // made["num_attention_heads"]
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size"):
         made[name] //= case.axes.tp
-    if "num_experts" in made:
-        made["num_experts"] //= case.axes.ep
+    for name in ("num_experts", "num_local_experts"):
+        if name in made:
+            made[name] //= case.axes.ep
+    if "moe_intermediate_size" in made:
         made["moe_intermediate_size"] //= case.axes.tp
     made["num_hidden_layers"] //= case.axes.pp
     made["max_position_embeddings"] = 1 << 20
     return AutoConfig.for_model(made.pop("model_type"), **made)
 
 
-def build(case: Case, comm: Comm) -> tuple[Scorer, Optimizer | None]:
-    """Scorer and optimiser as `Model.load` makes them."""
-    train = case.phase == "train"
-    spec = ModelSpec(
-        name="m", kind="policy", source="", precision=case.precision, trainable=train, lora_rank=case.lora_rank
+def _spec(case: Case) -> ModelSpec:
+    return ModelSpec(
+        name="m",
+        kind="policy",
+        source="",
+        precision=case.precision,
+        trainable=case.phase in ("train", "sync"),
+        lora_rank=case.lora_rank,
     )
+
+
+def build(case: Case, comm: Comm, mesh: DeviceMesh | None) -> tuple[Scorer, Optimizer | None]:
+    """Scorer and optimiser as `Model.load` makes them."""
+    spec = _spec(case)
     module = AutoModelForCausalLM.from_config(_part(case))
     # Adapters of fake tensors cannot be moved to a device, and are there already.
     with mock.patch.object(torch.nn.Module, "to", lambda module, *_, **__: module):
         scorer = model._scorer(module, spec, (), seed=0)
     if not case.masked:
         module.config._attn_implementation = GATHERED if case.axes.cp > 1 else FLASH
-    if case.stage < case.axes.pp - 1:
-        # The first stages have no head; a tied one would be the embedding.
-        module.lm_head = torch.nn.Identity()
+    _cut_ends(module, case)
     _recompute(scorer, case)
-    return scorer, model._placed(scorer, comm, model._dtype(spec))
+    if case.axes.ep > 1:
+        _spread_experts(module, mesh, case)
+    optimizer = model._placed(scorer, comm, model._dtype(spec))
+    for each in scorer.modules() if case.zero == 2 else ():
+        if isinstance(each, FSDPModule):
+            each.set_reshard_after_forward(False, recurse=False)
+    return scorer, optimizer
+
+
+class _Received(torch.nn.Module):
+    """In place of the embedding: hidden states that the stage before has sent."""
+
+    def __init__(self, hidden: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.hidden, self.dtype = hidden, dtype
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, self.hidden, dtype=self.dtype, requires_grad=True)
+
+
+def _cut_ends(module: Any, case: Case) -> None:
+    """The first stage alone has an embedding, the last one alone a norm and a head. (A tied head would be copied.)"""
+    if case.stage < case.axes.pp - 1:
+        module.lm_head = module.model.norm = torch.nn.Identity()
+    if case.stage > 0:
+        module.model.embed_tokens = _Received(module.config.hidden_size, _dtype(case))
+
+
+def _dtype(case: Case) -> torch.dtype:
+    return torch.bfloat16 if case.precision == "bf16" else torch.float32
+
+
+def _spread_experts(module: Any, mesh: DeviceMesh | None, case: Case) -> None:
+    """This rank's experts are those of every ep-th rank, over which FSDP shards them."""
+    policy = MixedPrecisionPolicy(param_dtype=_dtype(case), reduce_dtype=torch.float32)
+    for layer in module.model.layers:
+        fully_shard(layer.mlp.experts, mesh=mesh, mp_policy=policy)
 
 
 def _recompute(scorer: Scorer, case: Case) -> None:
@@ -232,21 +283,44 @@ def _one_step(scorer: Scorer, optimizer: Optimizer, case: Case) -> None:
 
 
 def measure(case: Case) -> Measured:
-    """Peak of a steady training step (optimiser state is there), of scoring a micro-batch, or of generating a wave."""
+    """Peak of a steady training step (optimiser state is there), of scoring, of a wave, or of handing weights over."""
     began = time.perf_counter()
     tracker = Alive()
-    with _pretended(case) as comm:
-        scorer, optimizer = build(case, comm)
+    with _pretended(case) as (comm, mesh):
+        scorer, optimizer = build(case, comm, mesh)
+        work = _work(case, scorer, optimizer, comm)
         if optimizer is not None:
             _one_step(scorer, optimizer, case)
-        tracker.add(_held(scorer, optimizer))
+        before = work() if case.phase == "sync" else []
+        tracker.add((*_held(scorer, optimizer), *before))
         with tracker:
-            if optimizer is not None:
-                _one_step(scorer, optimizer, case)
+            after = work()
+        resident = tracker.now
+        del after
+    return Measured(peak=tracker.peak, resident=resident, seconds=time.perf_counter() - began)
+
+
+def _work(case: Case, scorer: Scorer, optimizer: Optimizer | None, comm: Comm) -> Callable[[], list[Tensor]]:
+    """What is measured; it returns what it leaves behind."""
+
+    def work() -> list[Tensor]:
+        if case.phase == "train":
+            assert optimizer is not None
+            _one_step(scorer, optimizer, case)
+            return []
+        with torch.no_grad():
+            if case.phase == "sync":
+                spec = _spec(case)
+                nothing: Any = None
+                held = model.Model(spec, scorer, nothing, comm, optimizer, trunk=spec)
+                return list(held.weights(dtype=held.dtype).values())
+            if case.wave is not None:
+                _generate(scorer, case.wave)
             else:
-                with torch.no_grad():
-                    _score(scorer, case) if case.wave is None else _generate(scorer, case.wave)
-    return Measured(peak=tracker.peak, resident=tracker.now, seconds=time.perf_counter() - began)
+                _score(scorer, case)
+            return []
+
+    return work
 
 
 def _held(scorer: Scorer, optimizer: Optimizer | None) -> Iterator[Tensor]:
@@ -289,6 +363,7 @@ def _generate(scorer: Scorer, wave: Wave) -> None:
     mask = torch.zeros(padding.shape, dtype=logits.dtype).masked_fill_(padding, -torch.inf)
     rows = _Rows.empty(torch.zeros(len(lengths), wave.new_tokens, dtype=torch.float64))
     active = torch.arange(len(lengths))
+    token = active
     for column in (0, 1, wave.new_tokens - 1):
         cache.length = wave.prompt + column - 1 if column else cache.length
         if column:

@@ -153,15 +153,20 @@ class Layer:
             mlp = (2 * shard.expert_intermediate + shard.hidden) * self._slots
         return width * (self.places * (shard.keys + shard.queries) + mlp)
 
-    def kept(self, recompute: Recompute) -> int:
-        """Held from the forward pass to the backward pass."""
+    def kept_parts(self, recompute: Recompute) -> dict[str, int]:
+        """Held from the forward pass to the backward pass, by what it is of."""
         match recompute:
             case Recompute.NONE:
-                return self.saved
+                parts = {"norms": self.norms, "attention": self.attended, "MLP": self.mlp}
+                return {**parts, "adapters": self._adapted} if self._adapted else parts
             case Recompute.SELECTIVE:
-                return self.products
+                return {"results of matrices and attention": self.products}
             case Recompute.FULL:
-                return self.stream
+                return {"inputs of layers": self.stream}
+
+    def kept(self, recompute: Recompute) -> int:
+        """Held from the forward pass to the backward pass."""
+        return sum(self.kept_parts(recompute).values())
 
     def made_again(self, recompute: Recompute) -> int:
         """Comes back when the layer's own backward pass begins."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rldsl.compiler.cost.activations import FLOAT32, INT64, Attention, Layer, Logits, MicroBatch
 from rldsl.compiler.cost.memory_states import States
-from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, nonzero, product
+from rldsl.compiler.cost.memory_terms import Category, Footprint, Origin, Term, product
 from rldsl.compiler.cost.model_facts import Head
 from rldsl.compiler.cost.shard import Shard
 from rldsl.compiler.plan import Recompute
@@ -20,6 +20,8 @@ from rldsl.compiler.plan import Recompute
 ENGINE_CHUNK = 1 << 25
 """Logits that `backends/engines/heads.py` makes at once."""
 
+# Layers whose gradients gloo still holds copies of; found by counting allocations on two ranks (bench/memory_real.py).
+_GLOO_LAYERS = 3
 # float32 numbers a response position that a loss and its gradient have at once: about twenty in `policy_loss`.
 _LOSS_COLUMNS = 24
 
@@ -28,7 +30,7 @@ _LOSS_COLUMNS = 24
 class Forward:
     """What training and scoring have in common: a model's states and one micro-batch.
 
-    `chunk` is how many logits `Logits.CHUNKED` makes at once.
+    `chunk` is how many logits `Logits.CHUNKED` makes at once. `gloo`: the ranks are processors.
     """
 
     states: States
@@ -36,6 +38,7 @@ class Forward:
     attention: Attention = Attention.MASKED
     logits: Logits = Logits.CHUNKED
     chunk: int = ENGINE_CHUNK
+    gloo: bool = False
 
     @property
     def shard(self) -> Shard:
@@ -112,6 +115,17 @@ class Forward:
         rows = FLOAT32 * _LOSS_COLUMNS * self._places
         return product(Category.FIELDS, "the micro-batch and its loss", (INT64 * count + rows, "B"))
 
+    @property
+    def rotation(self) -> Term:
+        """What turns queries and keys."""
+        return product(
+            Category.ACTIVATIONS,
+            "cosines and sines",
+            (2 * self.width, "B"),
+            (self._places, "places"),
+            (self.shard.facts.head_dim, "numbers"),
+        )
+
     # Logits.
 
     @property
@@ -145,17 +159,24 @@ class Forward:
         shape = ((self._chunk_states, "states"), (self._vocab, "words"))
         if self.logits is Logits.WHOLE:
             return (product(Category.LOGITS, "log-softmax and two gradients", (3 * FLOAT32, "B"), *shape),)
-        made = product(Category.LOGITS, "logits and their gradient", (FLOAT32 + self._rounded, "B"), *shape)
-        if not self.states.full:
-            return (made,)
+        pair = FLOAT32 + self._rounded
         if self._chunks == 1:
-            each = self.width
-        else:
-            each = 2 * self.width + (FLOAT32 if self._rounded or self._chunks > 2 else 0)
-        head = product(
-            Category.GRADIENTS, "gradient of the head", (each, "B"), (self.shard.head_parameters, "parameters")
+            return self._one_piece(pair, self._chunk_states, self.width)
+        summed = FLOAT32 if self._rounded or self._chunks > 2 else 0
+        # A piece's logits are made while those before them, their gradient and its part of the head's are there;
+        # then the next part of the head's gradient is.
+        two = min(2 * self._chunk_states, self._states_here)
+        making = self._one_piece(pair, two, self.width + summed)
+        adding = self._one_piece(pair, self._chunk_states, 2 * self.width + summed)
+        return max(making, adding, key=lambda terms: sum(t.bytes for t in terms))
+
+    def _one_piece(self, a_logit: int, states: int, a_parameter: int) -> tuple[Term, ...]:
+        shape = ((states, "states"), (self._vocab, "words"))
+        head = self.shard.head_parameters if self.states.full else 0
+        return (
+            product(Category.LOGITS, "logits and their gradient", (a_logit, "B"), *shape),
+            product(Category.GRADIENTS, "gradient of the head", (a_parameter, "B"), (head, "parameters")),
         )
-        return (made, head)
 
     @property
     def ends(self) -> Term:
@@ -177,33 +198,39 @@ class Training(Forward):
         """Micro-batches of which this stage holds activations at once."""
         return self.shard.axes.pp - self.shard.stage
 
-    def _kept(self, all_but: int = 0) -> Term:
+    def _kept(self, all_but: int = 0) -> tuple[Term, ...]:
         """Activations of all layers and micro-batches in flight, without those of `all_but` layers."""
-        shard = self.shard
-        total = sum(shard.count(m) * self.layer(m).kept(self.recompute) for m in shard.kinds) * self.in_flight
-        received = 0 if shard.first else self._layers[0].stream * self.in_flight
-        gone = all_but * max(layer.kept(self.recompute) for layer in self._layers)
-        return product(
-            Category.ACTIVATIONS,
-            f"kept of {shard.layers} layers" + (f", {self.in_flight} micro-batches" if self.in_flight > 1 else ""),
-            (max(0, total + received - gone), "B"),
-        )
+        made = []
+        for layer in self._layers:
+            count = self.shard.count(layer.moe) * self.in_flight - all_but * (layer == self._largest_kept)
+            kind = "layers with experts" if layer.moe else "layers"
+            kind += f" of {self.in_flight} micro-batches" if self.in_flight > 1 else ""
+            for what, each in layer.kept_parts(self.recompute).items():
+                made.append(product(Category.ACTIVATIONS, f"kept: {what}", (count, kind), (each, "B")))
+        if not self.shard.first:
+            received = (self.in_flight, "micro-batches"), (self._layers[0].stream, "B")
+            made.append(product(Category.ACTIVATIONS, "received hidden states", *received))
+        return tuple(made)
+
+    @property
+    def _largest_kept(self) -> Layer:
+        return max(self._layers, key=lambda layer: layer.kept(self.recompute))
 
     @property
     def _always(self) -> tuple[Term, ...]:
         mask = self.mask()
         held = product(Category.ACTIVATIONS, mask.what, (mask.bytes * self.in_flight, "B"))
-        return (*self.states.resident, *self.states.gradients, held, self.fields, self._rotation)
+        kept = product(
+            Category.COMMUNICATION,
+            "copies that gloo holds of layers' gradients",
+            (self._reduced("", self._largest_whole_layer).bytes * _GLOO_LAYERS * self.gloo, "B"),
+            origin=Origin.MEASURED,
+        )
+        return (*self.states.gradients, held, self.fields, self.rotation, kept)
 
     @property
-    def _rotation(self) -> Term:
-        return product(
-            Category.ACTIVATIONS,
-            "cosines and sines",
-            (2 * self.width, "B"),
-            (self._places, "places"),
-            (self.shard.facts.head_dim, "numbers"),
-        )
+    def _largest_whole_layer(self) -> int:
+        return max(self.states.layer(m) for m in self.shard.kinds)
 
     @property
     def _backward(self) -> Term:
@@ -235,40 +262,35 @@ class Training(Forward):
         return product(Category.COMMUNICATION, what, (FLOAT32, "B"), (there, "parameters"))
 
     @property
-    def _moments(self) -> tuple[Moment, ...]:
-        largest = max(self.states.layer(m) for m in self.shard.kinds)
-        whole = self.states.root
-        gathering = (self.root_gathered, self.root_gathered, self.layer_gathered(2))
+    def _moments(self) -> dict[str, tuple[Term, ...]]:
+        root, first, last, kept = self.states.root, self._kept(1), (*self._kept(), self.ends), self.layer_gathered(1)
         backward = (self.root_gathered, self.layer_gathered(2), self._root_gradients, self._complete, self._backward)
-        loss = (self.root_gathered, self.layer_gathered(1), *self.logits_backward(), self._complete)
-        written = (self.root_gathered, self.layer_gathered(1), self.logits_forward())
+        reduced = self._reduced("a layer's gradients, to be reduced", self._largest_whole_layer)
         gradients = product(
             Category.GRADIENTS,
             "gradients of embedding and head",
             (self.width, "B"),
-            (whole * (self.states.full and self.states.fsdp), "parameters"),
+            (root * (self.states.full and self.states.fsdp), "parameters"),
         )
-        return (
-            Moment(name="gathering the first layer", terms=gathering),
-            Moment(name="the logits", terms=(self._kept(), self.ends, *written)),
-            Moment(name="the gradient of the logits", terms=(self._kept(), self.ends, *loss)),
-            Moment(name="the last layer's backward pass", terms=(self._kept(), self.ends, *backward)),
-            Moment(
-                name="a layer's backward pass",
-                terms=(self._kept(1), *backward, self._reduced("a layer's gradients, to be reduced", largest)),
+        return {
+            "gathering the first layer": (self.root_gathered, self.root_gathered, self.layer_gathered(2)),
+            "the logits": (*last, self.root_gathered, kept, self.logits_forward()),
+            "the gradient of the logits": (*last, self.root_gathered, kept, *self.logits_backward()),
+            "the last layer's backward pass": (*last, *backward),
+            "a layer's backward pass": (*first, *backward, reduced),
+            "reducing the gradients of embedding and head": (
+                gradients,
+                self._complete,
+                self._reduced("embedding and head, to be reduced", root),
+                self._reduced("gloo's copy of these", root * self.gloo),
             ),
-            Moment(
-                name="reducing the gradients of embedding and head",
-                terms=(gradients, self._complete, self._reduced("embedding and head, to be reduced", whole)),
-            ),
-        )
+        }
 
     @property
     def footprint(self) -> Footprint:
         """Of the op once the optimiser has its state; its first step needs no more."""
-        moments = [Moment(name=m.name, terms=nonzero((*self._always, *m.terms))) for m in self._moments]
-        step = Moment(name="the optimiser's step", terms=(*self.states.resident, *self.states.gradients))
-        return Footprint(moments=(*moments, step), resident=self.states.resident)
+        moments: dict[str, tuple[Term, ...]] = {name: (*self._always, *m) for name, m in self._moments.items()}
+        return Footprint.of(self.states.resident, {**moments, "the optimiser's step": self.states.gradients})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,13 +306,13 @@ class Scoring(Forward):
     @property
     def footprint(self) -> Footprint:
         """The states that the model has anyway are counted in."""
-        always = (*self.states.resident, self.mask(copies=1), self.fields)
+        always = (self.mask(copies=1), self.fields, self.rotation)
         states = self.width * self.shard.hidden * (2 * self._places + self._states_here)
         hidden = product(Category.ACTIVATIONS, "hidden states", (states, "B"))
         root, layer = self.root_gathered, self.layer_gathered(2)
-        moments = (
-            Moment(name="gathering the first layer", terms=nonzero((*always, root, root, layer, hidden))),
-            Moment(name="a layer's forward pass", terms=nonzero((*always, root, layer, self._running))),
-            Moment(name="the logits", terms=nonzero((*always, root, layer, hidden, self.logits_forward()))),
-        )
-        return Footprint(moments=moments, resident=self.states.resident)
+        moments = {
+            "gathering the first layer": (*always, root, root, layer, hidden),
+            "a layer's forward pass": (*always, root, layer, self._running),
+            "the logits": (*always, root, layer, hidden, self.logits_forward()),
+        }
+        return Footprint.of(self.states.resident, moments)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rldsl.compiler.cost.activations import FLOAT32, INT64, Attention, Layer, MicroBatch
 from rldsl.compiler.cost.memory_states import States
-from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, nonzero, product
+from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, nonzero, product
 
 ENGINE_KV = 4 << 30
 """Bytes of keys and values that `backends/engines/generate.py` gives one wave."""
+
+# Summed in float64, which copies the probabilities first; three such sums of each block of 256.
+_BLOCK_SUMS = 8 + 3 * 8 / 256
+# Bytes a probability inside `sort`, found by counting allocations (bench/memory_real.py).
+_SORT = 16
+
+_ONE_GATHERED = (Category.COMMUNICATION, "one tensor, gathered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +67,20 @@ class Generating:
 
     @property
     def _columns(self) -> Term:
-        """Tokens, log-probs and draws of the responses."""
-        each = INT64 + FLOAT32 + 8
-        return product(Category.FIELDS, "responses", (each, "B"), (self.rows, "rows"), (self.new_tokens, "tokens"))
+        """Tokens, log-probs and draws of the responses; padding and mask of whole rows."""
+        response = INT64 + FLOAT32 + 8
+        row = self.new_tokens * response + (self.prompt + self.new_tokens) * (1 + 2 * self._width)
+        return product(Category.FIELDS, "responses and masks", (row, "B"), (self.rows, "rows"))
 
     @property
     def _drawing(self) -> Term:
         """Logits as they come, scaled, log-probs, probabilities and these in blocks; `top_p` sorts them too."""
-        each = self._width + 4 * FLOAT32 + (self.top_p and 4 * FLOAT32 + INT64)
+        each = self._width + 4 * FLOAT32 + (self.top_p and 4 * FLOAT32 + INT64 + _SORT) + _BLOCK_SUMS
         vocab = self.states.shard.vocab
         return product(Category.LOGITS, "drawing tokens", (each, "B"), (self.rows, "rows"), (vocab, "words"))
 
     @property
-    def _prefilling(self) -> tuple[Term, Term]:
+    def _prefilling(self) -> tuple[Term, ...]:
         shard, micro = self.states.shard, self.prefill
         layers = [
             Layer(shard=shard, micro=micro, width=self._width, attention=Attention.MASKED, moe=m).forward
@@ -84,7 +93,14 @@ class Generating:
             (1 + self._width * (1 + group), "B"),
             (micro.packs * micro.length**2, "pairs of a pack"),
         )
-        return product(Category.ACTIVATIONS, "one layer over the prompts", (max(layers), "B")), mask
+        rotation = product(
+            Category.ACTIVATIONS,
+            "cosines and sines",
+            (2 * self._width, "B"),
+            (micro.places, "places"),
+            (shard.facts.head_dim, "numbers"),
+        )
+        return product(Category.ACTIVATIONS, "one layer over the prompts", (max(layers), "B")), mask, rotation
 
     @property
     def _filling(self) -> Term:
@@ -105,15 +121,27 @@ class Generating:
     @property
     def footprint(self) -> Footprint:
         """Awake: of one wave. Asleep, between rollouts, only the weights stay."""
-        moments = (
-            Moment(
-                name="prefill",
-                terms=nonzero((self.weights, self._prompts_kv, *self._prefilling, self._last_hidden, self._columns)),
-            ),
-            Moment(
-                name="filling the cache",
-                terms=nonzero((self.weights, self._prompts_kv, self._cache, self._filling, self._last_hidden)),
-            ),
-            Moment(name="drawing", terms=nonzero((self.weights, self._cache, self._drawing, self._columns))),
-        )
-        return Footprint(moments=moments, resident=nonzero([self.weights]))
+        moments: dict[str, Iterable[Term]] = {
+            "prefill": (self._prompts_kv, *self._prefilling, self._last_hidden, self._columns),
+            "filling the cache": (self._prompts_kv, self._cache, self._filling, self._last_hidden, self._columns),
+            "drawing": (self._cache, self._drawing, self._columns),
+        }
+        return Footprint.of(nonzero([self.weights]), moments)
+
+
+def handing_over(states: States) -> Footprint:
+    """Trained weights to a sampler that has a copy of its own: the new one is made while the old one is there.
+
+    Sharded weights are gathered one after the other, float32 masters as such; adapters are merged in float32.
+    """
+    shard = states.shard
+    copy = product(Category.WEIGHTS, "weights to generate with", (states.width, "B"), (shard.parameters, "parameters"))
+    new = product(Category.WEIGHTS, "their successors", (states.width, "B"), (shard.parameters, "parameters"))
+    held = FLOAT32 if states.full and states.sharded else states.width
+    tensors = [product(*_ONE_GATHERED, (states.sharded * held, "B"), (shard.largest_tensor, "parameters"))]
+    if states.trained and not states.full:
+        matrix = max(t.numbers for moe in shard.kinds for t in shard.layer_tensors(moe=moe))
+        each = states.sharded * held + 2 * FLOAT32
+        tensors.append(product(*_ONE_GATHERED, (each, "B"), (matrix, "parameters")))
+    gathered = max(tensors, key=lambda t: t.bytes)
+    return Footprint.of((*states.resident, copy), {"handing weights over": (new, gathered)})

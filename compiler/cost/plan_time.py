@@ -53,7 +53,7 @@ _OUR_KV = 4 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What rows are like: tokens of a prompt, tokens or bytes of a text between, the part of its limit a response has."""
+    """What rows are like: tokens of a prompt, tokens or bytes of other text, what part of its limit a response has."""
 
     prompt_tokens: int = 512
     text_tokens: int = 256
@@ -174,7 +174,8 @@ class PlanTime:
         target = self.placed(op.model, Phase.GENERATE, op.target, whole=True)
         if source is None or target is None or op.sync is SyncKind.LOCAL:
             return None if source is None else Seconds.of()
-        return Seconds.of(transfer=sync_seconds(source, target, together=op.sync is not SyncKind.BROADCAST))
+        apart = self.plan.group(op.group).size(self.ranks) if op.sync is SyncKind.BROADCAST else 0
+        return Seconds.of(transfer=sync_seconds(source, target, apart=apart))
 
     def engine(self, model: str, phase: Phase) -> str | None:
         """What runs a phase of a model."""

@@ -302,16 +302,15 @@ def exchange_seconds(hardware: Hardware, bytes_per_rank: float, ranks: int) -> f
     return bytes_per_rank / (rate * reached.link) + reached.latency
 
 
-def sync_seconds(source: Placed, target: Placed, *, together: bool) -> float:
-    """Weights as trained to the rollout engine: gathered among `together` ranks, or sent to ranks apart from them.
+def sync_seconds(source: Placed, target: Placed, *, apart: int = 0) -> float:
+    """Weights as trained to the rollout engine: gathered by all that need them, then copied.
 
-    Apart, each target rank gets what it works with over the network, from as many sources as there are.
+    To ranks that hold none, `apart` of them with the senders: gathered by one, which sends each what it works with.
     """
-    if together:
-        copied = target.parameters * target.number / target.bandwidth
-        return gather_seconds(source) + copied
-    rate = source.hardware.network * source.reached.link
-    return target.parameters * target.number / rate + source.reached.latency
+    size = target.parameters * target.number
+    if not apart:
+        return gather_seconds(source) + size / target.bandwidth
+    return gather_seconds(source) + exchange_seconds(source.hardware, size, apart)
 
 
 def move_seconds(hardware: Hardware, size: float) -> float:

@@ -13,9 +13,11 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from rldsl.cli.entry import UsageError
-from rldsl.cli.options import add_compile_options, natural
+from rldsl.cli.options import add_compile_options, natural, positive
 from rldsl.cli.output import console
 from rldsl.cli.sources import load
+from rldsl.compiler.cost.find_facts import NoFacts
+from rldsl.compiler.cost.plan_time import Assumed, plan_time
 from rldsl.compiler.plan import Plan, Program, to_builtins
 from rldsl.diagnostics import did_you_mean
 from rldsl.render.export import dot, mermaid
@@ -23,7 +25,9 @@ from rldsl.render.flows import flows_of, near
 from rldsl.render.graph import GraphView
 from rldsl.render.moves import FlowView, flows_json
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView
+from rldsl.render.rank import RankView, rank_json
 from rldsl.render.schedule import charts_of
+from rldsl.render.seconds import SecondsView, seconds_json
 from rldsl.render.select import SelectorError, names_of, ops_of, selected
 from rldsl.render.timeline import TimelineView
 
@@ -42,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=natural, metavar="R", help="only the program of this rank")
     parser.add_argument("--format", choices=FORMATS, default="text", help="html: one page that needs nothing else")
     parser.add_argument("--unrolled", action="store_true", help="show every iteration of a loop in the graph")
+    parser.add_argument("--time", action="store_true", help="how long a step is predicted to take on the cluster")
+    parser.add_argument(
+        "--prompt-tokens", type=positive, default=512, metavar="N", help="with --time: tokens of a prompt; default: 512"
+    )
     add_compile_options(parser)
 
 
@@ -50,6 +58,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.format == "html":
         return _html(args)
     plan, _ = load(args.file, args)
+    if args.time:
+        return _time(plan, args)
     programs = plan.programs if args.rank is None else (_program(plan, args.rank),)
     only = _selected(plan, args)
     if args.format == "json":
@@ -61,6 +71,24 @@ def execute(args: argparse.Namespace) -> int:
     else:
         write = mermaid if args.format == "mermaid" else dot
         sys.stdout.write(write(plan, unrolled=args.unrolled, only=only))
+    return 0
+
+
+def _time(plan: Plan, args: argparse.Namespace) -> int:
+    for option, given in (("--rank", args.rank is not None), ("a selector", bool(args.selectors))):
+        if given:
+            raise UsageError(f"rldsl show: --time is about all of the plan; leave out {option}")
+    if args.format not in ("text", "json"):
+        raise UsageError("rldsl show: --time has the formats text and json")
+    found = plan_time(plan, Path.cwd(), Assumed(prompt_tokens=args.prompt_tokens))
+    if isinstance(found, NoFacts):
+        raise UsageError(f"rldsl show: how long a step takes is not known: {found.reason}")
+    if args.format == "json":
+        print(json.dumps(seconds_json(found), indent=2))
+    else:
+        terminal = console(no_color=args.no_color)
+        for view in (PlanHeader(plan), Text(), SecondsView(found)):
+            terminal.print(view)
     return 0
 
 
@@ -96,7 +124,8 @@ def _json(plan: Plan, args: argparse.Namespace, programs: Sequence[Program], onl
         chosen = [{**program, "ops": [op for op in program["ops"] if op["id"] in ops]} for program in chosen]
     elif args.rank is None:
         return {**body, **flows}
-    return {"programs": chosen, **flows}
+    rank = {} if args.rank is None else rank_json(plan, args.rank)
+    return {**rank, "programs": chosen, **flows}
 
 
 def _views(
@@ -106,7 +135,7 @@ def _views(
     timeline = TimelineView(charts_of(plan, programs, ops))
     tables = [ProgramView(plan, program, ops) for program in programs]
     if args.rank is not None:
-        return [PlanHeader(plan), Text(), timeline, Text(), *tables]
+        return [PlanHeader(plan), Text(), RankView(plan, args.rank), Text(), timeline, Text(), *tables]
     graph = GraphView(plan, unrolled=args.unrolled, only=only)
     flows = FlowView(plan, near(flows_of(plan, unrolled=args.unrolled), only))
     below: list[RenderableType] = [Text(), graph, Text(), flows, Text(), timeline, Text(), *tables]

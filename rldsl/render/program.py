@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rldsl.compiler.plan import AnyOp, Plan, Program, parts, plan_hash, to_builtins
 from rldsl.render.nodes import roles_of
+from rldsl.render.rank import phases_words
 from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import general, scope_of_op
 from rldsl.render.style import quoted, role_style
@@ -46,6 +47,8 @@ class PlanHeader:
             yield "parameters", Text(", ".join(pairs))
         for index, model in enumerate(plan.models):
             yield ("models" if index == 0 else ""), Text.assemble((model.name, "bold"), f" : {model_words(model)}")
+        for index, (phase, where) in enumerate(phases_words(plan)):
+            yield ("phases" if index == 0 else ""), Text.assemble((phase, "bold"), f" : {where}")
         if "seed" not in plan.parameters:
             yield "seed", Text(str(plan.seed))
 

@@ -105,7 +105,7 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | Onl
         case WaitOp():
             return f"until {leaf(op.compute)} in the background is done"
         case ReshardOp():
-            return f"move rows from group {op.source} to group {op.target} (all-to-all)"
+            return f"move rows from group {op.source} to group {op.target} ({op.kind.replace('_', '-')})"
         case SyncWeightsOp():
             later = " for the next step's rollout" if op.staleness else ""
             return f"trained weights of {op.model} to its sampler{later}, {_SYNC[op.sync]}"

@@ -1,6 +1,7 @@
 """`rldsl show` with selectors, of one rank, as a page."""
 
 import json
+import re
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_json_of_a_selection(show):
     assert {(f["source"], f["target"]) for f in shown["flows"]} == {
         ("load:prompts", "reward"), ("rollout", "reward"), ("reward", "advantage")
     }  # fmt: skip
-    assert json.loads(show("reward", "--rank", "0", "--format", "json")) == shown
+    assert json.loads(show("reward", "--rank", "0", "--format", "json")) == {"rank": 0, "groups": {}, **shown}
     whole = json.loads(show("--format", "json"))
     assert whole["algorithm"] == "tiny"
     assert sum(f["kind"] == "weights" for f in whole["flows"]) == 1
@@ -110,3 +111,68 @@ def test_a_page(show):
 def test_a_page_is_of_the_whole_plan(show):
     assert "leave out a selector" in show("reward", "--format", "html", code=1)
     assert "leave out --rank" in show("--rank", "0", "--format", "html", code=1)
+
+
+def test_how_long_a_step_takes(show):
+    text = show("--time", "--cluster", "2 x cpu")
+    assert "A step takes" in text and "on 2 x cpu, as predicted" in text and "prompts of 512 tokens" in text
+    assert "rollout: generate" in text and "update: train" in text
+    found, longer = (
+        json.loads(show("--time", "--cluster", "2 x cpu", "--format", "json", "--prompt-tokens", n))
+        for n in ("8", "80")
+    )
+    assert found["prompt_tokens"] == 8 and found["step"] == pytest.approx(max(t["end"] for t in found["timeline"]))
+    for op in found["ops"].values():
+        assert op["seconds"] == pytest.approx(sum(op["parts"].values()))
+    assert longer["ops"]["update"]["seconds"] > 1.5 * found["ops"]["update"]["seconds"]
+    slower = json.loads(
+        show("--time", "--cluster", "2 x cpu(fp32 = 0.05)", "--format", "json", "--prompt-tokens", "80")
+    )
+    assert slower["step"] > 1.5 * longer["step"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name a cluster, such as `--cluster '8 x h100'`"),
+        (["--cluster", "2 x cpu", "--rank", "0"], "leave out --rank"),
+        (["--cluster", "2 x cpu", "update"], "leave out a selector"),
+        (["--cluster", "2 x cpu", "--format", "dot"], "has the formats text and json"),
+    ],
+)
+def test_what_time_is_not_told_of(show, arguments, said):
+    assert said in show("--time", *arguments, code=1)
+
+
+DEPLOY = """deploy {
+  cluster 6 x cpu
+  actor.train : fsdp(dp = 4) on 0..3
+  actor.generate : hf(dp = 2) on 4..5
+}
+"""
+
+
+def test_one_rank_of_several_groups(show, folder):
+    (folder / "split.rl").write_text(DEPLOY)
+    shown = show("--deploy", "split.rl", "--rank", "5")
+    assert "actor.generate : hf on ranks 4 to 5, dp = 2" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("ranks4-5"))
+    assert line.split("  ")[1] == "ranks 4 to 5; dp 1 of 2; prompts 1, 3, 5, 7, ..., 15 of 16"
+    assert "ranks 0 to 3  " not in shown
+    data = json.loads(show("--deploy", "split.rl", "--rank", "5", "--format", "json"))
+    assert data["rank"] == 5
+    assert data["groups"]["ranks4-5"]["dp"] == 1 and "ranks0-3" not in data["groups"]
+    (program,) = data["programs"]
+    assert (program["first"], program["last"]) == (4, 6)
+
+
+def test_one_rank_of_any_number(show):
+    assert "those whose number is 1 modulo the number of ranks" in show("--rank", "1")
+
+
+def test_disjoint_groups_meet_only_to_hand_over(show, folder):
+    (folder / "split.rl").write_text(DEPLOY)
+    shown = show("--deploy", "split.rl")
+    assert re.search(r"weights of actor +weights broadcast ranks0-3", shown)
+    assert "ranks 0 to 3 wait in op " in shown
+    assert "16 of 16 prompts change ranks" in " ".join(shown.split())

@@ -205,9 +205,10 @@ def test_moves():
 
 def test_weights_reach_the_rollout_engine():
     source, target = placed(dp=8), replace(placed(dp=4, tp=2), sharded=False)
-    together = sync_seconds(source, target, together=True)
-    assert isclose(together, gather_seconds(source) + QWEN_7B.parameters / 2 * 2 / (3350e9 * 0.7))
-    assert isclose(sync_seconds(source, target, together=False), QWEN_7B.parameters / 2 * 2 / 40e9 + 20e-6)
+    gathered = gather_seconds(source)
+    assert isclose(sync_seconds(source, target), gathered + QWEN_7B.parameters / 2 * 2 / (3350e9 * 0.7))
+    assert isclose(sync_seconds(source, target, apart=16), gathered + QWEN_7B.parameters / 2 * 2 / 40e9 + 20e-6)
+    assert isclose(sync_seconds(source, target, apart=8), gathered + QWEN_7B.parameters / 2 * 2 / 360e9 + 20e-6)
 
 
 def test_a_processor_does_not_launch_beside_its_work():
