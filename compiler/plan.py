@@ -331,13 +331,15 @@ class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
     """Sample `n` responses to each row of `prompts`, prompt rows or (then `n` is 1) sample rows.
 
     `outputs` maps tokens, response_mask, rollout_logp and completions, those that are wanted, to fields. The weights
-    are those that the step began with, or with `staleness` 1 those of the step before.
+    are those that the step began with, or with `staleness` 1 those of the step before. A prompt of more than
+    `max_prompt_tokens`, 0 for no limit, ends the run.
     """
 
     model: str
     prompts: str
     n: int
     max_new_tokens: int
+    max_prompt_tokens: int = 0
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
@@ -358,8 +360,9 @@ class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
 class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
     """Append `observation`'s tokens to each sequence, then sample a further response; rows that are `done` stay.
 
-    The observation's tokens are outside the response mask. `outputs` as those of `GenerateOp`: whole sequences, the
-    mask and log-probs of all responses so far, and the text of the last response, of a row that is done too.
+    The observation's tokens, at most `max_prompt_tokens` (0: no limit), are outside the response mask. `outputs` as
+    those of `GenerateOp`: whole sequences, the mask and log-probs of all responses so far, and the text of the last
+    response, of a row that is done too.
     """
 
     model: str
@@ -369,6 +372,7 @@ class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
     observation: str
     done: str | None = None
     max_new_tokens: int
+    max_prompt_tokens: int = 0
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
@@ -682,11 +686,15 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
 
 
 class OnloadOp(Op, tag="onload", frozen=True, kw_only=True):
-    """Bring back a state of `model` that an `OffloadOp` took off the device: `bytes` of each rank of the group."""
+    """Bring back a state of `model` that an `OffloadOp` took off the device: `bytes` of each rank of the group.
+
+    `staleness` is that of the rollouts whose engine it is.
+    """
 
     model: str
     state: State
     bytes: int
+    staleness: int = 0
     by: str = "plan_memory"
 
 
@@ -699,6 +707,7 @@ class OffloadOp(Op, tag="offload", frozen=True, kw_only=True):
     model: str
     state: State
     bytes: int
+    staleness: int = 0
     keep: bool = True
     by: str = "plan_memory"
 
@@ -776,6 +785,7 @@ class StateSpec(_Struct, frozen=True, kw_only=True):
     state: State
     group: str
     bytes: int
+    staleness: int = 0
     dirty: bool = False
     resident: bool = True
 

@@ -14,7 +14,7 @@ from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import GIB, Hardware
 from rldsl.compiler.cost.memory import ENGINE_CHUNK, Scoring, Training
-from rldsl.compiler.cost.memory_generation import ENGINE_KV, Generating
+from rldsl.compiler.cost.memory_generation import ENGINE_KV, Generating, handing_over
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
@@ -51,7 +51,8 @@ _SCORING = 4  # so many training micro-batches' tokens go through a forward with
 _RESERVE_CUDA, _RESERVE_CPU = int(1.5 * GIB), 128 << 20
 
 Rollout = GenerateOp | ExtendOp
-Key = tuple[str, State]
+Key = tuple[str, State, int]
+"""A model, which of its states, and of an engine the staleness of its rollouts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +120,9 @@ class Footprints:
         for model in dict.fromkeys(self.trunk(p.model) for p in self.plan.phases):
             states, group = self._largest(model), self._home(model)
             dirty = model in self.trained
-            yield Held(key=(model, State.WEIGHTS), group=group, terms=states.weights, dirty=dirty)
+            yield Held(key=(model, State.WEIGHTS, 0), group=group, terms=states.weights, dirty=dirty)
             if states.optimizer:
-                yield Held(key=(model, State.OPTIMIZER), group=group, terms=states.optimizer, dirty=True)
+                yield Held(key=(model, State.OPTIMIZER, 0), group=group, terms=states.optimizer, dirty=True)
         for sync in self._ops:
             if isinstance(sync, SyncWeightsOp) and self.has_engine(sync):
                 yield self._engine(sync)
@@ -138,7 +139,7 @@ class Footprints:
         width = _width(self.plan.model(sync.model))
         weights = product(Category.WEIGHTS, "weights to generate with", (width, "B"), (count, "parameters"))
         return Held(
-            key=(engine_of(sync), State.ENGINE),
+            key=engine_of(sync),
             group=sync.group if gathered else sync.target,
             terms=(weights,),
             dirty=self.trunk(sync.model) in self.trained,
@@ -199,17 +200,17 @@ class Footprints:
         """The states that must be on the device while an op runs; what a transfer writes anew is not among them."""
         match op:
             case InferOp():
-                return tuple(dict.fromkeys((self.trunk(p.model), State.WEIGHTS) for p in op.parts))
+                return tuple(dict.fromkeys((self.trunk(p.model), State.WEIGHTS, 0) for p in op.parts))
             case TrainOp():
                 own = self.trunk(op.model)
-                return ((own, State.WEIGHTS), (own, State.OPTIMIZER))
+                return ((own, State.WEIGHTS, 0), (own, State.OPTIMIZER, 0))
             case SaveOp():
-                return ((self.trunk(op.model), State.WEIGHTS),)
+                return ((self.trunk(op.model), State.WEIGHTS, 0),)
             case SyncWeightsOp():
-                return ((self.trunk(op.model), State.WEIGHTS),) if self.renews(op) else ()
+                return ((self.trunk(op.model), State.WEIGHTS, 0),) if self.renews(op) else ()
             case GenerateOp() | ExtendOp():
-                engine = (engine_of(op), State.ENGINE)
-                return (engine if engine in self.states else (self.trunk(op.model), State.WEIGHTS),)
+                engine = engine_of(op)
+                return (engine if engine in self.states else (self.trunk(op.model), State.WEIGHTS, 0),)
         return ()
 
     def changes(self, op: AnyOp) -> tuple[Key, ...]:
@@ -221,7 +222,7 @@ class Footprints:
     def renews(self, op: AnyOp) -> tuple[Key, ...]:
         """The states that an op writes from the start, whatever they were."""
         if isinstance(op, SyncWeightsOp) and self.trunk(op.model) in self.trained:
-            engine = (engine_of(op), State.ENGINE)
+            engine = engine_of(op)
             return (engine,) if engine in self.states else ()
         return ()
 
@@ -254,6 +255,7 @@ class Footprints:
             attention=Attention.MASKED if ours else Attention.CAUSAL,
             logits=Logits.CHUNKED,
             chunk=op.logits or ENGINE_CHUNK,
+            gloo=self.hardware.name == "cpu",
             recompute=op.recompute,
         )
 
@@ -268,6 +270,7 @@ class Footprints:
             micro=micro,
             attention=Attention.MASKED if ours else Attention.CAUSAL,
             chunk=op.logits or ENGINE_CHUNK,
+            gloo=self.hardware.name == "cpu",
         )
 
     def wave(self, op: Rollout) -> int:
@@ -306,17 +309,16 @@ class Footprints:
             new_tokens=op.max_new_tokens,
             prefill=packed,
             top_p=op.top_p < 1,
-            shared=(engine_of(op), State.ENGINE) not in self.states,
+            shared=engine_of(op) not in self.states,
         )
 
     def _handing_over(self, op: SyncWeightsOp) -> Footprint:
-        """One tensor gathered, and again as it is sent or converted."""
-        states = self._largest(op.model)
-        there = states.shard.largest_tensor * (op.sync is not SyncKind.LOCAL)
-        bucket = product(
-            Category.COMMUNICATION, "the largest tensor, gathered and handed over", (8, "B"), (there, "parameters")
-        )
-        return Footprint(moments=(Moment(name="handing over", terms=(bucket,)),))
+        """What passes through; the copies that are handed over are states."""
+        if op.sync is SyncKind.LOCAL:
+            return Footprint(moments=(Moment(name="handing weights over", terms=()),))
+        made = handing_over(self._largest(op.model)).peak
+        passing = tuple(t for t in made.terms if t.category is Category.COMMUNICATION)
+        return Footprint.of((), {made.name: passing})
 
     def _saving(self, op: SaveOp) -> Footprint:
         """On a processor the whole model in float32, unless the masters are that; else one tensor at a time."""
@@ -379,9 +381,9 @@ class Footprints:
         return rows * volume.row.at(self._tokens)
 
 
-def engine_of(op: Rollout | SyncWeightsOp) -> str:
-    """The name of a rollout engine: of its model, and apart from it that of weights a step old."""
-    return f"{op.model}:{op.staleness}" if op.staleness else op.model
+def engine_of(op: Rollout | SyncWeightsOp) -> Key:
+    """The engine of a rollout: weights a step old have one of their own."""
+    return op.model, State.ENGINE, op.staleness
 
 
 def _micro(rows: Length, tokens: int, *, packed: bool) -> MicroBatch:

@@ -20,8 +20,8 @@ class Between:
     """The gap from the use numbered `begin` to the next one, `end`, of the next step behind the last.
 
     `idle` are the ops that run without the state. `renewed`: the next use does not look at what was there, so nothing
-    need be brought back; in that op, idle as well, the old would be there beside the new. `version` numbers the use that last changed it, None
-    where none does: gaps of one version share one writing back.
+    need be brought back; in that op, idle as well, the old would be there beside the new. `version` numbers the use
+    that last changed it, None where none does: gaps of one version share one writing back.
     """
 
     begin: int
