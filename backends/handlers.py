@@ -249,8 +249,9 @@ def collect(rt: Runtime, op: CollectOp) -> None:
 
 def take(rt: Runtime, op: TakeOp) -> None:
     """The prompts kept become rows like those of a rollout."""
-    collection = rt.collection(op.collection, op.batch)
-    for name, column in collection.take(rt.schema(op.outputs), rt.group(op.group)).items():
+    collection, comm = rt.collection(op.collection, op.batch), rt.group(op.group)
+    layout = dealt(rt.plan.group(op.group), comm.members, rt.comm.world_size)
+    for name, column in collection.take(rt.schema(op.outputs), comm, layout).items():
         rt.buffer.put(name, column)
         if isinstance(column.data, Tensor):
             rt.metrics.add_field(name, column.data)

@@ -4,14 +4,15 @@
                                     [--engine tiny] [--every-way] [--out DIR]
 
 Each program is compiled as usual and without optional passes, run for two steps on one rank, and then on as many ranks
-as were asked for; also with rollouts on fewer ranks than training. Metrics, fields, rows put out and weights must be
-those of the graph as written, within 1e-5. A program that differs is written to DIR without the statements that it does
-not need. What each seed gave goes to the log, a line each; seeds that are there already are not run again. Exit 1 if
-there was a difference.
+as were asked for; also with phases of models on groups of ranks of their own. Metrics, fields, rows put out and weights
+must be those of the graph as written, within 1e-5. A program that differs is written to DIR without the statements that
+it does not need. What each seed gave goes to the log, a line each; seeds that are there already are not run again. Exit
+1 if there was a difference.
 
 The engine `tiny` is deterministic and small (tests/runtime/tiny_engine.py); its ranks are threads. `transformers` is
 the usual one, sharded by FSDP2 over processes, and much slower. A program runs without one optional pass, another each
-time, and without all of them, and in one deployment with smaller rollouts; `--every-way` tries all of each.
+time, and without all of them, and in two deployments; `--every-way` leaves out each pass, and has a deployment for each
+number of ranks.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ from tests.runtime.tiny_engine import TINY  # noqa: E402
 FITS = 24  # batches are multiples of this, so that they divide among 1, 2, 3, 4 and 8 ranks
 
 
+PHASES = ("actor.train", "actor.generate", "rival.train", "rival.generate", "critic.train", "reference.train")
+
+
 class RefusedError(Exception):
     """The compiler refuses the program, with errors or because it does not divide."""
 
@@ -73,9 +77,7 @@ class Tried:
 
     def note(self, way: Way, found: Difference, number: int) -> None:
         """One more way."""
-        kind = (
-            f"{way.ranks} ranks{', fewer for rollouts' if way.layouts else ''}{', fewer passes' if way.disable else ''}"
-        )
+        kind = f"{way.ranks} ranks{', in groups' if way.layouts else ''}{', fewer passes' if way.disable else ''}"
         self.compared[kind] += 1
         if found.bad:
             self.bad.append((way, str(found)))
@@ -156,11 +158,21 @@ class Bench:
         if 1 in sizes:
             yield from ON_ONE[1:] if self.every_way else (ON_ONE[1 + number % (len(ON_ONE) - 2)], ON_ONE[-1])
         yield from (Way(ranks=ranks) for ranks in many)
-        for ranks in many if self.every_way or not many else (draw.choice(many),):
-            few = [draw.choice([n for n in range(1, ranks + 1) if ranks % n == 0]) for _ in range(2)]
-            yield Way(
-                ranks=ranks, layouts=(f"actor.generate : hf(dp = {few[0]})", f"rival.generate : hf(dp = {few[1]})")
-            )
+        for ranks in many if self.every_way or not many else draw.sample(many, min(2, len(many))):
+            yield Way(ranks=ranks, layouts=deployment(draw, ranks))
+
+
+def deployment(draw: random.Random, ranks: int) -> tuple[str, ...]:
+    """Layouts of some phases, each on ranks of its own: all, some, those of others, or partly those of others."""
+    made = []
+    for phase in PHASES:
+        if draw.random() < 0.5:
+            continue
+        size = draw.choice([n for n in range(1, ranks + 1) if FITS % n == 0])
+        first = draw.randrange(ranks - size + 1)
+        engine = "hf" if phase.endswith("generate") else "fsdp"
+        made.append(f"{phase} : {engine}(dp = {size}) on {first}..{first + size - 1}")
+    return tuple(made)
 
 
 def try_program(bench: Bench, number: int, sizes: list[int]) -> Tried:
@@ -183,8 +195,8 @@ def try_program(bench: Bench, number: int, sizes: list[int]) -> Tried:
     for way in bench.ways(number, sizes):
         try:
             tried.note(way, bench.run(source, way, base, want)[1], number)
-        except RefusedError:
-            continue
+        except RefusedError as error:
+            tried.compared[f"refused in groups: {error}" if way.layouts else f"refused: {error}"] += 1
         except Exception as error:
             tried.bad.append((way, f"{type(error).__name__}: {str(error)[-2500:]}"))
     return tried

@@ -24,6 +24,8 @@ from rldsl.compiler.ir import (
     Range,
     SourceCall,
 )
+from rldsl.compiler.plan import AnyOp, FreeOp, ReshardOp
+from rldsl.compiler.ranks import words
 
 _INDENT = "  "
 
@@ -172,6 +174,17 @@ def _ranks(ranks: tuple[int, int]) -> str:
     return str(first) if first == last else f"{first}..{last}"
 
 
+def _op(op: AnyOp) -> str:
+    """`compute reward on world: completions, answers -> score`; of a move between which groups."""
+    kind = op.__struct_config__.tag
+    flow = ", ".join(op.reads) + (f" -> {', '.join(op.writes)}" if op.writes else "")
+    if isinstance(op, FreeOp):
+        flow = ", ".join(op.fields)
+    if isinstance(op, ReshardOp):
+        flow = f"{', '.join(op.fields)} from {op.source} to {op.target}, {op.kind}"
+    return f"{kind:<13} {op.id} on {op.group}{': ' if flow else ''}{flow.strip()}"
+
+
 def print_module(module: Module) -> str:
     """What `--print-after` shows: the graph, then what has been decided about it so far."""
     parts = [print_graph(module.graph)]
@@ -183,7 +196,14 @@ def print_module(module: Module) -> str:
         parts.append(
             "".join(f"# depth {module.depths[n]}  {n}  on {module.placement.get(n, '?')}\n" for n in module.order)
         )
+    if module.groups:
+        parts.append(
+            "".join(f"# group {g.name}: {words(g.ranks) if g.ranks else 'all ranks'}\n" for g in module.groups)
+        )
     if module.ops:
-        parts.append("".join(f"# {type(op).__name__.removesuffix('Op').lower():<13} {op.id}\n" for op in module.ops))
+        parts.append("".join(f"# {_op(op)}\n" for op in module.ops))
+    for program in module.programs:
+        last = "" if program.last is None else f" to {program.last - 1}"
+        parts.append(f"# program of ranks {program.first}{last}: {', '.join(op.id for op in program.ops)}\n")
     parts.append("".join(f"# dropped {d.what} ({d.by}): {d.why}\n" for d in module.dropped))
     return "\n".join(p for p in parts if p)

@@ -487,11 +487,32 @@ def _cluster(fault: Fault) -> Said | None:
     return None
 
 
+def _ranks(fault: Fault) -> Said | None:
+    """`on` and the ranks behind it."""
+    if fault.kind != "layout" or fault.opened is not None:
+        return None
+    found, last = fault.found, fault.word(-1)
+    # Without the first word, which may be a node called `on`.
+    near = [fault.source.words[i].text for i in range(max(fault.first + 1, fault.at - 4), fault.at)]
+    if "on" in near:
+        what = "`on` takes the first and the last rank"
+        at = fault.at - 1 if fault.broken_off or found.first else None
+        return Said(what, fix="write such as `on 4..7`, or `on 4` for one rank", expected="a number", at=at)
+    if found.kind == "number" and last.text == "on":
+        return Said("a node stands before `on`", fix=f"write `NODE on {found.text}`", at=fault.at - 1)
+    if found.kind == "number" and (last.text == ")" or last.kind == "name"):
+        return Said("`on` is missing before the ranks", fix=f"write `on` before {quote(found.text)}")
+    if found.text == "on" and "LPAR" in fault.accepts:
+        return Said("an engine takes brackets", fix=f"write `{last.text}()`", at=fault.at - 1)
+    return None
+
+
 _RULES: tuple[Callable[[Fault], Said | None], ...] = (
     _string,
     _comment,
     _character,
     _foreign,
+    _ranks,
     _block,
     _operator,
     _unknown_statement,

@@ -18,7 +18,7 @@ FORMS = {
     "validate": "a validation is `validate NAME every STEPS { ... }`",
     "deploy": "a deployment is `deploy { ... }`",
     "cluster": "a cluster is `cluster COUNT x KIND(FIGURES)`, such as `cluster 8 x h100`",
-    "layout": "a layout is `MODEL.PHASE : ENGINE(dp = N)`",
+    "layout": "a layout is `MODEL.PHASE : ENGINE(dp = N) on 0..3`, a node's place `NODE on 0..3`",
 }
 TERMINALS = {
     "LBRACE": "`{`",

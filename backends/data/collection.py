@@ -36,13 +36,14 @@ class Collection:
     def add(self, where: Column, columns: Mapping[str, Column], comm: Comm) -> None:
         """Keep the rows of the prompts for which `where` bool[prompt] holds. Collective over `comm`.
 
-        What travels is one flag for each prompt of the round, numbered by their ids from the least one.
+        What travels is one flag for each prompt of the round, numbered by their ids from the least one. Several ranks
+        may hold the same prompts.
         """
         assert isinstance(where.data, Tensor), "a filter has one flag a prompt"
         least, prompts = _span(where.ids, comm)
         mine = torch.zeros(prompts, dtype=torch.int64)
         mine[where.ids[where.data.cpu()] - least] = 1
-        everyone = comm.all_reduce(mine.clone())
+        everyone = comm.all_reduce(mine.clone()).clamp(max=1)
         number = self.kept + everyone.cumsum(0) - 1
         chosen = mine.bool() & (number < self._batch)
         for name, column in columns.items():
@@ -56,15 +57,16 @@ class Collection:
         """What this rank keeps of the prompts chosen, by field, in the order of rounds."""
         return {name: concat(parts) for name, parts in self._parts.items()}
 
-    def take(self, schema: Mapping[str, tuple[FieldType, int]], comm: Comm) -> dict[str, Column]:
-        """The rows of the prompts chosen, laid out over `comm` as freshly loaded ones are.
+    def take(self, schema: Mapping[str, tuple[FieldType, int]], comm: Comm, layout: Dealt) -> dict[str, Column]:
+        """The rows of the prompts chosen, laid out over `comm` as freshly loaded ones are, and as those collected.
 
         Forgets them, and is full from now on. `schema` names the fields wanted, each with its type and samples per
         prompt. Collective over `comm`.
         """
-        mine = {name: column for name, column in self.rows().items() if name in schema}
+        sends = layout.first[comm.rank]
+        mine = {name: column for name, column in self.rows().items() if name in schema and sends}
         self._parts, self._taken = {}, True
-        return reshard(mine, schema, comm, source=None, target=Dealt.over(comm.world_size), batch=self._batch)
+        return reshard(mine, schema, comm, source=None, target=layout, batch=self._batch)
 
 
 def _span(ids: Tensor, comm: Comm) -> tuple[int, int]:

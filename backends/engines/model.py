@@ -136,7 +136,7 @@ class Model:
             yield published(name), weight.detach().to(dtype or weight.dtype)
 
     def save(self, path: Path) -> None:
-        """Write weights and tokenizer to the directory `path`, in place of what is there; rank 0 writes.
+        """Write weights and tokenizer to the directory `path`, in place of what is there; the first rank writes.
 
         `transformers.AutoModelForCausalLM.from_pretrained(path)` loads it (a value model:
         AutoModelForTokenClassification). The directory appears whole or not at all. Collective when sharded.
@@ -247,6 +247,9 @@ def whole_module(like: PreTrainedModel, weights: Mapping[str, Tensor], *, as_val
 def _write(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    # transformers writes on rank 0 of the world alone, and says nothing elsewhere.
+    saving: Any = module
+    saving.should_save_on_this_rank = lambda is_main_process: True
     try:
         with sources.quiet():
             module.save_pretrained(made)

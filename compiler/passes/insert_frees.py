@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -46,7 +46,7 @@ class InsertFrees:
         return replace(module, ops=tuple(ops))
 
 
-def _touched(op: AnyOp, layouts: dict[str, object]) -> Iterator[Held]:
+def _touched(op: AnyOp, layouts: Mapping[str, object]) -> Iterator[Held]:
     """What an op reads, writes or moves, where it does so."""
     ends = (op.source, op.target) if isinstance(op, ReshardOp) else (op.group,)
     return ((name, layouts[end]) for end in ends for name in (*op.reads, *op.writes))

@@ -26,10 +26,11 @@ from rldsl.compiler.ir import (
     SourceCall,
     changed,
 )
-from rldsl.compiler.methods import DATA_SOURCES, METHODS, MODEL_SOURCES, SourceKind
+from rldsl.compiler.methods import DATA_SOURCES, ENGINES, METHODS, MODEL_SOURCES, SourceKind
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_arguments import field_params
 from rldsl.compiler.passes.check_unique import UNNAMED
+from rldsl.compiler.plan import Phase
 from rldsl.compiler.signature import (
     Signature,
     functions_in,
@@ -195,19 +196,26 @@ class _Names:
 
     def places(self, deploy: Deploy) -> None:
         """Nodes that the deployment puts on ranks: known ones without a model, each once."""
-        blocks = {f"{b.id}.{n.id}": n for b in self.graph.blocks for n in b.nodes}
-        nodes = {**{n.id: n for n in self.graph.nodes if n.block is None}, **blocks}
+        nodes = self.graph.node_of
+        inside = {name.rpartition(".")[2]: name for name, node in nodes.items() if node.block is not None}
         seen: set[str] = set()
         for place in deploy.places:
             if place.node in seen:
                 self.found.error("RL0205", f"`{place.node}` is put on ranks twice", span=place.span)
             seen.add(place.node)
-            if self.known("RL0208", "node", place.node, nodes, place.span):
-                node = nodes.get(place.node)
-                model = node.call.model if node else None
-                if model:
-                    what = f"`{place.node}` runs where `{model}` lies"
-                    self.found.error("RL0506", what, span=place.span, fix=f"place a phase of `{model}` with `on`")
+            fix = f"write `{inside[place.node]}`" if place.node in inside else None
+            model, _, phase = place.node.rpartition(".")
+            if model in self.graph.model_of and phase in set(Phase):
+                fix = f"write `{place.node} : {ENGINES[Phase(phase)][0]}() on ...` for a phase"
+            if not self.known("RL0208", "node", place.node, nodes, place.span, fix) or place.node not in nodes:
+                continue
+            call = nodes[place.node].call
+            if call.model:
+                what = f"`{place.node}` runs where `{call.model}` lies"
+                self.found.error("RL0506", what, span=place.span, fix=f"place a phase of `{call.model}` with `on`")
+            elif call.method is Method.COLLECT:
+                what = f"`{place.node}` counts where the nodes of the loop run"
+                self.found.error("RL0506", what, span=place.span, fix="place these with `on`")
 
     def known(
         self, code: str, what: str, name: str, names: Collection[str], span: Span | None, fix: str | None = None

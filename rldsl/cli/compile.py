@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from rldsl.cli.compiled import compile_source, known_pass
+from rldsl.cli.entry import UsageError
 from rldsl.cli.options import add_compile_options
 from rldsl.compiler.ir import Module
 from rldsl.compiler.plan import Plan, plan_hash, to_builtins
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--emit", metavar="PLAN", help="write the plan here; - for standard output")
     add_compile_options(parser)
     parser.add_argument("--print-after", metavar="PASS", help="print the graph as it is after this pass, on stderr")
-    parser.add_argument("--time-passes", action="store_true", help="print the milliseconds of each pass, on stderr")
+    parser.add_argument(
+        "--time-passes",
+        action="store_true",
+        help="print the milliseconds of each pass, in order and the slowest first, on stderr",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -31,7 +36,17 @@ def execute(args: argparse.Namespace) -> int:
         check_target(Path(args.emit))
     if args.print_after is not None:
         known_pass(args.print_after, "--print-after")
-    compiled = compile_source(args.file, args, _observer(args), _plan_dir(args.emit))
+        if args.print_after in args.disable_pass:
+            raise UsageError(
+                f"rldsl compile: nothing to print after `{args.print_after}`, which --disable-pass leaves out"
+            )
+    seen = _Seen(args.print_after)
+    observe = seen.observe if args.time_passes or args.print_after else None
+    try:
+        compiled = compile_source(args.file, args, observe, _plan_dir(args.emit))
+    finally:
+        if args.time_passes:
+            print("\n".join(seen.times()), file=sys.stderr)
     if args.emit == "-":
         sys.stdout.write(dumps(compiled.plan))
     elif args.emit is not None:
@@ -60,14 +75,23 @@ def summary(plan: Plan, emitted: str | None) -> str:
     return f"{plan.algorithm}: {count} ops, {programs}, plan {plan_hash(to_builtins(plan))[:12]}{written}"
 
 
-def _observer(args: argparse.Namespace) -> Callable[[str, Module, float], None] | None:
-    if args.print_after is None and not args.time_passes:
-        return None
+class _Seen:
+    """What is said of the passes as they run."""
 
-    def observe(name: str, module: Module, seconds: float) -> None:
-        if args.time_passes:
-            print(f"{seconds * 1000:8.2f} ms  {name}", file=sys.stderr)
-        if name == args.print_after:
+    def __init__(self, print_after: str | None) -> None:
+        self._print_after = print_after
+        self._seconds: dict[str, float] = {}
+
+    def observe(self, name: str, module: Module, seconds: float) -> None:
+        """Keep the time, and print what the pass asked for has made."""
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        if name == self._print_after:
             print(print_module(module), file=sys.stderr)
 
-    return observe
+    def times(self) -> Iterator[str]:
+        """The passes as they ran, then the slowest first with its share of all."""
+        whole = sum(self._seconds.values()) or 1.0
+        yield from (f"{s * 1000:8.2f} ms  {name}" for name, s in self._seconds.items())
+        yield f"{whole * 1000:8.2f} ms  all; the slowest first:"
+        for name, s in sorted(self._seconds.items(), key=lambda item: -item[1]):
+            yield f"{s * 1000:8.2f} ms {s / whole:4.0%}  {name}"

@@ -18,10 +18,11 @@ from rldsl.cli.output import console
 from rldsl.cli.sources import load
 from rldsl.compiler.cost.find_facts import NoFacts
 from rldsl.compiler.cost.plan_time import Assumed, plan_time
+from rldsl.compiler.cost.weight_bytes import weight_bytes
 from rldsl.compiler.plan import Plan, Program, to_builtins
 from rldsl.diagnostics import did_you_mean
 from rldsl.render.export import dot, mermaid
-from rldsl.render.flows import flows_of, near
+from rldsl.render.flows import Flow, flows_of, near
 from rldsl.render.graph import GraphView
 from rldsl.render.moves import FlowView, flows_json
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView
@@ -57,16 +58,17 @@ def execute(args: argparse.Namespace) -> int:
     """Print the plan in the format asked for."""
     if args.format == "html":
         return _html(args)
-    plan, _ = load(args.file, args)
+    plan, folder = load(args.file, args)
+    flows = flows_of(plan, unrolled=args.unrolled, weights=weight_bytes(plan, folder))
     if args.time:
         return _time(plan, args)
     programs = plan.programs if args.rank is None else (_program(plan, args.rank),)
     only = _selected(plan, args)
     if args.format == "json":
-        print(json.dumps(_json(plan, args, programs, only), indent=2, ensure_ascii=False))
+        print(json.dumps(_json(plan, args, programs, only, near(flows, only)), indent=2, ensure_ascii=False))
     elif args.format == "text":
         terminal = console(no_color=args.no_color)
-        for view in _views(plan, programs, args, only):
+        for view in _views(plan, programs, args, only, near(flows, only)):
             terminal.print(view)
     else:
         write = mermaid if args.format == "mermaid" else dot
@@ -114,10 +116,16 @@ def _selected(plan: Plan, args: argparse.Namespace) -> frozenset[str] | None:
         raise UsageError(f"rldsl show: no node is called `{error.name}`; {hint}") from None
 
 
-def _json(plan: Plan, args: argparse.Namespace, programs: Sequence[Program], only: frozenset[str] | None) -> object:
+def _json(
+    plan: Plan,
+    args: argparse.Namespace,
+    programs: Sequence[Program],
+    only: frozenset[str] | None,
+    shown: tuple[Flow, ...],
+) -> object:
     """The plan, or of it only the rank's program and the selected nodes' ops; and all edges with their bytes."""
     body = to_builtins(plan)
-    flows = {"flows": flows_json(plan, near(flows_of(plan, unrolled=args.unrolled), only))}
+    flows = {"flows": flows_json(plan, shown)}
     chosen = [body["programs"][plan.programs.index(p)] for p in programs]
     if only is not None:
         ops = ops_of(plan, only, unrolled=args.unrolled)
@@ -129,7 +137,11 @@ def _json(plan: Plan, args: argparse.Namespace, programs: Sequence[Program], onl
 
 
 def _views(
-    plan: Plan, programs: Sequence[Program], args: argparse.Namespace, only: frozenset[str] | None
+    plan: Plan,
+    programs: Sequence[Program],
+    args: argparse.Namespace,
+    only: frozenset[str] | None,
+    shown: tuple[Flow, ...],
 ) -> list[RenderableType]:
     ops = None if only is None else ops_of(plan, only, unrolled=args.unrolled)
     timeline = TimelineView(charts_of(plan, programs, ops))
@@ -137,7 +149,7 @@ def _views(
     if args.rank is not None:
         return [PlanHeader(plan), Text(), RankView(plan, args.rank), Text(), timeline, Text(), *tables]
     graph = GraphView(plan, unrolled=args.unrolled, only=only)
-    flows = FlowView(plan, near(flows_of(plan, unrolled=args.unrolled), only))
+    flows = FlowView(plan, shown)
     below: list[RenderableType] = [Text(), graph, Text(), flows, Text(), timeline, Text(), *tables]
     return below[1:] if only is not None else [PlanHeader(plan), *below, DroppedView(plan)]
 

@@ -78,7 +78,7 @@ class Explainer:
         dropped = [f"`{general(d.what)}`: {d.why} ({d.by})" for d in plan.dropped]
         sections = [
             ("ranks", ranks),
-            ("bytes", list(totals(plan, flows_of(plan)))),
+            ("bytes", list(totals(plan, flows_of(plan, weights=self._origin.weights)))),
             ("not in the program", dropped),
             ("because", chosen),
         ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from rldsl.compiler.plan import (
     AnyOp,
@@ -64,7 +65,8 @@ class Flow:
     """`what` goes from `source` to `target`, nodes; `between` says from which ranks to which.
 
     `volumes` are those of the fields, on all ranks together. `sent` is what the moves of this edge's fields send, for
-    the first edge that each move serves; another edge finds the rows where they are.
+    the first edge that each move serves; another edge finds the rows where they are. `weights` are the bytes of one
+    copy of a model, where they are known.
     """
 
     source: str
@@ -75,6 +77,7 @@ class Flow:
     between: str = ""
     volumes: tuple[Volume, ...] = ()
     sent: tuple[Sent, ...] = ()
+    weights: int | None = None
 
     @property
     def crosses(self) -> bool:
@@ -82,10 +85,12 @@ class Flow:
         return self.way not in (Way.LOCAL, Way.COPY, Way.NONE)
 
 
-def flows_of(plan: Plan, *, unrolled: bool = False) -> tuple[Flow, ...]:
+def flows_of(
+    plan: Plan, *, unrolled: bool = False, weights: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Flow, ...]:
     """Every edge of fields, split where fields go in different ways; then weights, then mere order.
 
-    Rounds of a loop are one, with the volumes of one.
+    Rounds of a loop are one, with the volumes of one. `weights` are the bytes of models that are known.
     """
     facts = Facts(plan)
     found: dict[tuple[str, str, Kind, Way, str], dict[str, tuple[AnyOp, str]]] = {}
@@ -95,7 +100,7 @@ def flows_of(plan: Plan, *, unrolled: bool = False) -> tuple[Flow, ...]:
         key = node_id(source, unrolled=unrolled), node_id(op, unrolled=unrolled), kind, way, between
         found.setdefault(key, {}).setdefault(leaf(field), (op, field))
     fields = (_field_flow(facts, *key, uses) for key, uses in found.items())
-    return (*fields, *dict.fromkeys(_weights(facts, unrolled=unrolled)), *_order(plan, unrolled=unrolled))
+    return (*fields, *dict.fromkeys(_weights(facts, weights, unrolled=unrolled)), *_order(plan, unrolled=unrolled))
 
 
 def _field_flow(
@@ -143,7 +148,7 @@ def _between(sync: SyncWeightsOp) -> str:
     return f"over {sync.group}" if sync.sync is SyncKind.ALL_GATHER else ""
 
 
-def _weights(facts: Facts, *, unrolled: bool) -> Iterator[Flow]:
+def _weights(facts: Facts, weights: Mapping[str, int], *, unrolled: bool) -> Iterator[Flow]:
     """From the trainings of a model, or of the model whose trunk it has, to its rollouts."""
     for sync in facts.syncs:
         way = _SYNCS[sync.sync]
@@ -156,6 +161,7 @@ def _weights(facts: Facts, *, unrolled: bool) -> Iterator[Flow]:
                     what=(f"weights of {sync.model}",),
                     way=way,
                     between=_between(sync),
+                    weights=weights.get(sync.model),
                 )
 
 

@@ -11,13 +11,14 @@ from rldsl.render.blocks import parts_of
 from rldsl.render.explain import HELPERS, Explainer
 from rldsl.render.export import fill_of
 from rldsl.render.facts import Facts
-from rldsl.render.flows import flows_of
+from rldsl.render.flows import Flow, flows_of
 from rldsl.render.html_assets import SCRIPT, STYLE
 from rldsl.render.layout import HEIGHT, Picture, Spot, laid_out, path
 from rldsl.render.moves import size_of
 from rldsl.render.nodes import edges_of, node_id, node_ids, nodes_of
 from rldsl.render.origin import Origin
 from rldsl.render.pages import as_data
+from rldsl.render.rank import phases_words
 from rldsl.render.ranks import ranks_of
 from rldsl.render.schedule import Chart, Mark, charts_of
 from rldsl.render.scopes import general
@@ -58,7 +59,7 @@ def page_of(plan: Plan, origin: Origin | None = None, *, unrolled: bool = False)
         _header(plan),
         _graph(plan, unrolled=unrolled),
         _schedule(plan),
-        _moves(plan, unrolled=unrolled),
+        _moves(plan, flows_of(plan, unrolled=unrolled, weights=origin.weights if origin else {}), unrolled=unrolled),
         *(_program(plan, p, first=p is plan.programs[0]) for p in plan.programs),
         _fields(plan),
         _dropped(plan),
@@ -84,7 +85,9 @@ def _header(plan: Plan) -> str:
     facts = [("from", plan.source.path), ("ranks", ranks), ("parameters", settings)]
     lines = "".join(f'<div><span class="dim">{name}</span> {escape(text)}</div>' for name, text in facts if text)
     models = "".join(f"<div>{_ask(m.name, m.name, 'code')} : {escape(model_words(m))}</div>" for m in plan.models)
-    return f'<header><h1>{escape(plan.algorithm)}</h1> <span class="dim">plan {digest}</span>{lines}{models}</header>'
+    phases = "".join(f"<div><code>{escape(name)}</code> : {escape(at)}</div>" for name, at in phases_words(plan))
+    head = f'<h1>{escape(plan.algorithm)}</h1> <span class="dim">plan {digest}</span>'
+    return f"<header>{head}{lines}{models}{phases}</header>"
 
 
 def _graph(plan: Plan, *, unrolled: bool) -> str:
@@ -168,10 +171,10 @@ def _bar(column: int, line: int, mark: Mark, role: str, columns: int = 1) -> str
     return f'<rect {place} fill="{fill}" stroke="{stroke}"{faint}/>'
 
 
-def _moves(plan: Plan, *, unrolled: bool) -> str:
+def _moves(plan: Plan, flows: Sequence[Flow], *, unrolled: bool) -> str:
     labels = {n.id: n.label for n in nodes_of(plan, unrolled=unrolled)}
     rows = []
-    for each in flows_of(plan, unrolled=unrolled):
+    for each in flows:
         way = f"<b>{each.way.value}</b>" if each.crosses else each.way.value
         how = f"{each.kind} {way} {escape(each.between)}"
         ends = [_ask(labels[end], labels[end]) for end in (each.source, each.target)]

@@ -11,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from rldsl.compiler.plan import Plan
-from rldsl.compiler.volume import Sent, Volume, total
+from rldsl.compiler.volume import Amount, Sent, Volume, total
 from rldsl.render.facts import Facts
 from rldsl.render.flows import Flow, Kind
 from rldsl.render.nodes import nodes_of
-from rldsl.render.sizes import amount_bytes, amount_json, crossing_words, symbols_words, volumes_words
+from rldsl.render.sizes import amount_bytes, amount_json, bytes_words, crossing_words, symbols_words, volumes_words
 
 _NAME = 30
 _WIDE = 100
-_NO_WEIGHTS = "as large as the parameters, which the plan does not tell"
+_NO_WEIGHTS = "as large as the parameters, which need the model's configuration"
 
 
 class FlowView:
@@ -63,9 +63,13 @@ def _cells(flow: Flow) -> tuple[Text, Text, Text]:
 def size_of(flow: Flow) -> str:
     """`16 x 2 rows, at most (P + 24) x 9 B; 8 of 16 prompts change ranks`; of weights, that it is not known."""
     if flow.kind is Kind.WEIGHTS:
-        return _NO_WEIGHTS if flow.crosses else ""
+        return _copy_words(flow) if flow.crosses else ""
     moved = (crossing_words(s) for s in flow.sent[:1])
     return "; ".join(filter(None, (volumes_words(flow.volumes), *moved)))
+
+
+def _copy_words(flow: Flow) -> str:
+    return _NO_WEIGHTS if flow.weights is None else f"{bytes_words(flow.weights)} a copy"
 
 
 def totals(plan: Plan, flows: Sequence[Flow]) -> Iterator[str]:
@@ -76,9 +80,10 @@ def totals(plan: Plan, flows: Sequence[Flow]) -> Iterator[str]:
         return
     sent = f"; moves send at most {amount_bytes(moved)} between ranks" if moved.symbols or moved.constant else ""
     yield f"A step's fields have at most {amount_bytes(made)}{sent}."
-    weights = dict.fromkeys(w for f in flows if f.kind is Kind.WEIGHTS and f.crosses for w in f.what)
+    crossing = (f for f in flows if f.kind is Kind.WEIGHTS and f.crosses)
+    weights = dict.fromkeys(f"{', '.join(f.what)}, {_copy_words(f)}" for f in crossing)
     if weights:
-        yield f"To these come {' and '.join(weights)}, {_NO_WEIGHTS}."
+        yield f"To these come {'; '.join(weights)}."
     if made.symbols:
         yield f"{symbols_words(made)}."
 
@@ -92,7 +97,7 @@ def _flow_json(flow: Flow) -> dict[str, object]:
     made: dict[str, object] = {"source": flow.source, "target": flow.target, "kind": flow.kind.value}
     made |= {"carries": list(flow.what), "how": flow.way.value, "groups": flow.between}
     if flow.kind is Kind.WEIGHTS:
-        return {**made, "bytes": None}
+        return {**made, "bytes": None if flow.weights is None else amount_json(Amount(flow.weights))}
     if flow.kind is Kind.ORDER:
         return made
     size = {**amount_json(total(v.bytes for v in flow.volumes)), "at_most": any(v.bound for v in flow.volumes)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from rldsl.compiler.expr import Expr, ParamRef, format_expr, references
 from rldsl.compiler.ir import Graph, Node
@@ -26,8 +27,12 @@ class Statement:
 class Origin:
     """The graph as a front end read it, or where there is none what the plan itself says of its source."""
 
-    def __init__(self, plan: Plan, graph: Graph | None = None) -> None:
+    def __init__(
+        self, plan: Plan, graph: Graph | None = None, weights: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """`weights` are the bytes of models whose configuration was found beside the source."""
         self._plan = plan
+        self.weights = weights
         self._graph = graph or Graph(name=plan.algorithm)
 
     @cached_property

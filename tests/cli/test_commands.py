@@ -15,6 +15,7 @@ import pytest
 from rldsl.backends import engines
 from rldsl.cli import check as check_verb
 from rldsl.cli import entry, ls, main, run
+from rldsl.compiler.pipeline import PASS_NAMES
 from rldsl.compiler.plan import Plan
 from rldsl.compiler.plan_io import read_plan, write_plan
 
@@ -185,6 +186,34 @@ def test_show_of_a_source_and_of_its_plan_agree(folder, plan, capsys):
     assert capsys.readouterr().out == shown
     assert "Each step of every rank" in shown
     assert "any number of ranks that divides 16" in shown
+
+
+@pytest.mark.parametrize("name", PASS_NAMES)
+def test_every_pass_can_be_printed(folder, capsys, name):
+    """Once, as a module: what it prints parses again, as far as it is the graph."""
+    options = ["--world-size", "4", "--layout", "actor.generate : hf(dp = 2)"]
+    assert main(["compile", "tiny.rl", "--print-after", name, *options]) == 0
+    printed = capsys.readouterr().err
+    assert printed.count("algorithm tiny {") == 1
+    assert ("# group" in printed) == (PASS_NAMES.index(name) >= PASS_NAMES.index("place_on_mesh"))
+    assert ("# load " in printed) == (PASS_NAMES.index(name) >= PASS_NAMES.index("lower_nodes"))
+    assert ("# reshard " in printed) == (PASS_NAMES.index(name) >= PASS_NAMES.index("lower_reshards"))
+    assert ("# program of ranks 2 to 3" in printed) == (name == "emit_programs")
+
+
+def test_every_pass_is_timed_in_order_and_by_time(folder, capsys):
+    assert main(["compile", "tiny.rl", "--time-passes"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    middle = next(i for i, line in enumerate(lines) if line.endswith("all; the slowest first:"))
+    assert [line.split()[-1] for line in lines[:middle]] == list(PASS_NAMES)
+    slowest = [float(line.split()[0]) for line in lines[middle + 1 :]]
+    assert len(slowest) == len(PASS_NAMES)
+    assert slowest == sorted(slowest, reverse=True)
+
+
+def test_a_pass_left_out_cannot_be_printed(folder, capsys):
+    assert main(["compile", "tiny.rl", "--print-after", "elide_old_logp", "--disable-pass", "elide_old_logp"]) == 1
+    assert "nothing to print after `elide_old_logp`" in capsys.readouterr().err
 
 
 def test_show_one_rank(folder, plan, capsys):

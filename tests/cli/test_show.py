@@ -176,3 +176,13 @@ def test_disjoint_groups_meet_only_to_hand_over(show, folder):
     assert re.search(r"weights of actor +weights broadcast ranks0-3", shown)
     assert "ranks 0 to 3 wait in op " in shown
     assert "16 of 16 prompts change ranks" in " ".join(shown.split())
+
+
+def test_bytes_of_weights(show, folder):
+    """`tiny.rl` builds its model itself, so its size is known; nobody has a configuration of this one."""
+    found = [f for f in json.loads(show("--world-size", "2", "--format", "json"))["flows"] if f["kind"] == "weights"]
+    assert found[0]["bytes"]["constant"] > 100_000
+    assert re.search(r"weights of actor, [\d.]+ kB a copy", show("--world-size", "2"))
+    text = (folder / "tiny.rl").read_text()
+    (folder / "tiny.rl").write_text(re.sub(r"scratch\(.*\)\n", 'hf("nobody/has-it")\n', text))
+    assert "need the model's configuration" in show("--world-size", "2")

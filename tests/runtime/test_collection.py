@@ -12,6 +12,8 @@ import torch
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.collection import Collection
+from rldsl.backends.data.reshard import dealt
+from rldsl.compiler.plan import Group
 from rldsl.types import FieldType
 from tests.ranks import on_ranks
 from tests.runtime.test_reshard import same
@@ -78,20 +80,24 @@ def expected(likely: float, read: int, rank: int, size: int) -> tuple[dict[str, 
     return columns(prompts, told), len(found), rounds
 
 
-def check(likely: float, read: int, comm: Comm) -> None:
+def check(likely: float, read: int, comm: Comm, copies: int = 1) -> None:
+    """`copies` ranks in a row hold the same rows."""
+    group = Group(name="all", ranks=((0, comm.world_size),), tp=copies)
+    layout = dealt(group, range(comm.world_size), comm.world_size)
+    shard, shards = comm.rank // copies, comm.world_size // copies
     collection = Collection(batch=BATCH, step=STEP)
     for number, flags in enumerate(kept(likely, read)):
         if collection.full:
             break
-        index = torch.arange(comm.rank, read, comm.world_size)
+        index = torch.arange(shard, read, shards)
         # Rows need not be in order of their ids.
         order = index.flip(0)
         where = Column(loaded(number, read) + order, torch.tensor(flags)[order])
         made = columns(loaded(number, read) + index, loaded(number, read) + index)
         collection.add(where, made, comm)
-    want, count, rounds = expected(likely, read, comm.rank, comm.world_size)
+    want, count, rounds = expected(likely, read, shard, shards)
     assert (collection.kept, collection.rounds) == (count, rounds)
-    got = collection.take(SCHEMA, comm)
+    got = collection.take(SCHEMA, comm, layout)
     assert collection.full, "whatever waits for it to be full need not run any more"
     assert list(got) == list(SCHEMA)
     for name in SCHEMA:
@@ -104,6 +110,8 @@ def work(world: Comm, _folder: Path) -> None:
         comm = world.group_of(range(size))
         for likely, read in product(LIKELY, READS) if comm is not None else ():
             check(likely, read, comm)
+            if size == 4:
+                check(likely, read, comm, copies=2)
 
 
 def test_several_ranks_keep_the_same(tmp_path: Path) -> None:

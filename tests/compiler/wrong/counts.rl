@@ -34,7 +34,6 @@ algorithm wrong {
 }
 ---
 # a cluster that does not divide the work
-#! RL0402 the work of a step does not divide over 3 ranks
 import "parts/base.rl"
 
 algorithm wrong {
@@ -42,6 +41,7 @@ algorithm wrong {
 }
 
 deploy {
+#! RL0402 the work of a step does not divide over 3 ranks
   cluster 3 x cpu
 }
 ---

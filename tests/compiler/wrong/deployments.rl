@@ -303,3 +303,253 @@ deploy {
   actor.train : fsdp(dp = 4) on 4..
 #! RL0102
 }
+---
+# more ranks than there are in the world
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() on 0..99999999999
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 a plan is for fewer ranks ... at most 16777216
+}
+---
+# more copies than ranks
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 8 x cpu
+  actor.train : megatron(tp = 16)
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.train` wants 16 ranks of 8 ... at most 8 ranks ... tp = 16
+}
+---
+# axes whose product is no number of ranks
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.generate : vllm(tp = 9223372036854775807, pp = 9223372036854775807) on 0..3
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `actor.generate` wants 85070591730234615847396907784232501249 ranks of 4
+}
+---
+# a phase whose ranks the batch does not divide over
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train    : fsdp() on 0..3
+  actor.generate : hf() on 4..6
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0402 a batch of 8 prompts does not divide over dp = 3 of `rollout`
+  reward on 4
+}
+---
+# a node whose ranks the batch does not divide over
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 4 x cpu
+  reward on 0..2
+# ^^^^^^^^^^^^^^ RL0402 a batch of 8 prompts does not divide over dp = 3 of `reward`
+}
+---
+# a training over all of three ranks
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() on 0..2
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0402 the work of a step does not divide over 3 ranks
+}
+---
+# a phase without an engine
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train on 0..3
+# ^^^^^^^^^^^^^^^^^^^ RL0208 unknown node `actor.train` ... write `actor.train : fsdp() on ...` for a phase
+}
+---
+# a head apart from its trunk
+import "parts/base.rl"
+
+algorithm wrong {
+  model critic : value = shared actor
+  node baseline = critic.value(tokens, response_mask) -> values
+  node learn = critic.train value_loss(tokens, response_mask, values, returns = values) with lr = 0.001
+}
+
+deploy {
+  actor.train  : fsdp() on 0..3
+  critic.train : fsdp() on 4..7
+# ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ RL0506 `critic` sits on the trunk of `actor`, and runs where that does ... lay out `actor.train`
+}
+---
+# a node of a loop without the name of the loop
+algorithm wrong {
+  model actor : policy = scratch(; alphabet = "01=")
+  input prompts, answers : text[prompt] = jsonl("rows.jsonl") with batch = 16
+  loop again max 4 collect tokens, response_mask, rollout_logp, score where useful until 8 prompts {
+    node rollout = actor.generate(prompts; n = 4, max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
+    node reward  = compute exact_match(completions, answers) -> score
+    node spread  = compute has_spread(score) -> useful
+  }
+  node advantage = compute group_advantage(score) -> advantages
+  node update    = actor.train policy_loss(tokens, response_mask, advantages, old_logp = rollout_logp) with lr = 0.001
+}
+
+deploy {
+  cluster 2 x cpu
+  reward on 0
+# ^^^^^^^^^^^ RL0208 unknown node `reward` ... write `again.reward`
+}
+---
+# a loop on ranks
+algorithm wrong {
+  model actor : policy = scratch(; alphabet = "01=")
+  input prompts, answers : text[prompt] = jsonl("rows.jsonl") with batch = 16
+  loop again max 4 collect tokens, response_mask, rollout_logp, score where useful until 8 prompts {
+    node rollout = actor.generate(prompts; n = 4, max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
+    node reward  = compute exact_match(completions, answers) -> score
+    node spread  = compute has_spread(score) -> useful
+  }
+  node advantage = compute group_advantage(score) -> advantages
+  node update    = actor.train policy_loss(tokens, response_mask, advantages, old_logp = rollout_logp) with lr = 0.001
+}
+
+deploy {
+  cluster 2 x cpu
+  again on 0
+# ^^^^^^^^^^ RL0506 `again` counts where the nodes of the loop run ... place these with `on`
+}
+---
+# ranks as a list
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() on 4, 5
+#                          ^ RL0102 `on` takes the first and the last rank ... write such as `on 4..7`
+}
+---
+# ranks as a difference
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() on 4-7
+#                          ^ RL0102 `on` takes the first and the last rank
+}
+---
+# ranks by name
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() on ranks
+#                         ^^^^^ RL0102 `on` takes the first and the last rank
+}
+---
+# half a rank
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() on 0.5
+#                         ^^^ RL0102 `on` takes the first and the last rank
+}
+---
+# ranks without `on`
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() 0..3
+#                      ^ RL0102 `on` is missing before the ranks ... write `on` before `0`
+}
+---
+# a node's ranks without `on`
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  reward 0..3
+#        ^ RL0102 `on` is missing before the ranks
+}
+---
+# an engine without brackets
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp on 0..3
+#               ^^^^ RL0102 an engine takes brackets ... write `fsdp()`
+}
+---
+# ranks of no node
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  on 3
+# ^^ RL0102 a node stands before `on` ... write `NODE on 3`
+}
+---
+# ranks that are missing, and another line
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  actor.train : fsdp() on
+#                      ^^ RL0102 `on` takes the first and the last rank
+  actor.generate : hf()
+}
