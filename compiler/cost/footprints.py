@@ -46,6 +46,7 @@ PROMPT_ASSUMED = 1024
 """Tokens of a prompt, or of a text put between, where the plan sets no limit."""
 _PACK = 512  # `backends/engines/packing.py`
 _TOKENS_CPU, _TOKENS_CUDA = 2048, 16384  # `backends/engines/score.py`
+_PREFILL = 8192  # tokens that other engines take at once of prompts, as vLLM does by default
 _SCORING = 4  # so many training micro-batches' tokens go through a forward without gradients
 # What the driver, cuBLAS and NCCL keep, and on a processor the threads and what the allocator does not give back.
 _RESERVE_CUDA, _RESERVE_CPU = int(1.5 * GIB), 128 << 20
@@ -88,6 +89,7 @@ class Footprints:
         self.volumes = Volumes(plan)
         self._shares = {m.name: m.shares or m.name for m in plan.models}
         self._ops = tuple(plan.ops())
+        self._known: dict[str, tuple[States, ...]] = {}
 
     def trunk(self, model: str) -> str:
         """The model whose weights `model` has: itself, unless it shares another's trunk."""
@@ -176,7 +178,13 @@ class Footprints:
 
     def _stages(self, model: str) -> tuple[States, ...]:
         """Of the first stage and the last, between which all others lie."""
-        pp = self.plan.group(self._home(self.trunk(model))).pp
+        trunk = self.trunk(model)
+        if trunk not in self._known:
+            self._known[trunk] = self._made(trunk)
+        return self._known[trunk]
+
+    def _made(self, model: str) -> tuple[States, ...]:
+        pp = self.plan.group(self._home(model)).pp
         return tuple(self._states(model, stage) for stage in dict.fromkeys((0, pp - 1)))
 
     def _largest(self, model: str) -> States:
@@ -298,9 +306,8 @@ class Footprints:
         rows, n = self._rollout_rows(op)
         ours = self.engine(op.model, Phase.GENERATE) in OURS
         prompt = max(1, rows.tokens - op.max_new_tokens)
-        packed = _micro(
-            Length(rows=at_once, tokens=prompt + 1, response=0), _SCORING * self.default_tokens, packed=ours
-        )
+        tokens = _SCORING * self.default_tokens if ours else _PREFILL
+        packed = _micro(Length(rows=at_once, tokens=prompt + 1, response=0), tokens, packed=ours)
         return Generating(
             states=self._rollout_states(op.model, op.group),
             prompts=at_once,

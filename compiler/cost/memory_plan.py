@@ -86,7 +86,7 @@ class MemoryPlanner:
         choice = choose(problem)
         if choice is None:
             return self._shortage(problem)
-        return self._planned(budget, choice)
+        return self._planned(budget, problem, choice)
 
     # States, their uses and gaps.
 
@@ -212,8 +212,12 @@ class MemoryPlanner:
         keys = dict.fromkeys((*self.footprints.uses(op), *self.footprints.renews(op)))
         return [h for h in self._states_of(row.program) if h.key in keys]
 
-    def _planned(self, budget: int, choice: Choice) -> Planned:
-        runs = {op: found[way] for (op, found), way in zip(self._runs.items(), choice.ways, strict=True)}
+    def _planned(self, budget: int, problem: Problem, choice: Choice) -> Planned:
+        free = problem.free(choice.swapped)
+        runs = {
+            op: self.runs.fullest(found[way], min(free[row] for row in work.rows))
+            for (op, found), way, work in zip(self._runs.items(), choice.ways, problem.works, strict=True)
+        }
         moves = _Moves(self, choice)
         ops: list[AnyOp] = []
         for number, op in enumerate(self.ops):

@@ -49,15 +49,33 @@ class Runs:
         self.footprints = Footprints(plan, facts, hardware)
         self.times = PlanTime(plan, facts, hardware, plan.world_size)
         self.pinned = pinned
+        self._found: dict[str, list[Run]] = {}
 
     def of(self, op: AnyOp) -> tuple[Run, ...]:
         """Each way that is faster than all that need less; the one of least memory first."""
-        found = sorted(self._all(op), key=lambda r: (r.workspace, r.seconds))
+        found = self._found[op.id] = sorted(self._all(op), key=lambda r: (r.workspace, r.seconds))
         kept = found[:1]
         for run in found[1:]:
             if run.seconds < kept[-1].seconds * _WORTH:
                 kept.append(run)
         return tuple(kept)
+
+    def fullest(self, run: Run, room: int) -> Run:
+        """Of the ways about as fast as `run` that fit into `room`, the one of the largest micro-batches.
+
+        What seconds do not tell speaks for them, up to what the engine would choose; and against recomputation.
+        """
+        limit = run.seconds / _WORTH
+        fitting = [r for r in self._found[run.op.id] if r.workspace <= room and r.seconds <= limit]
+        return max(fitting, key=self._preference, default=run)
+
+    def _preference(self, run: Run) -> tuple[float, ...]:
+        op = run.op
+        if not isinstance(op, TrainOp | InferOp):
+            return (-run.seconds,)
+        usual = self.footprints.default_tokens * (1 if isinstance(op, TrainOp) else 4)
+        again = list(Recompute).index(op.recompute) if isinstance(op, TrainOp) else 0
+        return (-again, -(op.logits == _SMALL_CHUNK), min(op.micro_batch_tokens, usual), -run.seconds)
 
     def _all(self, op: AnyOp) -> Iterator[Run]:
         match op:
@@ -83,21 +101,24 @@ class Runs:
         again = [op.recompute] if "recompute" in fixed else list(Recompute)
         chunks = [op.logits] if "logits" in fixed else [0, _SMALL_CHUNK]
         for tokens, recompute, chunk in product(sizes, again, chunks):
+            if chunk == _SMALL_CHUNK and tokens > sizes[0]:
+                continue  # smaller micro-batches come first
             changed = replace(op, micro_batch_tokens=tokens, recompute=recompute, logits=chunk)
             yield self._run(changed, _SMALL_CHUNK_COST if chunk == _SMALL_CHUNK else 1.0)
 
     def _scorings(self, op: InferOp) -> Iterator[Run]:
         rows = self.footprints.length(op.tokens, op.group)
         usual = 4 * self.footprints.default_tokens
-        for tokens, chunk in product(self._sizes(rows.tokens, rows.rows, usual), (0, _SMALL_CHUNK)):
+        sizes = self._sizes(rows.tokens, rows.rows, usual)
+        for tokens, chunk in (*((size, 0) for size in sizes), (sizes[0], _SMALL_CHUNK)):
             changed = replace(op, micro_batch_tokens=tokens, logits=chunk)
             yield self._run(changed, _SMALL_CHUNK_COST if chunk else 1.0)
 
     def _sizes(self, length: int, rows: int, usual: int) -> list[int]:
         """Tokens of a micro-batch: from one row to all of them, by powers of two from the usual."""
-        most = min(_LARGEST_TOKENS, usual if self.footprints.hardware.name == "cpu" else 4 * usual, rows * length)
+        most = min(_LARGEST_TOKENS, usual if self.footprints.hardware.name == "cpu" else 2 * usual, rows * length)
         least = min(length, most)
-        sizes = {max(least, min(most, 4 * usual >> shift)) for shift in range(12)}
+        sizes = {max(least, min(most, 2 * usual >> shift)) for shift in range(8)}
         return sorted(sizes)
 
     def _rollouts(self, op: GenerateOp | ExtendOp) -> Iterator[Run]:

@@ -24,7 +24,8 @@ Interval = tuple[str, float, float]
 # Attributes, with the least value and what they must stay below. A comparison with NaN is false: it never passes.
 _END = float("inf")
 _SAMPLING: tuple[Interval, ...] = (
-    ("max_new_tokens", 1, _END), ("max_prompt_tokens", 0, _END), ("temperature", 0, _END), ("top_k", 0, _END), ("staleness", 0, 2),
+    ("max_new_tokens", 1, _END), ("max_prompt_tokens", 0, _END), ("temperature", 0, _END), ("top_k", 0, _END),
+    ("staleness", 0, 2),
 )  # fmt: skip
 _INTERVALS: dict[type[AnyOp], tuple[Interval, ...]] = {
     LoadOp: (("batch", 1, _END), ("rounds", 1, _END), ("round", 0, _END)),
