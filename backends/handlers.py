@@ -111,10 +111,10 @@ def infer(rt: Runtime, op: InferOp) -> None:
     masks = {name: rt.ragged(columns[name]) for name in op.reads[1:]}
     results: Sequence[Data]
     if op.method is InferMethod.SCORE:
-        results = [model.score(rt.ragged(rows), masks[op.response_mask])]
+        results = [model.score(rt.ragged(rows), masks[op.response_mask], micro_batch_tokens=op.micro_batch_tokens)]
     else:
-        asks = [rt.models[p.model].ask(masks[p.response_mask], p.temperature) for p in op.parts]
-        results = model.answers(rt.ragged(rows), asks)
+        asks = [rt.models[p.model].ask(masks[p.response_mask], p.temperature, op.logits) for p in op.parts]
+        results = model.answers(rt.ragged(rows), asks, micro_batch_tokens=op.micro_batch_tokens)
     for name, result in zip(op.writes, results, strict=True):
         _put_result(rt, name, Column(rows.ids, result, rows.per_prompt))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -80,7 +81,7 @@ def _wider_rollouts(plan: Plan, ops: tuple[AnyOp, ...], pinned: Mapping[str, fro
             if old.size(world) % tp:
                 continue
             group = Group(name=f"{old.name}-tp{tp}", ranks=old.ranks, tp=tp)
-            moved = _changed(plan, ops, lambda op, p=phase, g=group: _regrouped(op, p.model, g.name))
+            moved = _changed(plan, ops, partial(_regrouped, model=phase.model, group=group.name))
             phases = tuple(replace(p, engine="vllm", group=group.name) if p == phase else p for p in plan.phases)
             variant = replace(moved[0], groups=(*plan.groups, group), phases=phases)
             yield _Variant(f"`{phase.model}.generate : vllm(tp = {tp})`", variant, moved[1], pinned)
@@ -96,7 +97,7 @@ def _shorter(plan: Plan, ops: tuple[AnyOp, ...], pinned: Mapping[str, frozenset[
     rollouts = [op for op in ops if isinstance(op, GenerateOp | ExtendOp)]
     for shift in (1, 2, 3):
         if all(op.max_new_tokens >> shift for op in rollouts):
-            shorter = _changed(plan, ops, lambda op, s=shift: _cut(op, s))
+            shorter = _changed(plan, ops, partial(_cut, shift=shift))
             most = max(op.max_new_tokens >> shift for op in rollouts)
             yield _Variant(f"`max_new_tokens = {most}`", *shorter, pinned)
 

@@ -267,20 +267,20 @@ class MemoryPlanner:
         mine = {op.id for op in ranks.ops}
         here = {h.key for h in self._states_of(program) if moves.resident(h.key)}
         for number, op in enumerate(self.ops):
-            for move in moves.before.get(number, ()):
-                if self._members[_key(move), program]:
-                    here.add(_key(move))
-                    yield self._move(move, here, number, program)
+            for back in moves.before.get(number, ()):
+                if self._members[_key(back), program]:
+                    here.add(_key(back))
+                    yield self._move(back, here, number, program)
             row = _Row(program, number)
             if op.id in mine and row in self._columns:
                 double = here & set(self.footprints.renews(op))
                 here |= {h.key for h in self._needed(row)}
                 if number in runs:
                     yield self._op(row, runs[number], here, double)
-            for move in moves.after.get(number, ()):
-                if self._members[_key(move), program]:
-                    yield self._move(move, here, number, program)
-                    here.discard(_key(move))
+            for away in moves.after.get(number, ()):
+                if self._members[_key(away), program]:
+                    yield self._move(away, here, number, program)
+                    here.discard(_key(away))
 
     def _op(self, row: _Row, run: Run, here: set[Key], double: set[Key]) -> OpMemory:
         """`double` are states of which the old copy is still there while the new one is made."""

@@ -51,8 +51,7 @@ def within_margin(module: Module, found: Diagnostics, shortage: Shortage, planne
         "RL0811",
         f"fits only without a margin: `{memory.peak_op}` takes {size(memory.peak)} of {size(memory.budget)}",
         span=deploy.span if deploy else None,
-        expected=f"at most {hardware.usable:.0%}, {size(int(memory.budget * hardware.usable))}",
-        found=f"{memory.peak / memory.budget:.1%}",
+        notes=(f"a plan leaves {1 - hardware.usable:.0%} of a device to fragmentation",),
         fix="more ranks, shorter rows or smaller micro-batches; or say `usable` of the cluster if you know better",
     )
 
@@ -77,8 +76,7 @@ def pins_cost(
                 "RL0812",
                 f"`{node}`: {options} as set costs {seconds(planned.step - free.step)} a step",
                 span=_place(module, node),
-                expected=f"{chosen}: {seconds(free.step)} a step",
-                found=f"{seconds(planned.step)} a step",
+                notes=(f"{seconds(planned.step)} a step; with {chosen} it would be {seconds(free.step)}",),
                 fix=f"leave {options} out: the compiler chooses",
             )
 
