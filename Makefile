@@ -38,6 +38,8 @@ bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/compile_cold.py
 	$(BIN)/python bench/check_speed.py
 	$(BIN)/python bench/lsp_speed.py
+	$(BIN)/python bench/time_published.py
+	$(BIN)/python bench/time_model.py
 	$(BIN)/python bench/learning.py
 	$(BIN)/python bench/rank_equality.py
 	$(BIN)/python bench/fuse_forwards.py

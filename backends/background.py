@@ -101,8 +101,17 @@ class _Brisk:
             if self._inside == 0:
                 sys.setswitchinterval(self._usual)
 
+    def busy(self) -> bool:
+        """Whether any has a task."""
+        return self._inside > 0
+
 
 _brisk = _Brisk()
+
+
+def busy() -> bool:
+    """Whether something runs in the background of this process."""
+    return _brisk.busy()
 
 
 def _serve(tasks: queue.SimpleQueue[Task[object] | None], device: torch.device) -> None:

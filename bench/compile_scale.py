@@ -2,11 +2,12 @@
 
     python bench/compile_scale.py [--runs 15] [--large 10000]
 
-Prints, as medians of processor time and beside it of time by the clock: PPO for 8, 1,024 and 131,072 ranks (limit
-100 ms for 1,024, and three times what that takes for 131,072), and what its plan.json takes to write, to read and on
-disk (limit 200 KB); a random graph of 10,000 nodes (limit 5 s) beside one of 1,000; 64 chained diamonds (limit 50 ms)
-beside 32, where a planner that copies a sub-graph for every path through it takes twice as long with each; and the HTML
-page of such chains. Ratios say how time grows: tenfold for ten times the nodes is linear. Exit 1 above a limit.
+Prints, as medians of processor time and beside it of time by the clock: PPO for 8, 1,024 and 131,072 ranks, all phases
+on all of them or rollouts on a half of their own (limit 100 ms for 1,024, and three times what that takes for 131,072),
+and what its plan.json takes to write, to read and on disk (limit 200 KB); a random graph of 10,000 nodes (limit 5 s)
+beside one of 1,000; 64 chained diamonds (limit 50 ms) beside 32, where a planner that copies a sub-graph for every path
+through it takes twice as long with each; and the HTML page of such chains. Ratios say how time grows: tenfold for ten
+times the nodes is linear. Exit 1 above a limit.
 """
 
 from __future__ import annotations
@@ -71,22 +72,34 @@ def compiling(path: Path, options: Options, runs: int) -> tuple[float, str, Plan
 
 
 def ranks(report: Report, folder: Path, runs: int) -> None:
-    """PPO for more and more ranks, each with two prompts a rank."""
-    seconds: dict[int, float] = {}
-    file = folder / "plan.json"
-    for size in RANKS:
-        settings = (f"batch={2 * size}", f"minibatch={size}")
-        cluster = f"{size} x h100"
-        options = Options(settings=settings, cluster=cluster)
-        cpu, wall, plan = compiling(PPO, options, runs)
-        seconds[size] = cpu
-        limit = 0.1 if size == 1024 else 3 * seconds[1024] if size > 1024 else None
-        report.say(f"ppo ranks={size} cpu_s", cpu, limit, f"{wall} ratio_to_8={cpu / seconds[8]:.2f}")
-        write, _, _ = timed(partial(write_plan, plan, file), runs)
-        read, _, again = timed(partial(read_plan, file), runs)
-        assert again == plan and plan.world_size == size
-        more = f" write_cpu_s={write:.4f} read_cpu_s={read:.4f}"
-        report.say(f"ppo ranks={size} plan_bytes", file.stat().st_size, MOST_BYTES, more)
+    """PPO for more and more ranks, each with two prompts a rank: all phases on all, then each half with its own."""
+    for name in ("ppo", "ppo_in_groups"):
+        seconds: dict[int, float] = {}
+        for size in RANKS:
+            settings = (f"batch={2 * size}", f"minibatch={size}")
+            layouts = apart(size) if name == "ppo_in_groups" else ()
+            options = Options(settings=settings, cluster=f"{size} x h100", layouts=layouts)
+            cpu, wall, plan = compiling(PPO, options, runs)
+            seconds[size] = cpu
+            limit = 0.1 if size == 1024 else 3 * seconds[1024] if size > 1024 else None
+            report.say(f"{name} ranks={size} cpu_s", cpu, limit, f"{wall} ratio_to_8={cpu / seconds[8]:.2f}")
+            on_disk(report, f"{name} ranks={size}", plan, folder / "plan.json", runs)
+
+
+def apart(size: int) -> tuple[str, ...]:
+    """Training and forward passes on the first half of the ranks, rollouts on the other."""
+    half = size // 2
+    trained = (f"{model}.train : fsdp(dp = {half}) on 0..{half - 1}" for model in ("actor", "critic", "reference"))
+    return *trained, f"actor.generate : hf(dp = {half}) on {half}..{size - 1}"
+
+
+def on_disk(report: Report, what: str, plan: Plan, file: Path, runs: int) -> None:
+    """How large plan.json is, and how long it takes to write and to read."""
+    write, _, _ = timed(partial(write_plan, plan, file), runs)
+    read, _, again = timed(partial(read_plan, file), runs)
+    assert again == plan
+    more = f" write_cpu_s={write:.4f} read_cpu_s={read:.4f}"
+    report.say(f"{what} plan_bytes", file.stat().st_size, MOST_BYTES, more)
 
 
 def graphs(report: Report, folder: Path, large: int, runs: int) -> None:

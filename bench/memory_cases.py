@@ -10,16 +10,13 @@ from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import models_folder
 from rldsl.compiler.cost.hf_config import read_config
-from rldsl.compiler.cost.memory import Scoring, Training
+from rldsl.compiler.cost.memory import ENGINE_CHUNK, Scoring, Training
 from rldsl.compiler.cost.memory_generation import Generating, handing_over
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
+from rldsl.compiler.cost.packing import CPU_PLACES, largest_micro_batch
 from rldsl.compiler.cost.shard import Lora, Shard
 from rldsl.compiler.plan import Recompute
-
-ENGINE_LOGITS = 1 << 25
-# Places of a micro-batch of prompts: `backends/engines/generate.py` takes four training micro-batches' on a CPU.
-PREFILL, PACK = 8192, 512
 
 # Public models beside those in `examples/models`, by the figures of their config.json.
 OTHERS: dict[str, dict[str, Any]] = {
@@ -58,6 +55,20 @@ OTHERS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
+# Small enough for tests.
+_TINY = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 8192}
+OTHERS["tiny"] = {**OTHERS["Qwen2.5-0.5B"], **_TINY, "intermediate_size": 1024, "num_hidden_layers": 3}
+OTHERS["tiny-moe"] = {
+    **OTHERS["tiny"],
+    "model_type": "qwen3_moe",
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 128,
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +100,7 @@ class Case:
     masked: bool = True
     recompute: str = "none"
     logits: str = "chunked"
-    kept_logits: int = ENGINE_LOGITS
+    kept_logits: int = ENGINE_CHUNK
     lora_rank: int = 0
     stage: int = 0
     zero: int = 3
@@ -141,13 +152,12 @@ def estimate(case: Case) -> Footprint:
         shard=shard, width=2 if case.precision == "bf16" else 4, trained=case.phase in ("train", "sync"), zero=case.zero
     )
     if case.wave is not None:
-        return _generating(case.wave, states)
+        return generating(case.wave, states)
     if case.phase == "sync":
         return handing_over(states)
-    rows = case.packs * case.rows_per_pack
     settings: dict[str, Any] = {
         "states": states,
-        "micro": MicroBatch(packs=case.packs, length=case.length, states=case.states, rows=rows),
+        "micro": MicroBatch(packs=case.packs, length=case.length, states=case.states, cells=case.packs * case.length),
         "attention": Attention.MASKED if case.masked else Attention.CAUSAL,
         "logits": Logits(case.logits),
         "chunk": case.kept_logits,
@@ -157,16 +167,15 @@ def estimate(case: Case) -> Footprint:
     return Scoring(**settings).footprint
 
 
-def _generating(wave: Wave, states: States) -> Footprint:
-    length = max(1, PACK // wave.prompt) * wave.prompt
-    packs = min(-(-wave.prompts * wave.prompt // length), max(1, PREFILL // length))
+def generating(wave: Wave, states: States) -> Footprint:
+    """One wave of our engine on a CPU."""
     return Generating(
         states=states,
         prompts=wave.prompts,
         prompt=wave.prompt,
         samples=wave.samples,
         new_tokens=wave.new_tokens,
-        prefill=MicroBatch(packs=packs, length=length, states=0),
+        prefill=largest_micro_batch(places=4 * CPU_PLACES, prompt=wave.prompt, response=1, rows=wave.prompts),
         top_p=wave.top_p < 1,
     ).footprint
 
@@ -240,7 +249,7 @@ CASES: tuple[Case, ...] = (
     _train(_LARGE, 4, 1024, 2048, Axes(dp=32), recompute="selective"),
     _train(_LARGE, 1, 16384, 8192, Axes(dp=128), recompute="full"),
     _train(_LARGEST, 1, 8192, 4096, Axes(dp=1024), recompute="full"),
-    _train(_LARGEST, 1, 1024, 512, Axes(dp=64)),
+    _train(_LARGE, 1, 1024, 512, Axes(dp=8)),
     _train(_LLAMA, 1, 2048, 1024, Axes(dp=8), logits="whole"),
     _train(_HALF, 2, 1024, 1024, Axes(dp=4), logits="whole"),
     _train(_ONE, 1, 4096, 2048, Axes(dp=8), logits="positions", kept_logits=1 << 40),
@@ -249,7 +258,7 @@ CASES: tuple[Case, ...] = (
     _train(_ONE, 4, 512, 1024, Axes(), lora_rank=8),
     _train(_SEVEN, 4, 512, 1024, Axes(dp=8), lora_rank=64),
     _train(_LARGE, 1, 8192, 4096, Axes(dp=8), lora_rank=16, recompute="full"),
-    _train(_LARGEST, 1, 4096, 1024, Axes(dp=32), lora_rank=32, recompute="full"),
+    _train(_MOE, 1, 4096, 1024, Axes(dp=8), lora_rank=32, recompute="full"),
     # tp, pp, cp, ep, ZeRO-2.
     _train(_SEVEN, 1, 8192, 4096, Axes(dp=4, tp=2)),
     _train(_LARGE, 2, 4096, 4096, Axes(dp=8, tp=4)),
@@ -259,14 +268,14 @@ CASES: tuple[Case, ...] = (
     _train(_LARGEST, 1, 8192, 4096, Axes(dp=8, tp=4, pp=4), recompute="full"),
     _train(_LARGEST, 1, 8192, 4096, Axes(dp=8, tp=4, pp=4), recompute="full", stage=3),
     _train(_LLAMA, 1, 16384, 8192, Axes(dp=4, cp=2)),
-    _train(_LARGEST, 1, 65536, 16384, Axes(dp=16, tp=4, cp=4), recompute="full"),
+    _train(_LARGEST, 1, 65536, 16384, Axes(dp=16, tp=4, pp=4, cp=4), recompute="full", stage=3),
     _train(_MOE, 2, 2048, 2048, Axes(dp=32)),
     _train(_MOE, 4, 512, 1024, Axes(dp=64)),
     _train(_MOE, 1, 16384, 8192, Axes(dp=128), recompute="full"),
     _train(_MOE, 1, 8192, 4096, Axes(dp=16, ep=4)),
     _train(_MOE, 2, 4096, 4096, Axes(dp=32, ep=8), recompute="full"),
     _train(_MIXTRAL, 1, 4096, 2048, Axes(dp=64)),
-    _train(_MIXTRAL, 1, 2048, 2048, Axes(dp=32, ep=8)),
+    _train(_MIXTRAL, 1, 2048, 2048, Axes(dp=32, ep=4)),
     _train(_ONE, 2, 2048, 2048, Axes(dp=8), zero=2),
     # Scoring.
     _infer(_SMALL, 16, 512, 4096, Axes()),

@@ -269,11 +269,11 @@ def _loss(scorer: Scorer, case: Case) -> Tensor:
     return torch.where(micro.mask, made.loss, 0.0).sum()
 
 
-def _one_step(scorer: Scorer, optimizer: Optimizer, case: Case) -> None:
-    """One more micro-batch than are in flight at once, then the optimiser."""
+def _one_step(scorer: Scorer, optimizer: Optimizer, case: Case, micros: int) -> None:
+    """So many micro-batches under 1F1B, then the optimiser."""
     in_flight = case.axes.pp - case.stage
     held: deque[Tensor] = deque()
-    for _ in range(in_flight + 1):
+    for _ in range(micros):
         held.append(_loss(scorer, case))
         if len(held) == in_flight:
             torch.autograd.backward(held.popleft())
@@ -290,7 +290,7 @@ def measure(case: Case) -> Measured:
         scorer, optimizer = build(case, comm, mesh)
         work = _work(case, scorer, optimizer, comm)
         if optimizer is not None:
-            _one_step(scorer, optimizer, case)
+            _one_step(scorer, optimizer, case, 1)
         before = work() if case.phase == "sync" else []
         tracker.add((*_held(scorer, optimizer), *before))
         with tracker:
@@ -306,7 +306,8 @@ def _work(case: Case, scorer: Scorer, optimizer: Optimizer | None, comm: Comm) -
     def work() -> list[Tensor]:
         if case.phase == "train":
             assert optimizer is not None
-            _one_step(scorer, optimizer, case)
+            # One more than are in flight at once: gradients are there already when the last one comes.
+            _one_step(scorer, optimizer, case, case.axes.pp - case.stage + 1)
             return []
         with torch.no_grad():
             if case.phase == "sync":

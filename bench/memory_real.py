@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.memory_cases import Wave, config_of
+from bench.memory_cases import Wave, config_of, generating
 from rldsl.algos.losses import policy_loss
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
@@ -33,7 +33,6 @@ from rldsl.compiler.cost.activations import MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hf_config import read_config
 from rldsl.compiler.cost.memory import Scoring, Training
-from rldsl.compiler.cost.memory_generation import Generating
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.shard import Lora, Shard
@@ -100,16 +99,7 @@ def estimate(run: Run) -> Footprint:
     """For the largest micro-batch that packing makes of the rows, or for the wave."""
     states = run.states()
     if run.wave is not None:
-        w = run.wave
-        prefill = MicroBatch(packs=w.prompts, length=w.prompt, states=0)
-        return Generating(
-            states=states,
-            prompts=w.prompts,
-            prompt=w.prompt,
-            samples=w.samples,
-            new_tokens=w.new_tokens,
-            prefill=prefill,
-        ).footprint
+        return generating(run.wave, states)
     budget = run.budget if run.phase == "train" else 4 * score.budget(CPU, 0)
     packed = [_packed(run, rank, budget) for rank in range(run.ranks)]
     micro = max(packed, key=lambda m: m.places)
@@ -121,7 +111,7 @@ def _packed(run: Run, rank: int, budget: int) -> MicroBatch:
     tokens, mask = _batch(run, rank)
     first = micro_batches(tokens, mask, torch.arange(run.rows), budget=budget)[0]
     packs, length = first.layout.tokens.shape
-    return MicroBatch(packs=packs, length=length, states=len(first.states), rows=len(first.rows))
+    return MicroBatch(packs=packs, length=length, states=len(first.states), cells=first.mask.numel())
 
 
 def measure(run: Run) -> int:

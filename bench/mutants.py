@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -25,18 +26,28 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import damage_background, damage_heads, damage_order, damage_rules, damage_values
+from bench import damage_background, damage_groups, damage_heads, damage_order, damage_rules, damage_values
 from bench.damage import KINDS, Damage
 from bench.equal_plans import why_equal
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import ExtendOp, GenerateOp, Plan, plan_hash, to_builtins
+from rldsl.compiler.plan import (
+    ComputeOp,
+    ExtendOp,
+    GenerateOp,
+    InferOp,
+    Plan,
+    TrainOp,
+    parts,
+    plan_hash,
+    to_builtins,
+)
 from rldsl.compiler.plan_io import loads
 from rldsl.compiler.signature import Signature
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
 
 assert damage_background and damage_heads and damage_order, "importing them registers their kinds"
-assert damage_rules and damage_values
+assert damage_rules and damage_values and damage_groups
 ROOT = Path(__file__).parents[1]
 CLUSTERS = (None, "1 x cpu", "2 x cpu", "4 x cpu")
 FILES = tuple(sorted((*(ROOT / "examples").glob("*.rl"), *(ROOT / "examples" / "toy").glob("*.rl"))))
@@ -54,7 +65,8 @@ class Whole:
 
 
 def deployments(file: Path) -> Iterator[Options]:
-    """Every cluster, and every choice of fewer ranks for each model that generates."""
+    """Every cluster, every choice of fewer ranks for each model that generates, and phases on ranks of their own."""
+    yield from apart(file)
     for cluster in CLUSTERS:
         yield Options(cluster=cluster)
         world = int(cluster.split()[0]) if cluster else 1
@@ -66,6 +78,38 @@ def deployments(file: Path) -> Iterator[Options]:
             layouts = tuple(f"{m}.generate : hf(dp = {n})" for m, n in zip(models, chosen, strict=True) if n)
             if layouts and all(n is None or n < world for n in chosen):
                 yield Options(cluster=cluster, layouts=layouts)
+
+
+# Of what is trained, of what generates, and of what only scores; the last for nodes without a model, where it is given.
+APART = (
+    ("fsdp() on 0..1", "hf() on 2..3", "fsdp() on 4", ""),
+    ("fsdp() on 2..3", "hf() on 0..1", "fsdp() on 1..2", "on 0..1"),
+    ("fsdp() on 0..3", "hf() on 2..5", "fsdp() on 6..7", "on 7"),
+    ("megatron(tp = 2) on 0..3", "vllm(tp = 2) on 4..5", "fsdp() on 4..5", "on 4..5"),
+    ("megatron(tp = 2, pp = 2) on 0..3", "sglang(pp = 2) on 0..3", "megatron(tp = 2) on 4..5", ""),
+    ("megatron(cp = 2, ep = 2) on 2..3", "vllm(tp = 4, dp = 1, ep = 4) on 0..3", "fsdp(dp = 1)", "on 2"),
+)
+
+
+def apart(file: Path) -> Iterator[Options]:
+    """Deployments on disjoint and on overlapping ranks, with parallel axes."""
+    ops = list(parts(compile_file(file, Options()).plan.ops()))
+    models = {m.name: m for m in compile_file(file, Options()).plan.models}
+    trained = {models[op.model].shares or op.model for op in ops if isinstance(op, TrainOp)}
+    samples = sorted({op.model for op in ops if isinstance(op, GenerateOp | ExtendOp)})
+    scores = sorted(
+        {op.model for op in ops if isinstance(op, InferOp)} - trained - {m for m in models if models[m].shares}
+    )
+    place = next((op.node for op in ops if isinstance(op, ComputeOp)), None)
+    for train, generate, infer, on in APART:
+        yield Options(
+            layouts=(
+                *(f"{m}.train : {train}" for m in sorted(trained)),
+                *(f"{m}.generate : {generate}" for m in samples),
+                *(f"{m}.infer : {infer}" for m in scores),
+                *([f"{re.sub(r'[.][0-9]+[.]', '.', place)} {on}"] if on and place else ()),
+            )
+        )
 
 
 @cache

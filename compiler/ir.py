@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
@@ -336,8 +336,7 @@ class EdgeKind(StrEnum):
     ORDER = "after"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Edge:
+class Edge(NamedTuple):
     """`target` waits for `source`. `carries` names the field, or the model whose weights change after `source`."""
 
     source: str

@@ -56,7 +56,7 @@ class Reader:
         # Of each state what a symbol leads to: another state, or a rule to be applied first.
         self._rows: dict[int, dict[str, Any]] = {}
         for state, row in conf.states.items():
-            self._rows[state] = {s: w if k is Shift else _rule(w, rules) for s, (k, w) in row.items()}
+            self._rows[state] = {str(s): w if k is Shift else _rule(w, rules) for s, (k, w) in row.items()}
         self._kept = {s.name for rule in rules for s in rule.expansion if s.is_term and not s.filter_out}
         self._lexers: dict[int, Any] = reader.lexer_thread.lexer.lexers  # type: ignore[attr-defined]
         self._patterns: dict[int, re.Pattern[str]] = {}  # by state, as they are needed
@@ -146,7 +146,7 @@ def _rule(rule: Any, known: dict[Any, _Rule]) -> _Rule:
             for i, s in enumerate(rule.expansion)
             if not (s.is_term and s.filter_out)
         )
-        origin = rule.origin.name
+        origin = str(rule.origin.name)
         size, name = len(rule.expansion), str(rule.alias or origin)
         gives_way = bool(rule.options.expand1) and not rule.alias
         is_passed = gives_way and size == 1 and len(kept) == 1 and not kept[0][1]

@@ -33,6 +33,7 @@ from rldsl.compiler.ir import (
     Range,
     SourceCall,
     Use,
+    changed,
 )
 from rldsl.compiler.plan import Reduction, Scalar
 from rldsl.compiler.syntax_errors import parse_tree
@@ -45,6 +46,9 @@ _OF_MODELS = tuple(m.value for m in Method if m not in BUILT_IN)
 _E = TypeVar("_E", bound=StrEnum)
 _T = TypeVar("_T")
 _Tree = Tree[Token]
+# What there are most of is made from these: it takes a fifth of the time that setting each field by itself does.
+_CALL, _FIELD = Call(), FieldArg(name="")
+_NODE, _KEYWORD = Node(id="", call=_CALL), Keyword(name="", value=Literal(value=None))
 
 
 def parse(text: str, file: str, found: Diagnostics | None = None) -> Graph:
@@ -281,7 +285,8 @@ class _Builder:
             return None
         role, kind = self.role(tree) if "role" in parts else (None, None)
         after = _tokens(_only(parts["order"], "names")) if "order" in parts else []
-        return Node(
+        return changed(
+            _NODE,
             id=str(name),
             call=call,
             outputs=tuple(map(str, _tokens(_only(parts["outputs"], "names")))) if "outputs" in parts else (),
@@ -340,7 +345,7 @@ class _Builder:
         keywords, stated = self.keywords(arguments), self.keywords(options)
         span = self.token_span(words[0])
         if tree.data == "compute":
-            return Call(function=str(words[0]), args=args, keywords=keywords, options=stated, span=span)
+            return changed(_CALL, function=str(words[0]), args=args, keywords=keywords, options=stated, span=span)
         method = self.one_of(Method, words[1], "method of a model", "RL0206", _OF_MODELS)
         if method is None:
             return None
@@ -361,7 +366,7 @@ class _Builder:
         names = [t for t in words if t.type == "NAME"]
         optional = len(names) < len(words)
         param = str(names[0]) if names[1:] and (by_place or names[0] != names[1]) else None
-        return FieldArg(name=str(names[-1]), optional=optional, param=param, span=self.span(tree))
+        return changed(_FIELD, name=str(names[-1]), optional=optional, param=param, span=self.span(tree))
 
     def keywords(self, tree: _Tree) -> tuple[Keyword, ...]:
         return tuple(self.keyword(k) for ks in _subtrees(tree, "keywords") for k in _subtrees(ks, "keyword"))
@@ -372,7 +377,7 @@ class _Builder:
         value: Expr = ParamRef(name=str(name), span=self.token_span(name))
         if values:
             value = self.expr(values[0])
-        return Keyword(name=str(name), value=value, span=self.span(tree))
+        return changed(_KEYWORD, name=str(name), value=value, span=self.span(tree))
 
     def expr(self, tree: _Tree | Token, depth: int = 0) -> Expr:
         assert isinstance(tree, Tree)

@@ -24,6 +24,7 @@ from rldsl.compiler.passes.check_counts import CheckCounts
 from rldsl.compiler.passes.check_deploy import CheckDeploy
 from rldsl.compiler.passes.check_ranges import CheckRanges
 from rldsl.compiler.passes.check_sequences import CheckSequences
+from rldsl.compiler.passes.check_shapes import CheckShapes
 from rldsl.compiler.passes.check_types import CheckTypes
 from rldsl.compiler.passes.check_unique import CheckUnique
 from rldsl.compiler.passes.compute_depth import ComputeDepth
@@ -79,6 +80,7 @@ LOWERING: tuple[Pass, ...] = (
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
     EliminateDead(),
     PlaceOnMesh(),
+    CheckShapes(),  # needs the groups
     ComputeDepth(),
     OrderEqualDepths(),
     LowerNodes(),  # needs the order
@@ -114,7 +116,8 @@ OPTIONAL_PASSES = frozenset(
 class Options:
     """What the command line says about a compilation. The plan names its source relative to `plan_dir`.
 
-    `cluster` and `layouts` are lines of a `deploy` block, such as `4 x cpu` and `actor.generate : hf(dp = 2)`.
+    `cluster` and `layouts` are lines of a `deploy` block, such as `4 x cpu`, `actor.generate : hf(dp = 2)` and
+    `reward on 2..3`.
     `memory` is the budget of a rank in bytes, in place of the hardware's.
     """
 
@@ -195,7 +198,7 @@ def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, optio
     for one in passes:
         if one.name in options.disable:
             continue
-        begin, before = time.perf_counter(), module.graph
+        begin, before = time.perf_counter(), module
         module = one.apply(module, context)
         if not context.found.has_errors:
             verify_module(module, one.name, known=before)
@@ -242,9 +245,11 @@ def _deploy(options: Options, own: Deploy | None) -> Deploy | None:
         deploy = replace(deploy or Deploy(), count=stated.count, cluster=stated.cluster, figures=stated.figures)
     for text in options.layouts:
         stated = _deploy_line("--layout", text)
-        named = {(p.model, p.phase) for p in stated.layouts}
-        kept = [p for p in (deploy or Deploy()).layouts if (p.model, p.phase) not in named]
-        deploy = replace(deploy or Deploy(), layouts=(*kept, *stated.layouts))
+        before = deploy or Deploy()
+        phases, nodes = {(p.model, p.phase) for p in stated.layouts}, {p.node for p in stated.places}
+        kept = (p for p in before.layouts if (p.model, p.phase) not in phases)
+        stay = (p for p in before.places if p.node not in nodes)
+        deploy = replace(before, layouts=(*kept, *stated.layouts), places=(*stay, *stated.places))
     return deploy
 
 
@@ -269,6 +274,7 @@ def _deploy_line(option: str, line: str) -> Deploy:
         span=None,
         figures=tuple(replace(f, span=None) for f in deploy.figures),
         layouts=tuple(replace(p, span=None) for p in deploy.layouts),
+        places=tuple(replace(p, span=None) for p in deploy.places),
     )
 
 

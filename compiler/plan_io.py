@@ -23,7 +23,7 @@ def dumps(plan: Plan) -> str:
 
 def _pretty(value: Any, depth: int) -> str:
     """JSON with one line for everything that fits in 160 columns."""
-    if not isinstance(value, dict | list) or not value:
+    if not isinstance(value, (dict, list)) or not value:
         return json.dumps(value, ensure_ascii=False)
     room = _WIDTH - 2 * depth
     if _left(value, room) >= 0:
@@ -41,7 +41,7 @@ def _left(value: Any, room: int) -> int:
     """What is left of `room` columns, at most, behind the JSON of `value`; looks no further once there is none."""
     if isinstance(value, str):
         return room - len(value) - 2
-    if not isinstance(value, dict | list):
+    if not isinstance(value, (dict, list)):
         return room - 1
     for item in value:
         room = _left(value[item], room - len(item) - 4) if isinstance(value, dict) else _left(item, room)

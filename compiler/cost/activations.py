@@ -38,18 +38,26 @@ class Attention(StrEnum):
 class MicroBatch:
     """`packs` sequences of `length` places, padding included, with the cp ranks' parts together.
 
-    `states` of the places come before a response token: there logits are needed. `rows` are the samples in the packs.
+    `states` of the places come before a response token: there logits are needed. `cells` is the size of the table of
+    rows and tokens that the loss works on; rows with a common prompt have more cells than places. `longest`: no pack is
+    longer, where `length` is only a way to say how many places there can be; None: `length` itself.
     """
 
     packs: int
     length: int
     states: int
-    rows: int = 1
+    cells: int
+    longest: int | None = None
 
     @property
     def places(self) -> int:
         """All of them."""
         return self.packs * self.length
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of places of a pack: what a mask has an entry for."""
+        return self.places * (self.longest or self.length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,9 +216,9 @@ class Layer:
         shard, width, places = self.shard, self.width, self.places
         if self.moe:
             slots = self._slots
-            # The input of the experts, their two products and what is made of these; then their output, three times.
+            # The input of the experts, their two products and what is made of these; then their output, thrice.
             inside = width * slots * (shard.hidden + 4 * shard.expert_intermediate)
-            mlp = max(inside, 3 * width * slots * shard.hidden) + 5 * INT64 * slots
+            mlp = max(inside, 4 * width * slots * shard.hidden) + 5 * INT64 * slots
             mlp += 2 * FLOAT32 * places * shard.facts.experts
         else:
             mlp = 3 * width * places * shard.intermediate

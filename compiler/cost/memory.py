@@ -102,7 +102,7 @@ class Forward:
 
     def mask(self, *, copies: float = 0.0) -> Term:
         """What each place sees: one bool and, additive, once for each query head of a key head."""
-        shape = (self.micro.packs * self.micro.length**2, "pairs of a pack")
+        shape = (self.micro.pairs, "pairs of a pack")
         if self.attention is Attention.CAUSAL:
             return product(Category.ACTIVATIONS, "mask", (0, "B"), shape)
         each = 1 + self.width * (self.shard.heads // self.shard.kv_heads + copies)
@@ -112,8 +112,8 @@ class Forward:
     def fields(self) -> Term:
         """Tokens, positions, places and numbers of responses, and the loss's columns."""
         count = 2 * self._places + 5 * self._states_here
-        rows = FLOAT32 * _LOSS_COLUMNS * self._places
-        return product(Category.FIELDS, "the micro-batch and its loss", (INT64 * count + rows, "B"))
+        loss = FLOAT32 * _LOSS_COLUMNS * -(-self.micro.cells // self.shard.axes.cp)
+        return product(Category.FIELDS, "the micro-batch and its loss", (INT64 * count + loss, "B"))
 
     @property
     def rotation(self) -> Term:

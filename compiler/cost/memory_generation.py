@@ -91,7 +91,7 @@ class Generating:
             Category.ACTIVATIONS,
             "mask",
             (1 + self._width * (1 + group), "B"),
-            (micro.packs * micro.length**2, "pairs of a pack"),
+            (micro.pairs, "pairs of a pack"),
         )
         rotation = product(
             Category.ACTIVATIONS,

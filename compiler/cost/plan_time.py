@@ -239,7 +239,7 @@ class PlanTime:
 
         An op that runs in every k-th step counts a k-th, one without known seconds nothing.
         """
-        lasting = {op.id: self._lasting(op) for op in self.plan.ops()}
+        lasting = self._durations
         coming = {p.first: [(k, op.id) for k in range(steps) for op in p.ops][::-1] for p in self.plan.programs}
         sharing = {
             op.id: [p.first for p in self.plan.programs if any(o.id == op.id for o in p.ops)]
@@ -269,6 +269,10 @@ class PlanTime:
         """How long a step takes once the ranks have found their pace: those that can go on with the next one do."""
         ends = [max((t.end for t in self.timeline(steps)), default=0.0) for steps in (2, 4)]
         return (ends[1] - ends[0]) / 2
+
+    @cached_property
+    def _durations(self) -> dict[str, float]:
+        return {op.id: self._lasting(op) for op in self.plan.ops()}
 
     def _lasting(self, op: AnyOp) -> float:
         known = self.seconds(op)

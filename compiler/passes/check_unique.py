@@ -70,7 +70,7 @@ class _Once:
         first: dict[str, Span | None] = dict(taken)
         kept: dict[str, _T] = {}
         for item in items:
-            name = item.id if isinstance(item, Node | Block) else item.name
+            name = item.id if isinstance(item, (Node, Block)) else item.name
             if name not in first:
                 first[name] = item.span
                 kept[name] = item

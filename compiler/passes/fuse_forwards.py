@@ -115,7 +115,7 @@ class _Schedule:
                 if self.place[name] < self.place[first]:
                     continue
                 op = self.op[name]
-                if name == first or not isinstance(op, ComputeOp | InferOp) or op.guard != self.op[other].guard:
+                if name == first or not isinstance(op, (ComputeOp, InferOp)) or op.guard != self.op[other].guard:
                     return None
                 found.add(name)
                 waiting.append(name)

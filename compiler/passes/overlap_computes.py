@@ -54,8 +54,9 @@ class OverlapComputes:
         called = {op.function for op in able}  # a function's file is looked at once, however often it is called
         bound = {f for f in called if wants_main_thread(module.signatures[f], context.source_dir)}
         chosen = {op.id for op in able if op.function not in bound}
+        places = _Places(module)
         while True:
-            found = _Sweep(module, chosen).stretches()
+            found = _Sweep(module, places, chosen).stretches()
             if found.keys() == chosen:
                 return replace(module, ops=_placed(module.ops, found)) if found else module
             # One that stays may keep others from running beside it.
@@ -79,11 +80,20 @@ class _Stretch(NamedTuple):
 
 
 class _Places:
-    """Where ops stand: those that read each field, move it, are of each node, add to each collection."""
+    """Where ops stand: those that read each field, move it, are of each node, add to each collection, run a model.
 
-    def __init__(self, ops: Sequence[AnyOp]) -> None:
+    `before` and `after` are the nodes that each node waits for, and those that wait for it.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self.models = [i for i, op in enumerate(module.ops) if isinstance(op, _OF_MODELS)]
+        self.before: dict[str, list[str]] = {}
+        self.after: dict[str, list[str]] = {}
+        for edge in module.graph.edges:
+            self.before.setdefault(edge.target, []).append(edge.source)
+            self.after.setdefault(edge.source, []).append(edge.target)
         self._found: dict[tuple[str, str], list[int]] = {}
-        for place, op in enumerate(ops):
+        for place, op in enumerate(module.ops):
             moved = op.fields if isinstance(op, ReshardOp) else ()
             into = (op.into,) if isinstance(op, CollectOp) else ()
             touched = (*((_READ, n) for n in op.reads), *((_MOVE, n) for n in moved), *((_COLLECT, n) for n in into))
@@ -104,17 +114,11 @@ class _Places:
 class _Sweep:
     """One walk over the ops, in which the computes of `chosen` run in the background. Places are those before it."""
 
-    def __init__(self, module: Module, chosen: set[str]) -> None:
-        self._ops, self._chosen, self._places = module.ops, chosen, _Places(module.ops)
-        self._models = [i for i, op in enumerate(module.ops) if isinstance(op, _OF_MODELS)]
+    def __init__(self, module: Module, places: _Places, chosen: set[str]) -> None:
+        self._ops, self._chosen, self._places = module.ops, chosen, places
         self._own = {name for name, signature in module.signatures.items() if signature.file is not None}
         self._calls = [i for i, op in enumerate(module.ops) if op.id not in chosen and self._is_own(op)]
         self._groups = {g.name: g for g in module.groups}
-        self._before: dict[str, list[str]] = {}
-        self._after: dict[str, list[str]] = {}
-        for edge in module.graph.edges:
-            self._before.setdefault(edge.target, []).append(edge.source)
-            self._after.setdefault(edge.source, []).append(edge.target)
         # What has been passed: from which place on fields, nodes and collections are done.
         self._done: dict[tuple[str, str], int] = {}
         self._begun = 0
@@ -140,8 +144,8 @@ class _Sweep:
 
     def _stretch(self, place: int, op: ComputeOp) -> _Stretch | None:
         first, end = self._first(place, op), self._end(place, op)
-        between = range(bisect_left(self._models, first), bisect_left(self._models, end))
-        models = (self._models[i] for i in between)
+        between = range(bisect_left(self._places.models, first), bisect_left(self._places.models, end))
+        models = (self._places.models[i] for i in between)
         beside = list(islice((i for i in models if self._together(self._ops[i], op)), _LISTED + 1))
         if not beside:
             return None
@@ -156,7 +160,7 @@ class _Sweep:
 
     def _first(self, place: int, op: ComputeOp) -> int:
         """The first place at which it can begin: functions keep their order, and a guard is asked as late as before."""
-        before = (*_fields(op.reads), *((_NODE, node) for node in self._before.get(op.node or "", ())))
+        before = (*_fields(op.reads), *((_NODE, node) for node in self._places.before.get(op.node or "", ())))
         at = bisect_left(self._calls, place)
         called = self._calls[at - 1 : at] if at and self._is_own(op) else []
         asked = [i for i in self._collects(op) if i < place]
@@ -168,7 +172,7 @@ class _Sweep:
         ends = (
             *self._places.behind(place, _READ, op.writes),
             *self._places.behind(place, _MOVE, op.reads),
-            *self._places.behind(place, _NODE, self._after.get(op.node or "", ())),
+            *self._places.behind(place, _NODE, self._places.after.get(op.node or "", ())),
             *(self._calls[at : at + 1] if self._is_own(op) else ()),
             *(i for i in self._collects(op) if i > place),
         )

@@ -25,7 +25,7 @@ def calls(facts: Facts, signatures: Mapping[str, Signature]) -> Iterator[str]:
         known[spec.name] = signature
         yield from _same(spec, signature)
     for op in facts.ops:
-        if not isinstance(op, ComputeOp | TrainOp):
+        if not isinstance(op, (ComputeOp, TrainOp)):
             continue
         spec = facts.functions[op.loss if isinstance(op, TrainOp) else op.function]
         if isinstance(op, ComputeOp) and op.reduces != spec.reduces:

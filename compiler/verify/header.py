@@ -50,7 +50,7 @@ def header(facts: Facts) -> Iterator[str]:
 
 def _unused(facts: Facts) -> Iterator[str]:
     used_groups = {op.group for op in facts.ops}
-    used_groups |= {g for op in facts.ops if isinstance(op, ReshardOp | SyncWeightsOp) for g in (op.source, op.target)}
+    used_groups |= {g for op in facts.ops if isinstance(op, (ReshardOp, SyncWeightsOp)) for g in (op.source, op.target)}
     used_groups |= {p.group for p in facts.plan.phases}
     used_models = {op.model for op in parts(facts.ops) if isinstance(op, WITH_MODEL)}
     used_models |= {facts.trunks[m] for m in used_models}
@@ -96,7 +96,7 @@ def _arguments(settings: list[Setting] | tuple[Setting, ...], given: dict[str, S
                 yield f"{where} needs `{setting.name}`"
         elif not is_a(value, setting.type):
             yield f"{where} has no {setting.type} as `{setting.name}`: {value!r}"
-        elif setting.least is not None and isinstance(value, int | float) and not value >= setting.least:
+        elif setting.least is not None and isinstance(value, (int, float)) and not value >= setting.least:
             yield f"{where} has a `{setting.name}` of {value}, below {setting.least:g}"
 
 

@@ -80,7 +80,7 @@ class _Known:
         """Names in one op that are not there."""
         if op.group not in self.groups:
             yield f"`{op.id}` names a group `{op.group}` that is not there"
-        if isinstance(op, ReshardOp | SyncWeightsOp):
+        if isinstance(op, (ReshardOp, SyncWeightsOp)):
             for group in (op.source, op.target):
                 if group not in self.groups:
                     yield f"`{op.id}` names a group `{group}` that is not there"

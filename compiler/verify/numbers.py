@@ -51,7 +51,7 @@ def numbers(facts: Facts) -> Iterator[str]:
     yield from _ranks(facts)
     for op in parts(facts.ops):
         yield from _settings(op)
-        if isinstance(op, LoadOp | CollectOp | TakeOp | TrainOp | ReshardOp):
+        if isinstance(op, (LoadOp, CollectOp, TakeOp, TrainOp, ReshardOp)):
             yield from _batch(op, facts)
         if isinstance(op, TrainOp) and op.minibatch > 0:
             if op.batch % op.minibatch:
@@ -101,7 +101,7 @@ def _settings(op: AnyOp) -> Iterator[str]:
     for name in _POSITIVE.get(type(op), ()):
         if getattr(op, name) == 0:
             yield f"`{op.id}` has {name} = 0"
-    if isinstance(op, GenerateOp | ExtendOp) and not 0 < op.top_p <= 1:
+    if isinstance(op, (GenerateOp, ExtendOp)) and not 0 < op.top_p <= 1:
         yield f"`{op.id}` has top_p = {op.top_p}"
     guard = op.guard
     if guard is not None and (guard.every < 0 or (guard.every == 0 and guard.until is None)):

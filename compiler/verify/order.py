@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from rldsl.compiler.plan import AnyOp, Program, ReshardOp, SyncWeightsOp
-from rldsl.compiler.ranks import move_kind
+from rldsl.compiler.ranks import move_kind, union
 from rldsl.compiler.verify.facts import Facts, ranks_of
 
 
@@ -50,10 +50,11 @@ def _members(facts: Facts) -> Iterator[str]:
 
 
 def _ends(op: ReshardOp | SyncWeightsOp, facts: Facts) -> Iterator[str]:
-    """What goes between groups is entered by the ranks of both; and by all at once unless nothing is sent."""
-    for group in (op.source, op.target):
-        if not facts.layouts[op.group].covers(facts.layouts[group]):
-            yield f"`{op.id}` runs on `{op.group}`, which lacks ranks of `{group}`"
+    """What goes between groups is entered by the ranks of both, and by no others."""
+    ends, whole = [facts.layouts[op.source].ranks, facts.layouts[op.target].ranks], facts.layouts[op.group].ranks
+    both = None if None in ends else union(*(ranks for ranks in ends if ranks is not None))
+    if whole != both:
+        yield f"`{op.id}` runs on `{op.group}`, which is not `{op.source}` and `{op.target}` together"
     if isinstance(op, ReshardOp):
         kind = move_kind(facts.plan.group(op.source), facts.plan.group(op.target), facts.plan.world_size)
         if op.kind is not kind:

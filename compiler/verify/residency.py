@@ -46,7 +46,7 @@ def _read(facts: Facts) -> Iterator[str]:
 
     A collection may hold no field if what is logged waits for its count.
     """
-    counted = {op.guard.until for op in facts.ops if isinstance(op, MetricOp | OutputOp) and op.guard is not None}
+    counted = {op.guard.until for op in facts.ops if isinstance(op, (MetricOp, OutputOp)) and op.guard is not None}
     read = {f for op in facts.ops for f in op.reads if not isinstance(op, ReshardOp)}
     for op in facts.ops:
         if isinstance(op, ReshardOp):
@@ -56,13 +56,13 @@ def _read(facts: Facts) -> Iterator[str]:
             if name not in read:
                 yield f"`{op.id}` computes `{name}`, which nothing reads"
         # A function without any result is called for what else it does.
-        if not writes and (isinstance(op, GenerateOp | ExtendOp) or (isinstance(op, ComputeOp) and op.outputs)):
+        if not writes and (isinstance(op, (GenerateOp, ExtendOp)) or (isinstance(op, ComputeOp) and op.outputs)):
             yield f"`{op.id}` computes nothing that is kept"
         if not writes and isinstance(op, TakeOp) and op.collection not in counted:
             yield f"`{op.id}` computes nothing that is kept"
         if isinstance(op, CollectOp) and op.into in counted:
             continue
-        if isinstance(op, ReshardOp | FreeOp | OutputOp | CollectOp) and not op.fields:
+        if isinstance(op, (ReshardOp, FreeOp, OutputOp, CollectOp)) and not op.fields:
             yield f"`{op.id}` names no field"
 
 
@@ -143,7 +143,7 @@ class _Walk:
                 yield f"`{op.id}` {does} `{name}` on `{group}`, but its rows lie on {lies}"
             return
         # A move and a drop follow the writer exactly; another reader may only run less often.
-        if held.guard != op.guard and (held.guard is not None or isinstance(op, ReshardOp | FreeOp)):
+        if held.guard != op.guard and (held.guard is not None or isinstance(op, (ReshardOp, FreeOp))):
             yield f"`{op.id}` {does} `{name}` {shown(op.guard)}, and it is there {shown(held.guard)}"
 
     def move(self, op: ReshardOp) -> Iterator[str]:

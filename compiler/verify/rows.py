@@ -186,18 +186,19 @@ class _Rows:
 
     def compute(self, op: ComputeOp) -> Iterator[str]:
         yield from _arguments(op, op.args)
-        if not op.reads:
+        reads, writes = op.reads, op.writes
+        if not reads:
             yield f"`{op.id}` reads no field: there are no rows to compute on"
             return
-        found, problems = self.aligned(op, op.reads)
+        found, problems = self.aligned(op, reads)
         yield from problems
         if any(a.current for a in op.args):
             yield f"`{op.id}` asks for log-probs of a training that it is not part of"
         if op.per_prompt != found.per_prompt:
             yield f"`{op.id}` works on {found.per_prompt} rows a prompt, not {op.per_prompt}"
         yield from _group(op, found)
-        sequence, mixed = self.sequence(op, op.reads)
-        kinds = [self.facts.types[n] for n in op.writes]
+        sequence, mixed = self.sequence(op, reads)
+        kinds = [self.facts.types[n] for n in writes]
         if any(k.ragged for k in kinds):
             yield from mixed
             if sequence is None:
@@ -207,7 +208,7 @@ class _Rows:
                 yield f"`{op.id}` makes prompt rows of samples, and is no function of groups"
             if any(k.unit == PROMPT and k.ragged for k in kinds):
                 yield f"`{op.id}` makes tokens of prompt rows"
-        for name, kind in zip(op.writes, kinds, strict=True):
+        for name, kind in zip(writes, kinds, strict=True):
             per_prompt, rollout = (1, None) if kind.unit == PROMPT else (found.per_prompt, found.rollout)
             own = sequence if kind.ragged else None
             self.rows[name] = Rows(found.prompts, found.batch, per_prompt, rollout, own, found.validates)

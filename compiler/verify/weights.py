@@ -50,7 +50,7 @@ def _kind(op: WithModel, facts: Facts) -> Iterator[str]:
     """The model has what the op asks of it."""
     model = facts.models[op.model]
     kinds: tuple[str, ...] = (ModelKind.POLICY,)
-    if isinstance(op, InferOp | TrainOp):
+    if isinstance(op, (InferOp, TrainOp)):
         kinds = METHODS[Method(op.method.value) if isinstance(op, InferOp) else Method.TRAIN].kinds
     if model.kind not in kinds:
         yield f"`{op.id}` asks of `{model.name}`, a {model.kind} model, what only a {' or '.join(kinds)} model has"
@@ -90,7 +90,7 @@ def _phases(used: Sequence[WithModel], facts: Facts) -> Iterator[str]:
     said = {(p.model, p.phase): p for p in facts.plan.phases}
     found: dict[tuple[str, Phase], str] = {}
     for op in used:
-        if isinstance(op, SyncWeightsOp | SaveOp):
+        if isinstance(op, (SyncWeightsOp, SaveOp)):
             continue
         phase = Phase.TRAIN if facts.trunks[op.model] in trained else Phase.INFER
         key = (op.model, Phase.GENERATE if isinstance(op, ROLLOUTS) else phase)
@@ -209,7 +209,7 @@ class _Walk:
                 yield f"`{op.id}` {verb} `{op.model}` after `{self.trained[trunk]}` has changed its weights"
             if isinstance(op, SyncWeightsOp):
                 self.synced.add((op.model, op.staleness))
-            elif isinstance(op, GenerateOp | ExtendOp):
+            elif isinstance(op, (GenerateOp, ExtendOp)):
                 yield from self.rollout(op)
 
     def train(self, op: TrainOp, trunk: str) -> Iterator[str]:

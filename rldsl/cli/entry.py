@@ -59,6 +59,25 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` without the program's name (None: from sys). Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    code = _concluded(arguments)
+    if _left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _left_behind() -> bool:
+    """Whether a function of the user's still runs in the background.
+
+    When Python ends it stops such a thread by force, perhaps within PyTorch's code, and that aborts the process.
+    """
+    background = sys.modules.get("rldsl.backends.background")  # not imported: no command but `run` has anything there
+    return background is not None and background.busy()
+
+
+def _concluded(arguments: list[str]) -> int:
+    """The exit code of a command, when all is said about what has gone wrong."""
     _tolerate_narrow_encodings()
     as_json, no_color = "--json" in arguments, "--no-color" in arguments
     try:

@@ -135,8 +135,20 @@ def _call(place: _Place) -> Iterator[Item]:
 
 
 def _deploy(place: _Place) -> Iterator[Item]:
+    if not place.first:
+        yield Item(label="on", kind="keyword")
+        return
     yield Item(label="cluster", kind="keyword")
     yield from _models(place)
+    nodes = place.view.module.graph.nodes if place.view.module else ()
+    yield from (
+        Item(label=n.id, kind="node") for n in nodes if not n.call.model and n.call.method is not Method.COLLECT
+    )
+
+
+def _ranks(place: _Place) -> Iterator[Item]:
+    """Numbers are the user's own; behind them begins the next line."""
+    return _deploy(place) if place.first else iter(())
 
 
 def _weights(place: _Place) -> Iterator[Item]:
@@ -258,5 +270,6 @@ _BY_MODE: dict[Mode, Callable[[_Place], Iterator[Item]]] = {
     Mode.OUTPUTS: _outputs,
     Mode.NODES: _nodes,
     Mode.DEPLOY: _deploy,
+    Mode.RANKS: _ranks,
     Mode.ENGINE: _engines,
 }

@@ -66,6 +66,8 @@ class Mode(StrEnum):
     DEPLOY = "layouts"
     CLUSTER = "a kind of hardware"
     PHASE = "a phase"
+    PLACED = "a node of a block"
+    RANKS = "ranks"
     ENGINE = "an engine"
 
 
@@ -105,7 +107,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A name at its place."""
+    """A name at its place; `block` is the one named before it, as in `resample.reward`."""
 
     kind: Kind
     name: str
@@ -113,6 +115,7 @@ class Occurrence:
     end: int
     statement: Statement
     defines: bool = False
+    block: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +256,11 @@ class _Scanner:
         self.mode = Mode.BODY
         self.brackets: list[bool] = []  # of each open one, whether it belongs to a call
         self.now = Statement("", 0, 0)
+        self.index = 0
 
     def run(self) -> None:
         for index, token in enumerate(self.tokens):
+            self.index = index
             before = self.tokens[index - 1] if index else None
             after = self.tokens[index + 1] if index + 1 < len(self.tokens) else None
             if self.begins(token, before, after):
@@ -302,8 +307,8 @@ class _Scanner:
         self.statements.append(self.now)
         self.mode = {"use": Mode.FILE, "import": Mode.FILE, "deploy": Mode.HEAD}.get(token.text, Mode.NEW)
 
-    def found(self, kind: Kind, token: Token, *, defines: bool = False) -> None:
-        self.occurrences.append(Occurrence(kind, token.text, token.start, token.end, self.now, defines))
+    def found(self, kind: Kind, token: Token, *, defines: bool = False, block: str = "") -> None:
+        self.occurrences.append(Occurrence(kind, token.text, token.start, token.end, self.now, defines, block))
 
     def string(self, token: Token) -> None:
         if self.mode is Mode.FILE:
@@ -376,14 +381,29 @@ class _Scanner:
             case Mode.DEPLOY if token.text == "cluster" and follows != ".":
                 self.now.method = token.text
                 self.mode = Mode.CLUSTER
-            case Mode.DEPLOY:
-                self.now.model = token.text
-                self.found(Kind.MODEL, token)
+            case Mode.DEPLOY | Mode.RANKS:
+                self.deployed(token, follows)
+            case Mode.PLACED:
+                self.found(Kind.NODE, token, block=self.now.model)
+                self.mode = Mode.DEPLOY
             case Mode.PHASE:
                 self.now.method = token.text
                 self.mode = Mode.HEAD
             case Mode.CLUSTER if token.text != "x":
                 self.mode = Mode.DEPLOY
+
+    def deployed(self, token: Token, follows: str) -> None:
+        """`actor` of `actor.train : ...`, `reward` of `reward on 4..7`, `resample` of `resample.reward on 4`, `on`."""
+        before = self.tokens[self.index - 1]
+        if token.text == "on" and self.mode is Mode.DEPLOY and before.text != "{" and not self.apart(before, token):
+            self.mode = Mode.RANKS
+            return
+        after = self.tokens[self.index + 3].text if self.index + 3 < len(self.tokens) else ""
+        placed = follows == "on" or (follows == "." and after == "on")
+        kind = Kind.MODEL if not placed else Kind.NODE if follows == "on" else Kind.BLOCK
+        self.now.model = token.text
+        self.found(kind, token)
+        self.mode = Mode.PLACED if kind is Kind.BLOCK else Mode.DEPLOY
 
     # Everything between names.
 
@@ -394,7 +414,8 @@ class _Scanner:
             _OPERATORS[token.text](self)
 
     def dot(self) -> None:
-        self.mode = {Mode.CALL: Mode.METHOD, Mode.DEPLOY: Mode.PHASE}.get(self.mode, self.mode)
+        if self.tokens[self.index - 1].kind == "name":
+            self.mode = {Mode.CALL: Mode.METHOD, Mode.DEPLOY: Mode.PHASE}.get(self.mode, self.mode)
 
     def colon(self) -> None:
         if self.mode in _HEADS:

@@ -67,7 +67,7 @@ class Source:
         """What the name at its place means: what its block defines, else what is outside."""
         kind = _plain(occurrence.kind)
         statement = occurrence.statement
-        inside = statement.block
+        inside = occurrence.block or statement.block
         if statement.keyword == "loop" and statement.names and not occurrence.defines:
             inside = statement.names[0]
         scoped = kind in _SCOPED and (inside, kind, occurrence.name) in self._own

@@ -55,7 +55,7 @@ class Box:
         first = self.nodes[0]
         words = [w for text in (*self.calls, first.type) for w in text.split()]
         fields = [len(f) + 1 + _LABEL for f in (*first.reads, *first.writes)]
-        return max(_NARROWEST, len(self.title) + 6, 4 + max([*map(len, words), *fields]))
+        return max(_NARROWEST, len(self.title) + 7, 4 + max([*map(len, words), *fields]))
 
 
 def layers_of_boxes(layers: Iterable[Sequence[NodeView]], width: int) -> Iterator[Sequence[Box]]:
@@ -117,7 +117,7 @@ def _lines(box: Box, width: int) -> list[Text]:
 def _top(box: Box, width: int) -> Text:
     """`╭─ rollout ──── ACTOR ─╮`; a role that does not fit beside the name is left to the colour."""
     style = role_style(box.role)
-    name = _cut(box.title, width - 6)
+    name = _cut(box.title, width - 7)
     role = f" {box.role} " if len(name) + len(box.role) + 9 <= width else "─"
     rule = "─" * (width - len(name) - len(role) - 6)
     return Text.assemble(("╭─ ", style), (name, f"bold {style}"), (f" {rule}{role}─╮", style))

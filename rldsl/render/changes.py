@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
-from rldsl.compiler.plan import FunctionSpec, LoadOp, Plan, SaveOp, SyncWeightsOp, parts
+from rldsl.compiler.plan import FunctionSpec, LoadOp, Plan, SaveOp, SyncKind, SyncWeightsOp, parts
 from rldsl.render.changes_nodes import Said, node_facts, sayings
 from rldsl.render.facts import Facts
 from rldsl.render.order import moved
@@ -212,7 +212,9 @@ def _weights(plan: Plan) -> dict[str, Said]:
     for op in plan.ops():
         if isinstance(op, SyncWeightsOp):
             stale = f", staleness {op.staleness}" if op.staleness else ""
-            to = f"{op.sync.value} over {group_words(plan, op.group)}"
+            to = f"{op.sync.value.replace('_', '-')} over {group_words(plan, op.group)}"
+            if op.sync is SyncKind.BROADCAST:
+                to = f"broadcast from {group_words(plan, op.source)} to {group_words(plan, op.target)}"
             found[f"{op.model} to its sampler{stale}"] = {"": to, "when": guard_words(op.guard)}
         elif isinstance(op, SaveOp):
             found[f"{op.model} saved"] = {"": op.path, "every": number(op.every)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rldsl.compiler.plan import Plan
 from rldsl.render.blocks import Part, parts_of
+from rldsl.render.flows import flows_of
 from rldsl.render.nodes import METRIC, OUTPUT, Edge, NodeView, edges_of
 
 _FILLS = {
@@ -19,14 +20,19 @@ _FILL = "#eeeeee"
 
 
 def mermaid(plan: Plan, *, unrolled: bool = False, only: frozenset[str] | None = None) -> str:
-    """A Mermaid flowchart, of the nodes `only` if given; GitHub draws it between ```mermaid fences."""
-    lines = _mermaid(parts_of(plan, unrolled=unrolled, only=only), _edges(plan, only, unrolled=unrolled))
+    """A Mermaid flowchart, of the nodes `only` if given; GitHub draws it between ```mermaid fences.
+
+    Thick arrows cross ranks.
+    """
+    crossing = _crossing(plan, unrolled=unrolled)
+    lines = _mermaid(parts_of(plan, unrolled=unrolled, only=only), _edges(plan, only, unrolled=unrolled), crossing)
     return "\n".join(lines) + "\n"
 
 
 def dot(plan: Plan, *, unrolled: bool = False, only: frozenset[str] | None = None) -> str:
-    """A Graphviz digraph, of the nodes `only` if given."""
-    lines = _dot(plan.algorithm, parts_of(plan, unrolled=unrolled, only=only), _edges(plan, only, unrolled=unrolled))
+    """A Graphviz digraph, of the nodes `only` if given; orange arrows cross ranks."""
+    crossing, edges = _crossing(plan, unrolled=unrolled), _edges(plan, only, unrolled=unrolled)
+    lines = _dot(plan.algorithm, parts_of(plan, unrolled=unrolled, only=only), edges, crossing)
     return "\n".join(lines) + "\n"
 
 
@@ -35,12 +41,16 @@ def fill_of(role: str) -> str:
     return _FILLS.get(role, _FILL)
 
 
+def _crossing(plan: Plan, *, unrolled: bool) -> set[tuple[str, str]]:
+    return {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.crosses}
+
+
 def _edges(plan: Plan, only: frozenset[str] | None, *, unrolled: bool) -> tuple[Edge, ...]:
     edges = edges_of(plan, unrolled=unrolled)
     return edges if only is None else tuple(e for e in edges if {e.source, e.target} <= only)
 
 
-def _mermaid(parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterator[str]:
+def _mermaid(parts: tuple[Part, ...], edges: tuple[Edge, ...], crossing: set[tuple[str, str]]) -> Iterator[str]:
     yield "flowchart TD"
     for part in parts:
         lines = [_mermaid_node(node) for node in part.nodes]
@@ -51,7 +61,8 @@ def _mermaid(parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
         yield "  end"
     for edge in edges:
-        arrow = f'-. "{_fields(edge)}" .->' if edge.again else f'-->|"{_fields(edge)}"|'
+        line = "==>" if (edge.source, edge.target) in crossing else "-->"
+        arrow = f'-. "{_fields(edge)}" .->' if edge.again else f'{line}|"{_fields(edge)}"|'
         yield f"  n_{_word(edge.source)} {arrow} n_{_word(edge.target)}"
     for part in parts:
         for node in part.nodes:
@@ -68,10 +79,10 @@ def _mermaid_node(node: NodeView) -> str:
 
 def _word(name: str) -> str:
     """An id that Mermaid takes."""
-    return name.replace(".", "__")
+    return name.replace(".", "__").replace(":", "_")
 
 
-def _dot(name: str, parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterator[str]:
+def _dot(name: str, parts: tuple[Part, ...], edges: tuple[Edge, ...], crossing: set[tuple[str, str]]) -> Iterator[str]:
     yield f'digraph "{name}" {{'
     yield '  node [shape=box, style="rounded,filled", fontname="Helvetica"];'
     yield '  edge [fontname="Helvetica", fontsize=10];'
@@ -86,6 +97,7 @@ def _dot(name: str, parts: tuple[Part, ...], edges: tuple[Edge, ...]) -> Iterato
         yield "  }"
     for edge in edges:
         style = ", style=dashed, constraint=false" if edge.again else ""
+        style += ', color="#b45309"' if (edge.source, edge.target) in crossing else ""
         yield f'  "{edge.source}" -> "{edge.target}" [label="{_fields(edge)}"{style}];'
     yield "}"
 

@@ -103,6 +103,8 @@ def test_every_word_of_the_examples_has_a_scope() -> None:
         ("  validate test every 10 {", {"validate": "keyword.declaration", "every": "keyword.control"}),
         ("  output seen = prompts with every = 10", {"output": "keyword.declaration", "every": "variable.other"}),
         ("  cluster 8 x h100", {"cluster": "keyword.declaration", "x": "keyword.operator", "h100": "support.constant.cluster"}),
+        ("  actor.train : fsdp(dp = 2) on 4..7", {"on": "keyword.control", "4": "constant.numeric", "..": "keyword.operator.range", "7": "constant.numeric"}),
+        ("  reward on 12", {"on": "keyword.control", "12": "constant.numeric"}),
         ('use "mine.py"', {"use": "keyword.control.import"}),
         ("deploy {", {"deploy": "keyword.declaration"}),
     ],

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.examples.models import Models, make
-from tests.examples.runs import Run, executed, on_each_rank
+from tests.examples.runs import Run, executed, on_each_rank, on_ranks_of_their_own
 from tests.ranks import on_ranks
 
 Runs = Callable[..., Run]
@@ -40,7 +40,20 @@ def run(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture(scope="session")
 def two_ranks(models: Models) -> Path:
-    """The folder with the runs of all examples on two ranks: one pair of processes for all."""
+    """The folder with the runs of all examples on two ranks, below `runs` and `apart2`: one pair of processes for all."""
     folder = models.policy.parent
     on_ranks(on_each_rank, folder)
-    return folder / "runs"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def more_ranks(models: Models) -> Callable[[int], Path]:
+    """The folder with runs of some examples on so many ranks, below `apart3` or `apart4`."""
+    folder = models.policy.parent
+
+    @cache
+    def once(ranks: int) -> Path:
+        on_ranks(on_ranks_of_their_own, folder, ranks)
+        return folder
+
+    return once

@@ -54,6 +54,48 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 CASES = [(name, ()) for name in NAMES] + list(VARIANTS.items())
 
 
+# Deployments in which models train and generate on ranks of their own, by number of ranks.
+MORE_RANKS = ("dapo", "debate", "off_policy", "ppo", "tools", "validated")
+APART: Mapping[int, Mapping[str, tuple[str, ...]]] = {
+    2: {
+        # The critic trains where the actor generates.
+        "ppo": ("actor.train : fsdp() on 0..0", "actor.generate : hf() on 1..1", "critic.train : fsdp() on 1..1"),
+        # Each generates where the other trains.
+        "debate": (
+            "alice.train : fsdp() on 0..0",
+            "alice.generate : hf() on 1..1",
+            "bob.train : fsdp() on 1..1",
+            "bob.generate : hf() on 0..0",
+        ),
+        # Rank 0, which writes the log, does not train.
+        "grpo": ("actor.train : fsdp() on 1..1", "actor.generate : hf() on 0..0", "reference.infer : fsdp() on 0..0"),
+        "distill": (
+            "student.train : fsdp() on 0..0",
+            "student.generate : hf() on 1..1",
+            "master.infer : fsdp() on 1..1",
+        ),
+    },
+    3: {
+        # Rank 1 trains and generates.
+        "ppo": ("actor.train : fsdp() on 0..1", "actor.generate : hf() on 1..2", "critic.train : fsdp() on 2..2"),
+        "debate": (
+            "alice.train : fsdp() on 0..0",
+            "alice.generate : hf() on 2..2",
+            "bob.train : fsdp() on 1..2",
+            "bob.generate : hf() on 0..1",
+        ),
+    },
+    4: {
+        "debate": (
+            "alice.train : fsdp() on 0..0",
+            "alice.generate : hf() on 1..1",
+            "bob.train : fsdp() on 2..2",
+            "bob.generate : hf() on 3..3",
+        ),
+    },
+}
+
+
 def title(part: object) -> str:
     """Of a case, for pytest."""
     return " ".join(part) if isinstance(part, tuple) else str(part)
@@ -122,6 +164,16 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def apart(name: str, models: Models, ranks: int) -> Plan:
+    """The example with training on other ranks than rollouts; usually rollouts have the last, two of four."""
+    first = 2 if ranks > 2 else 1
+    usual = (f"actor.train : fsdp() on 0..{first - 1}", f"actor.generate : hf() on {first}..{ranks - 1}")
+    layouts = APART[ranks].get(name, usual)
+    return compile_file(
+        EXAMPLES / f"{name}.rl", Options(settings=settings(name, models), layouts=layouts, world_size=ranks)
+    ).plan
+
+
 def interpreted(
     name: str, models: Models, more: tuple[str, ...] = ()
 ) -> tuple[list[Step], dict[str, dict[str, Tensor]]]:
@@ -147,4 +199,14 @@ def on_each_rank(comm: Comm, folder: Path) -> dict[str, Any]:
     for name in NAMES:
         plan = compiled(name, models)
         Executor(plan, comm, steps=STEPS, source_dir=EXAMPLES, run_dir=folder / "runs" / name).run()
+    return on_ranks_of_their_own(comm, folder)
+
+
+def on_ranks_of_their_own(comm: Comm, folder: Path) -> dict[str, Any]:
+    """All examples with training apart from rollouts, on more than two ranks some; checkpoints lie on one host."""
+    models = Models.within(folder)
+    for name in NAMES if comm.world_size == 2 else MORE_RANKS:
+        plan = apart(name, models, comm.world_size)
+        run_dir = folder / f"apart{comm.world_size}" / name
+        Executor(plan, comm, steps=STEPS, source_dir=EXAMPLES, run_dir=run_dir).run()
     return {}

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.reference import Step
 from rldsl.compiler.plan import Plan, SaveOp, TrainOp
 from tests.examples.models import Models
-from tests.examples.runs import CASES, NAMES, STEPS, Run, interpreted, logged, title
+from tests.examples.runs import CASES, MORE_RANKS, NAMES, STEPS, Run, interpreted, logged, title
 
 Runs = Callable[..., Run]
 every_example = pytest.mark.parametrize("name", NAMES)
@@ -101,9 +102,44 @@ def check_equal(got: Column, want: Column, field: str) -> None:
 
 @every_example
 def test_two_ranks_give_what_one_gives(run: Runs, two_ranks: Path, name: str) -> None:
-    for got, want in zip(logged(two_ranks / name), run(name).lines, strict=True):
-        assert got.keys() == want.keys()
-        for number in (n for n in want if not n.startswith(TIMES) and not n.endswith("/seconds")):
+    check_log(logged(two_ranks / "runs" / name), run(name).lines)
+
+
+@every_example
+def test_training_apart_from_rollouts_gives_the_same(run: Runs, two_ranks: Path, name: str) -> None:
+    check_apart(two_ranks / "apart2" / name, run(name))
+
+
+@pytest.mark.parametrize("ranks", [3, 4])
+@pytest.mark.parametrize("name", MORE_RANKS)
+def test_groups_of_several_ranks_give_the_same(
+    run: Runs, more_ranks: Callable[[int], Path], name: str, ranks: int
+) -> None:
+    check_apart(more_ranks(ranks) / f"apart{ranks}" / name, run(name))
+
+
+def check_apart(folder: Path, want: Run) -> None:
+    """The log, what is put out, and the checkpoints."""
+    check_log(logged(folder), want.lines)
+    assert put_out(folder) == put_out(want.folder)
+    for op in want.plan.ops():
+        if isinstance(op, SaveOp):
+            there, here = (
+                AutoModelForCausalLM.from_pretrained(f / op.path).state_dict() for f in (folder, want.folder)
+            )
+            assert far(there, here) < 1e-4, op.model
+
+
+def put_out(folder: Path) -> list[str]:
+    """The lines of all ranks."""
+    return sorted(line for p in (folder / "outputs").glob("*.jsonl") for line in p.read_text().splitlines())
+
+
+def check_log(lines: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    for got, want in zip(lines, wanted, strict=True):
+        names, others = ([n for n in each if not n.startswith("seconds/")] for each in (got, want))
+        assert set(names) == set(others)
+        for number in (n for n in others if not n.startswith(TIMES) and not n.endswith("/seconds")):
             # Advantages are about 1 and cancel: a loss may be far smaller than the terms that it is the mean of.
             near = None if want[number] is None else pytest.approx(want[number], rel=1e-5, abs=1e-6)
             assert got[number] == near, number

@@ -96,13 +96,21 @@ def test_statements(edited: Edited):
 
 def test_deployments(edited: Edited):
     here = "  actor.generate"
-    assert offered(edited, "  |", before=here) == ["cluster", "reference", "actor"]
+    begins = offered(edited, "  |", before=here)
+    assert begins[:3] == ["cluster", "reference", "actor"]
+    assert {"talk.tool", "short", "advantage", "test.right"} <= set(begins)
+    assert {"rollout", "talk.act", "update", "ref"}.isdisjoint(begins), "where these run their models say"
+    assert offered(edited, "  actor.train : fsdp(dp = 2) |", before=here) == ["on"]
+    assert offered(edited, "  short |", before=here) == ["on"]
+    assert offered(edited, "  short on |", before=here) == []
+    assert offered(edited, "  short on 0..1\n  |", before=here) == begins
+    assert offered(edited, "  short on 0 .. 1\n  |", before=here) == begins
     assert offered(edited, "  actor.|", before=here) == ["train", "generate", "infer"]
     assert offered(edited, "  actor.train : |", before=here) == ["fsdp", "megatron"]
     assert offered(edited, "  actor.train : fsdp(|", before=here) == ["dp"]
     assert "h100" in offered(edited, "  cluster 8 x |", before=here)
     assert {"memory", "network"} <= set(offered(edited, "  cluster 8 x h100(|", before=here))
-    assert offered(edited, "  cluster 8 x h100(memory = 64)\n  |", before=here) == ["cluster", "reference", "actor"]
+    assert offered(edited, "  cluster 8 x h100(memory = 64)\n  |", before=here) == begins
 
 
 def test_files(edited: Edited, folder: Path):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rldsl.lsp.facts import hover
 from rldsl.lsp.outline import outline
-from rldsl.lsp.scan import Kind
+from rldsl.lsp.scan import Kind, scan
 from rldsl.lsp.view import View, analyse
 from tests.lsp.conftest import BASE, MAIN, MINE, at
 
@@ -51,6 +52,31 @@ TALK, ROLLOUT = "-> tokens, response_mask, rollout_logp, completions\n  }", "nod
 def test_definitions(view: View, edited: Callable[[str], View], needle: str, places: list[tuple[str, int]]):
     text = MAIN if "nothing" not in needle else MAIN.replace("compute calculator", "compute nothing")
     assert defined_at(edited(text), at(needle, text)) == places
+
+
+PLACED = MAIN.replace("  actor.generate", "  short on 0..1\n  talk.tool on 2\n  actor.generate")
+
+
+@pytest.mark.parametrize(
+    ("needle", "defines", "says"),
+    [
+        ("  sho|rt on", "node short", "node short : COMPUTE"),
+        ("  talk.to|ol on", "node tool", "node tool : "),
+        ("  ta|lk.tool on", "loop talk", "loop talk"),
+    ],
+)
+def test_what_a_deployment_puts_on_ranks(edited: Callable[[str], View], needle: str, defines: str, says: str):
+    view, offset = edited(PLACED), at(needle, PLACED)
+    assert defined_at(view, offset) == [("main.rl", line_of(defines, PLACED))]
+    shown = hover(view, offset)
+    assert shown is not None and says in shown[0]
+    occurrence = view.source.scan.at(offset)
+    assert occurrence is not None and len(view.references(occurrence)) >= 2
+
+
+def test_a_node_may_be_called_on():
+    found = scan("deploy {\n  on on 3\n  actor.train : fsdp() on 4..5\n}\n").occurrences
+    assert [(o.kind, o.name) for o in found] == [(Kind.NODE, "on"), (Kind.MODEL, "actor")]
 
 
 def test_a_shipped_function_is_found_in_its_file(view: View):

@@ -77,7 +77,7 @@ def test_ops_that_move(plan):
         (
             "sync_actor",
             {"sync": SyncKind.LOCAL},
-            ("weights", "changed", "actor to its sampler", "", "all_gather over all ranks", "local over all ranks"),
+            ("weights", "changed", "actor to its sampler", "", "all-gather over all ranks", "local over all ranks"),
         ),
         ("save_actor", {"every": 5}, ("weights", "changed", "actor saved", "every", "0", "5")),
         ("input_prompts", {"batch": 8}, ("inputs", "changed", "answers, prompts", "prompts", "16", "8")),

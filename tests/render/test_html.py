@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import pytest
 
+from bench.random_graph import RandomGraph
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.render.blocks import parts_of
 from rldsl.render.html import page_of
 from rldsl.render.layout import HEIGHT, laid_out, path
@@ -124,3 +126,21 @@ def test_in_a_browser(plan, tmp_path):
     assert seen["data-on"] == "load rollout reward advantage update_actor update_critic"
     assert seen["data-pointed"].startswith("rewardnode, REWARD, COMPUTE")
     assert seen["data-clicked"].startswith("tokensfield, i64[sample, token]")
+
+
+def test_a_page_grows_with_its_graph(tmp_path):
+    """Not faster: what a node's explanation tells of others is bounded, and so is what a line costs."""
+    sizes = []
+    for count in (100, 400):
+        file = tmp_path / f"{count}.rl"
+        file.write_text(RandomGraph(count).text)
+        plan = compile_file(file, Options()).plan
+        sizes.append(len(page_of(plan)) / len(plan.depths))
+    assert sizes[1] < 1.25 * sizes[0]
+
+
+def test_waits_and_lanes_are_on_it(plan):
+    text = page_of(split(plan))
+    assert "ranks 2 to 3 wait in op 3, reshard, for ranks 0 to 1, which run rollout" in text
+    assert text.count(">ranks 0 to 1</text>") == 1
+    assert page_of(plan).count("every rank</h3>") == 1

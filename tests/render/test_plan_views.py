@@ -63,7 +63,7 @@ def test_roles_default_to_the_models_kind(plan):
     assert roles["reward"] == "COMPUTE"
 
 
-@pytest.mark.parametrize(("length", "cut"), [(74, False), (75, True)])
+@pytest.mark.parametrize(("length", "cut"), [(73, False), (74, True)])
 def test_only_a_name_wider_than_the_terminal_is_cut(plan, drawn, length, cut):
     ops = plan.programs[0].ops
     renamed = msgspec.structs.replace(ops[2], node="a" * length)

@@ -169,10 +169,12 @@ def test_kill_a_rank_that_waits_for_the_background(tmp_path: Path, start: Callab
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
+@pytest.mark.parametrize("body", [IN_THE_BACKGROUND, IN_A_LONG_COMPUTE.replace(", reduce", "")], ids=["waits", "works"])
 def test_interrupt_while_a_function_runs_in_the_background(
-    tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int
+    tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int, body: str
 ) -> None:
-    write_background(tmp_path)
+    """The thread of one that works is inside of PyTorch when the process ends."""
+    write_background(tmp_path, body)
     job = start(rldsl(backend, ranks))
     job.ranks(ranks)
     job.process.send_signal(signal.SIGINT)

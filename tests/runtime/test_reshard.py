@@ -21,14 +21,33 @@ SCHEMA = {
     "score": (FieldType.parse("f32[sample]"), GROUP),
     "notes": (FieldType.parse("text[sample]"), GROUP),
 }
+FIRST, LAST = ((0, 2),), ((2, 4),)
+BETWEEN = (
+    (Group(name="", ranks=FIRST), Group(name="", ranks=LAST)),
+    (Group(name="", ranks=((0, 3),)), Group(name="", ranks=((1, 4),))),
+    (Group(name="", ranks=LAST), Group(name="", ranks=((0, 1), (3, 4)))),
+    (Group(name="", ranks=((3, 4),)), Group(name="", ranks=FIRST)),
+    (Group(name="", ranks=FIRST), Group(name="", ranks=((3, 4),))),
+    # Ranks that hold the same rows, on either side, on both, and of a group to itself.
+    (Group(name="", ranks=FIRST), Group(name="", ranks=LAST, tp=2)),
+    (Group(name="", ranks=FIRST, tp=2), Group(name="", ranks=LAST)),
+    (Group(name="", tp=2), Group(name="", pp=2)),
+    (Group(name="", tp=2), Group(name="", ranks=((1, 3),), cp=2)),
+    (Group(name="", ranks=((0, 1),)), Group(name="")),
+)
 MOVES = ((1, 2), (4, 2), (2, 4), (2, 1), (1, 4), (4, 1), (2, 2))
 
 
 def rows_of(rank: int, size: int) -> dict[str, Column]:
     """What `rank` holds in the layout of `size`: every value says which row it belongs to; some rows are empty."""
-    if rank >= size:
+    return rows_in(Group(name="", ranks=((0, size),)), rank)
+
+
+def rows_in(group: Group, rank: int) -> dict[str, Column]:
+    at = group.coordinates(rank, WORLD)
+    if at is None:
         return {}
-    prompts = STEP * BATCH + torch.arange(rank, BATCH, size)
+    prompts = STEP * BATCH + torch.arange(at["dp"], BATCH, group.dp(WORLD))
     samples = (prompts[:, None] * GROUP + torch.arange(GROUP)).flatten()
     pieces = [torch.arange(int(i) % 4) + 1000 * int(i) for i in samples]
     lengths = torch.tensor([len(p) for p in pieces])
@@ -81,8 +100,37 @@ def work(world: Comm, _folder: Path) -> None:
     assert len(again["tokens"]) == (2 * GROUP if rank == 0 else 0)
 
 
+def ranks_of(*groups: Group) -> list[int]:
+    return sorted({r for g in groups for first, last in g.spans(WORLD) for r in range(first, last)})
+
+
+def between(world: Comm, _folder: Path) -> None:
+    world.make_groups(ranks_of(*pair) for pair in BETWEEN)
+    for number, (source, target) in enumerate(BETWEEN):
+        comm = world.group_of(ranks_of(source, target))
+        if comm is None:
+            continue
+        ends = {"source": dealt(source, comm.members, WORLD), "target": dealt(target, comm.members, WORLD)}
+        want = rows_in(target, world.rank)
+        for empty in (False, True):
+            # In the second round no rank has a row of odd prompts, and some none at all.
+            here, there = (kept(rows, empty) for rows in (rows_in(source, world.rank), want))
+            got = reshard(here, SCHEMA, comm, **ends, batch=BATCH)
+            for name in SCHEMA:
+                assert same(got[name], there[name]) if there else len(got[name]) == 0, (number, empty, name)
+
+
+def kept(rows: dict[str, Column], even: bool) -> dict[str, Column]:
+    return {n: c.select((c.prompt_ids % 2 == 0).nonzero()[:, 0]) if even else c for n, c in rows.items()}
+
+
+def both(world: Comm, folder: Path) -> None:
+    work(world, folder)
+    between(world, folder)
+
+
 def test_reshard_between_layouts(tmp_path: Path) -> None:
-    on_ranks(work, tmp_path, WORLD)
+    on_ranks(both, tmp_path, WORLD)
 
 
 def test_alone_nothing_moves() -> None:
