@@ -73,7 +73,8 @@ def token_logprob(
     """f32[M]: the log-prob of token id `token[m]` i64[M] after hidden state `state[m]` i64[M].
 
     `hidden` [S, H], `weight` [V, H] (the output embedding, no bias), logits divided by `temperature` > 0. The
-    softmax is float32 whatever the inputs. Chunked over states when S * V is above `at_once`, by default `KEPT_LOGITS`. Differentiable, once.
+    softmax is float32 whatever the inputs. Chunked over states when S * V is above `at_once`, by default
+    `KEPT_LOGITS`. Differentiable, once.
     """
     apply: Any = _TokenLogprob.apply
     made: Tensor = apply(hidden, weight, state, token, temperature, at_once)

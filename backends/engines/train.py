@@ -100,7 +100,7 @@ def train(
     sums = _Sums(torch.zeros((), dtype=torch.float64, device=comm.device))
     norms = []
     work = _Work(scorer=scorer, head=head, op=op, batch=batch, loss=loss)
-    with recomputing(scorer.model, op.recompute):
+    with recomputing(scorer, op.recompute):
         for each in minibatches * op.epochs:
             for micro in each.micros:
                 _backward(work, micro, each.count, sums)
