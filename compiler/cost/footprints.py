@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch
@@ -18,6 +18,7 @@ from rldsl.compiler.cost.memory_generation import ENGINE_KV, Generating, handing
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, largest_micro_batch
 from rldsl.compiler.cost.shard import Lora, Shard
 from rldsl.compiler.plan import (
     AnyOp,
@@ -44,8 +45,6 @@ OURS = frozenset({"fsdp", "hf"})
 """Engines of this package; the others see rows one by one, with causal attention and no mask."""
 PROMPT_ASSUMED = 1024
 """Tokens of a prompt, or of a text put between, where the plan sets no limit."""
-_PACK = 512  # `backends/engines/packing.py`
-_TOKENS_CPU, _TOKENS_CUDA = 2048, 16384  # `backends/engines/score.py`
 _PREFILL = 8192  # tokens that other engines take at once of prompts, as vLLM does by default
 _SCORING = 4  # so many training micro-batches' tokens go through a forward without gradients
 # What the driver, cuBLAS and NCCL keep, and on a processor the threads and what the allocator does not give back.
@@ -104,7 +103,7 @@ class Footprints:
     @property
     def default_tokens(self) -> int:
         """Tokens of a training micro-batch where nobody says."""
-        return _TOKENS_CPU if self.hardware.name == "cpu" else _TOKENS_CUDA
+        return CPU_PLACES if self.hardware.name == "cpu" else CUDA_PLACES
 
     # States.
 
@@ -272,7 +271,7 @@ class Footprints:
         ours = self._trainer(op.model) in OURS
         micro = _micro(rows, op.micro_batch_tokens or _SCORING * self.default_tokens, packed=ours)
         if op.method is InferMethod.SCORE:
-            micro = MicroBatch(packs=micro.packs, length=micro.length + 1, states=micro.rows, rows=micro.rows)
+            micro = replace(micro, length=micro.length + 1, states=min(rows.rows, micro.places))
         return Scoring(
             states=states,
             micro=micro,
@@ -307,7 +306,7 @@ class Footprints:
         ours = self.engine(op.model, Phase.GENERATE) in OURS
         prompt = max(1, rows.tokens - op.max_new_tokens)
         tokens = _SCORING * self.default_tokens if ours else _PREFILL
-        packed = _micro(Length(rows=at_once, tokens=prompt + 1, response=0), tokens, packed=ours)
+        packed = _micro(Length(rows=at_once, tokens=prompt + 1, response=1), tokens, packed=ours)
         return Generating(
             states=self._rollout_states(op.model, op.group),
             prompts=at_once,
@@ -394,20 +393,13 @@ def engine_of(op: Rollout | SyncWeightsOp) -> Key:
 
 
 def _micro(rows: Length, tokens: int, *, packed: bool) -> MicroBatch:
-    """The fullest micro-batch of at most `tokens` places, or of one longer row.
-
-    Packed, rows lie in prefix trees of up to 512 places, or of one longer row, without their last token.
-    """
+    """The fullest micro-batch of at most `tokens` places, or of one longer row; not `packed`, of whole rows."""
+    if packed:
+        prompt = max(1, rows.tokens - rows.response)
+        return largest_micro_batch(places=tokens, prompt=prompt, response=max(1, rows.response), rows=rows.rows)
     length = max(1, rows.tokens - 1)
-    if not packed:
-        count = max(1, min(rows.rows, tokens // length))
-        return MicroBatch(packs=count, length=length, states=count * rows.response, rows=count)
-    widest = min(max(min(_PACK, tokens), length), rows.rows * length)
-    packs = max(1, min(rows.rows, -(-min(tokens, rows.rows * length) // widest)))
-    width = widest if packs == 1 else min(widest, -(-tokens // packs))
-    places = packs * width
-    states = min(rows.rows * rows.response, -(-places * rows.response // (rows.response + 1)))
-    return MicroBatch(packs=packs, length=width, states=states, rows=min(rows.rows, max(packs, places)))
+    count = max(1, min(rows.rows, tokens // length))
+    return MicroBatch(packs=count, length=length, states=count * rows.response, cells=count * rows.tokens)
 
 
 def _greatest(found: Iterable[Footprint]) -> Footprint:
