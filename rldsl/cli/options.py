@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 
-def add_compile_options(parser: argparse.ArgumentParser) -> None:
-    """--set, --deploy, --cluster, --layout, --world-size, --disable-pass."""
+def add_compile_options(parser: argparse.ArgumentParser, *, budget: bool = True) -> None:
+    """--set, --deploy, --cluster, --layout, --world-size, --memory if `budget`, --disable-pass."""
     parser.add_argument(
         "--set",
         action="append",
@@ -27,9 +27,10 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
         help="give a phase of a model another layout, such as 'actor.generate : hf(dp = 2)'; may be repeated",
     )
     parser.add_argument("--world-size", type=positive, metavar="N", help="compile for exactly N ranks")
-    parser.add_argument(
-        "--memory", type=memory, metavar="SIZE", help="plan for so much memory a rank, such as 6GiB or 600MiB"
-    )
+    if budget:
+        parser.add_argument(
+            "--memory", type=memory, metavar="SIZE", help="plan for so much memory a rank, such as 6GiB or 600MiB"
+        )
     parser.add_argument(
         "--disable-pass",
         action="append",
