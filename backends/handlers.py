@@ -32,6 +32,8 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     MetricOp,
+    OffloadOp,
+    OnloadOp,
     OutputOp,
     ReshardOp,
     SaveOp,
@@ -238,6 +240,7 @@ def move(rt: Runtime, op: ReshardOp) -> None:
 def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
     """The sampler takes the weights as trained so far; those of a model that no op trains it took when made."""
     if op.model in rt.trained:
+        rt.residency.renew(op, in_place=rt.comm.rank not in rt.route(op).holders)
         transfer(rt.route(op), rt.comm, rt.models[op.model], rt.samplers.get((op.model, op.staleness)))
 
 
@@ -299,6 +302,16 @@ def save(rt: Runtime, op: SaveOp) -> None:
         fail("RL0101", f"cannot write the checkpoint `{path}`", found=str(error), fix="is there room on the disk?")
 
 
+def onload(rt: Runtime, op: OnloadOp) -> None:
+    """A state of a model comes back to the device."""
+    rt.residency.onload(op)
+
+
+def offload(rt: Runtime, op: OffloadOp) -> None:
+    """A state of a model leaves the device."""
+    rt.residency.offload(op)
+
+
 HANDLERS: dict[type[AnyOp], Callable[[Runtime, Any], None]] = {
     LoadOp: load,
     GenerateOp: generate,
@@ -315,4 +328,6 @@ HANDLERS: dict[type[AnyOp], Callable[[Runtime, Any], None]] = {
     OutputOp: output,
     FreeOp: free,
     SaveOp: save,
+    OnloadOp: onload,
+    OffloadOp: offload,
 }

@@ -23,3 +23,12 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_M_TRIM_THRESHOLD, _TRIM_ABOVE) and mallopt(_M_MMAP_THRESHOLD, _MMAP_ABOVE))
+
+
+def give_back() -> None:
+    """Freed memory goes back to the system, where the C library is glibc."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return
+    trim(0)
