@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rldsl.compiler.cost.footprints import Footprints, Held, Key
@@ -80,9 +80,11 @@ class MemoryPlanner:
         self.footprints: Footprints = self.runs.footprints
         self.number = {op.id: i for i, op in enumerate(self.ops)}
 
-    def fit(self, budget: int) -> Planned | Shortage:
-        """The fastest plan that can be found within so many bytes a rank."""
+    def fit(self, budget: int, *, moves: bool = True) -> Planned | Shortage:
+        """The fastest plan that is found within so many bytes a rank; without `moves` no state leaves the device."""
         problem = self._problem(budget)
+        if not moves:
+            problem = replace(problem, gaps=())
         choice = choose(problem)
         if choice is None:
             return self._shortage(problem)

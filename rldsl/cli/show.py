@@ -128,9 +128,7 @@ def _memory(plan: Plan, args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json.dumps(to_builtins(plan)["memory"], indent=2))
     else:
-        terminal = console(no_color=args.no_color)
-        for view in (PlanHeader(plan), Text(), MemoryView(plan, plan.memory, programs)):
-            terminal.print(view)
+        console(no_color=args.no_color).print(MemoryView(plan, plan.memory, programs))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a plan says of its memory, in words: whether it fits, what is on the device when, what leaves it and comes back."""
+"""What a plan says of its memory, in words: whether it fits, what is on the device when, what leaves it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rldsl.compiler.plan import (
     WaitOp,
 )
 from rldsl.compiler.ranks import contains
-from rldsl.render.nodes import node_id, node_ids
+from rldsl.render.nodes import node_ids
 from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import general
 from rldsl.render.seconds import duration
@@ -123,21 +123,21 @@ def unplanned_words(plan: Plan, memory: MemoryPlan) -> str:
 def label_of(op: AnyOp) -> str:
     """The node, or what is done to which model: `actor_update`, `<- optimizer state of actor`, `save actor`."""
     match op:
-        case OnloadOp():
-            return f"<- {state_words(op)}"
-        case OffloadOp():
-            return f"-> {state_words(op)}"
+        case OnloadOp() | OffloadOp():
+            name = f"{'<-' if isinstance(op, OnloadOp) else '->'} {state_words(op)}"
         case SyncWeightsOp():
-            return f"{op.model} to its sampler"
+            name = f"{op.model} to its sampler"
         case SaveOp():
-            return f"save {op.model}"
+            name = f"save {op.model}"
         case ReshardOp():
-            return "move rows"
+            name = "move rows"
         case LoadOp():
-            return f"load {', '.join(map(general, op.columns))}"
+            name = f"load {', '.join(map(general, op.columns))}"
         case WaitOp():
-            return f"wait for {general(op.compute)}"
-    return ", ".join(map(general, node_ids(op))) or general(node_id(op) or op.id)
+            name = f"wait for {general(op.compute)}"
+        case _:
+            name = ", ".join(map(general, node_ids(op))) or general(op.id)
+    return name
 
 
 def state_words(of: StateSpec | OnloadOp | OffloadOp) -> str:

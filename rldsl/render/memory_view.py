@@ -48,7 +48,7 @@ class MemoryView:
         self._programs = programs or plan.programs
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(f"Memory   {fit_words(self._plan)}", style="bold")
+        yield Text(f"{self._plan.algorithm}: {fit_words(self._plan)}", style="bold")
         yield Text(unplanned_words(self._plan, self._memory), style="dim")
         yield Text(moved_words(self._memory))
         seen: set[str] = set()
