@@ -160,8 +160,6 @@ class Sampler:
         """
         ids = (prompt_ids.cpu()[:, None] * op.n + torch.arange(op.n)).flatten()
         encoded = [self._encode(p) for p in prompts]
-        for prompt, tokens in zip(prompts, encoded, strict=True):
-            self._check_prompt(prompt, tokens, op)
         for row, (tokens, text) in enumerate(zip(encoded, prompts, strict=True)):
             self._check_limit(tokens, text, op, f"prompt {int(prompt_ids[row])}")
         before = [_Sequence.prompt(torch.from_numpy(e).to(self.device)) for e in encoded for _ in range(op.n)]
@@ -195,7 +193,6 @@ class Sampler:
         before = [_Sequence(*row) for row in zip(*columns, strict=True)]
         for i in chosen:
             added = self._tokenize(observations[i], "an observation")
-            self._check_prompt(observations[i], added, op)
             self._check_limit(added, observations[i], op, f"the observation of sample {int(ids[i])}")
             before[i] = before[i].then(_Sequence.prompt(torch.from_numpy(added).to(self.device)))
         prefixes = [before[i].tokens.cpu().numpy() for i in chosen]
@@ -243,17 +240,6 @@ class Sampler:
                 fix="list every character of prompts, answers and observations in the `alphabet` of `scratch`",
             )
         return np.array(found, np.int64)
-
-    def _check_prompt(self, text: str, tokens: Ints, op: SamplingOp) -> None:
-        """RL0608 for a text of more tokens than the memory was planned for."""
-        if 0 < op.max_prompt_tokens < len(tokens):
-            fail(
-                "RL0608",
-                f"`{op.node or op.id}`: a prompt has {len(tokens)} tokens, more than max_prompt_tokens",
-                expected=f"at most {op.max_prompt_tokens} tokens",
-                found=repr(text if len(text) < 100 else text[:100] + "..."),
-                fix="raise max_prompt_tokens, or drop long prompts",
-            )
 
     def _sample(self, prompts: list[Ints], ids: Tensor, n: int, op: SamplingOp, step: int) -> list[_Sequence]:
         """The responses to each prompt, `n` a prompt; `ids` are the samples'."""
