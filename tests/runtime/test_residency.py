@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -11,12 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from rldsl.backends.comm import Comm
+from rldsl.backends.engines import memory
 from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable
 from rldsl.backends.executor import Executor
 from rldsl.compiler.plan import AnyOp, OffloadOp, OnloadOp, Plan, State
 from rldsl.diagnostics import DiagnosticError
-from tests.runtime.plans import grpo, swapping
+from rldsl.render.measured import measured_lines
+from tests.runtime.plans import grpo, measured, swapping
 from tests.runtime.test_executor import lines, run
 
 CLOCK = ("seconds", "tokens_per_s", "memory/")
@@ -126,3 +129,39 @@ def test_a_copy_that_is_cut_short(tmp_path: Path) -> None:
     (tmp_path / "state.bin").write_bytes(b"1234")
     with pytest.raises(DiagnosticError, match="shorter"):
         state.onload()
+
+
+def test_memory_is_measured_where_there_is_a_budget(tmp_path: Path) -> None:
+    seen = run("torchrun", 2, measured(grpo(tmp_path, save=False), budget=1 << 20), tmp_path, "run", steps=2)
+    first, second = lines(tmp_path / "run")
+    assert first["memory/update"] >= first["memory/old"] > 1 << 20 and "memory/rollout" not in first
+    assert second.keys() >= {"memory/old", "memory/update"}
+    # Once, whatever comes later; the op that took most.
+    assert [w.code for w in seen.warnings] == ["RL0814"]
+    assert "`update`" in seen.warnings[0].message or "`old`" in seen.warnings[0].message
+
+
+def test_within_the_budget_nothing_is_said(tmp_path: Path) -> None:
+    plan = measured(grpo(tmp_path, save=False))
+    seen = run("local", 1, plan, tmp_path, "run", steps=1)
+    assert seen.warnings == []
+    said = list(measured_lines(plan, [{"memory/old": 3 << 20, "memory/update": 1 << 20}]))
+    assert said[0] == f"memory: 3 of {1 << 20:,} MiB at old; 1 predicted, at update"
+    assert [line.split() for line in said[2:]] == [["old", "3", "1"], ["update", "1", "1"]]
+    assert list(measured_lines(grpo(tmp_path), [{}])) == []
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_the_meter_finds_what_came_and_went(monkeypatch: pytest.MonkeyPatch, kernel: bool) -> None:
+    if not kernel:
+        monkeypatch.setattr(memory, "_FORGET", Path("/proc/self/no such file"))
+    meter = memory.Meter(torch.device("cpu"))
+    meter.begin()
+    held = torch.ones(64 << 18)
+    time.sleep(0.05)
+    del held
+    most = meter.end()
+    assert most is not None and 60 << 20 < most < 128 << 20
+    meter.begin()
+    again = meter.end()
+    assert again is not None and again < 40 << 20
