@@ -263,8 +263,9 @@ def _search(problem: Problem, start: frozenset[int], nodes: int) -> tuple[frozen
 
 def _highs(problem: Problem) -> tuple[frozenset[int], float] | None:
     """The gaps that HiGHS swaps, and its bound; None where it is not installed, or finds nothing in a second."""
+    from rldsl.compiler.cost.residency_highs import solve
+
     try:
-        from rldsl.compiler.cost.residency_highs import solve
+        return solve(problem)
     except ImportError:
         return None
-    return solve(problem)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import highspy
-
 from rldsl.compiler.cost.residency import Problem
 
 _SECONDS = 1.0
@@ -13,6 +11,8 @@ _UNIT = 1 << 20
 
 def solve(problem: Problem) -> tuple[frozenset[int], float] | None:
     """The gaps that the best choice swaps, and the seconds that none is below; None if none is found in a second."""
+    import highspy
+
     model = highspy.Highs()
     model.setOptionValue("output_flag", False)
     model.setOptionValue("time_limit", _SECONDS)
