@@ -26,6 +26,7 @@ from rldsl.compiler.cost.time_model import (
     forward_seconds,
     generate_seconds,
     head_seconds,
+    move_seconds,
     optimizer_seconds,
     packed_work,
     sync_seconds,
@@ -37,6 +38,8 @@ from rldsl.compiler.plan import (
     GenerateOp,
     InferMethod,
     InferOp,
+    OffloadOp,
+    OnloadOp,
     Phase,
     Plan,
     Recompute,
@@ -112,8 +115,8 @@ class PlanTime:
                 return self._infer(op)
             case TrainOp():
                 return self._train(op)
-            case ReshardOp():
-                return self._reshard(op)
+            case ReshardOp() | OnloadOp() | OffloadOp():
+                return self._reshard(op) if isinstance(op, ReshardOp) else self._tiers(op)
             case SyncWeightsOp():
                 return self._sync(op)
         return None
@@ -168,6 +171,11 @@ class PlanTime:
         passes = train_seconds(placed, work, micro_batches=micro_batches, trained=trained, recompute=again)
         step = optimizer_seconds(placed, trained=trained)
         return Seconds.of(passes=op.epochs * passes, optimizer=op.epochs * steps * step)
+
+    def _tiers(self, op: OnloadOp | OffloadOp) -> Seconds:
+        """Nothing for a state that is dropped."""
+        crosses = isinstance(op, OnloadOp) or op.keep
+        return Seconds.of(between_tiers=move_seconds(self.hardware, op.bytes) if crosses else 0.0)
 
     def _reshard(self, op: ReshardOp) -> Seconds | None:
         """The bytes as evenly spread over the group's ranks as rows are."""

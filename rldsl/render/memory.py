@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rldsl.compiler.plan import (
@@ -25,7 +24,7 @@ from rldsl.compiler.ranks import contains
 from rldsl.render.nodes import node_ids
 from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import general
-from rldsl.render.seconds import duration
+from rldsl.render.words import duration, memory_words, state_words
 
 CATEGORIES = (
     "weights",
@@ -40,13 +39,7 @@ CATEGORIES = (
 )
 """What memory is taken by, from the bottom of a stack to its top."""
 
-_STATES = {
-    State.WEIGHTS: "weights of {}",
-    State.OPTIMIZER: "optimizer state of {}",
-    State.ENGINE: "weights of {}'s sampler",
-}
 _PASS = "plan_memory"
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +57,6 @@ class Level:
         return sum(self.categories.values())
 
 
-def size(count: int) -> str:
-    """`71.3 GiB`, `512 MiB`, `12 B`."""
-    number, unit = float(count), 0
-    while number >= 1024 and unit < len(_UNITS) - 1:
-        number, unit = number / 1024, unit + 1
-    return f"{number:,.0f} {_UNITS[unit]}" if unit < 3 else f"{number:,.1f} {_UNITS[unit]}"
-
-
 def fit_words(plan: Plan) -> str:
     """`fits, peak 71.3 of 75.1 GiB on every rank at actor_update`; why it is not known; empty without a budget."""
     memory = plan.memory
@@ -87,7 +72,7 @@ def unplanned(plan: Plan) -> str:
 
 def of_budget(memory: MemoryPlan) -> str:
     """`71.3 of 75.1 GiB`."""
-    peak, budget = size(memory.peak), size(memory.budget)
+    peak, budget = memory_words(memory.peak), memory_words(memory.budget)
     unit = budget.rpartition(" ")[2]
     return f"{peak.removesuffix(f' {unit}')} of {budget}"
 
@@ -103,21 +88,23 @@ def _peak_label(plan: Plan, memory: MemoryPlan) -> str:
     return next((label_of(op) for op in plan.ops() if op.id == memory.peak_op), memory.peak_op)
 
 
-def moved_words(memory: MemoryPlan) -> str:
-    """`moves between tiers take 3.4 s a step, no other choice less (search)`; that nothing moves."""
-    if not any(not s.resident for s in memory.states) and not memory.moved_seconds:
+def moved_words(plan: Plan, memory: MemoryPlan) -> str:
+    """`3.4 s a step between tiers, no other choice takes less (search)`; that nothing moves."""
+    if not any(isinstance(op, OnloadOp | OffloadOp) for op in plan.ops()):
         return "all states stay on the device"
+    if not memory.moved_seconds:
+        return "no time between tiers: what leaves the device is dropped and made anew"
     proved = "no other choice takes less" if not memory.gap else f"at most {memory.gap:.1%} more than the best"
-    return f"moves between tiers take {duration(memory.moved_seconds)} a step, {proved} ({memory.solver})"
+    return f"{duration(memory.moved_seconds)} a step between tiers, {proved} ({memory.solver})"
 
 
 def unplanned_words(plan: Plan, memory: MemoryPlan) -> str:
     """What the peak would be, and where, with all states on the device and ops as the engine would run them."""
     label = next((label_of(op) for op in plan.ops() if op.id == memory.unplanned_op), memory.unplanned_op)
     over = memory.unplanned - memory.budget
-    verdict = f", {size(over)} over the budget" if over > 0 else ""
+    verdict = f", {memory_words(over)} over the budget" if over > 0 else ""
     without = "with all states always on the device, ops as the engine runs them"
-    return f"{without}: {size(memory.unplanned)} at {label}{verdict}"
+    return f"{without}: {memory_words(memory.unplanned)} at {label}{verdict}"
 
 
 def label_of(op: AnyOp) -> str:
@@ -138,11 +125,6 @@ def label_of(op: AnyOp) -> str:
         case _:
             name = ", ".join(map(general, node_ids(op))) or general(op.id)
     return name
-
-
-def state_words(of: StateSpec | OnloadOp | OffloadOp) -> str:
-    """`optimizer state of actor`, `weights of actor's sampler, a step old`."""
-    return _STATES[of.state].format(of.model) + (", a step old" if of.staleness else "")
 
 
 def levels_of(plan: Plan, program: Program) -> list[Level]:
@@ -200,8 +182,3 @@ def neighbour(program: Program, number: int) -> str:
     forth = isinstance(program.ops[number], OnloadOp)
     beside = program.ops[number + 1 :] if forth else reversed(program.ops[:number])
     return next((label_of(op) for op in beside if not isinstance(op, OnloadOp | OffloadOp)), "the step's end")
-
-
-def moves_of(plan: Plan) -> Iterator[OnloadOp | OffloadOp]:
-    """All moves between tiers, in order."""
-    yield from (op for op in plan.ops() if isinstance(op, OnloadOp | OffloadOp))

@@ -16,13 +16,12 @@ from rldsl.render.memory import (
     levels_of,
     moved_words,
     presence,
-    size,
-    state_words,
     states_on,
     unplanned_words,
 )
 from rldsl.render.ranks import group_words, ranks_of
 from rldsl.render.style import quoted
+from rldsl.render.words import memory_words, state_words
 
 _STYLES = {
     "weights": ("W", "black on blue"),
@@ -50,7 +49,7 @@ class MemoryView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(f"{self._plan.algorithm}: {fit_words(self._plan)}", style="bold")
         yield Text(unplanned_words(self._plan, self._memory), style="dim")
-        yield Text(moved_words(self._memory))
+        yield Text(moved_words(self._plan, self._memory))
         seen: set[str] = set()
         for program in self._programs:
             levels = levels_of(self._plan, program)
@@ -69,12 +68,12 @@ class MemoryView:
         label = min(_LABEL, width // 3, max((len(level.label) for level in levels), default=0) + 1)
         room = max(8, width - label - _SIZE - 3 - (_AT if wide else 0))
         title = ranks_of(program, self._plan.world_size)
-        budget = size(self._memory.budget)
+        budget = memory_words(self._memory.budget)
         yield Text(f"{title:<{label + _SIZE + 1}}0{budget:>{room}}", style="bold")
         for level in levels:
             name = level.label if len(level.label) < label else f"{level.label[: label - 2]}…"
             peak = level.bytes == self._memory.peak
-            line = Text(f"{name:<{label}}{size(level.bytes):>{_SIZE}} ", style="bold" if peak else "")
+            line = Text(f"{name:<{label}}{memory_words(level.bytes):>{_SIZE}} ", style="bold" if peak else "")
             line.append(self._bar(level, room)).append("|", style="dim")
             yield line.append(f" {level.at}"[:_AT], style="dim") if wide else line
 
@@ -99,5 +98,5 @@ class MemoryView:
                 where = f"on {group_words(self._plan, state.group)}: {presence(program, state)}"
                 shown.setdefault((state_words(state), state.bytes, where), "")
         for name, count, where in shown:
-            table.add_row(name, size(count), where)
+            table.add_row(name, memory_words(count), where)
         return table
