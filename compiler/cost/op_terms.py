@@ -108,7 +108,7 @@ class PlanTerms:
         return own
 
     def _footprints_of(self, op: AnyOp) -> Iterator[Footprint]:
-        pools = [None]
+        pools: list[int | None] = [None]
         if isinstance(op, GenerateOp | ExtendOp):
             most = self._footprints.wave(op)
             pools = [None, *(max(1, most >> shift) for shift in range(_SHIFTS))]

@@ -52,8 +52,8 @@ def _one(memory: MemoryPlan, said: OpMemory, terms: OpTerms | None) -> Iterator[
         shares = [f"{category.replace('_', ' ')}: {memory_words(count)}" for category, count in ordered]
         yield "of which", [*shares, f"({why}: no arithmetic)"]
         return
-    states = [(f"{key[0]}: ", term) for key, each in terms.states for term in each]
-    yield "states", _listed(states, whole)
+    held = [(f"{key[0]}: ", term) for key, each in terms.states for term in each]
+    yield "states", _listed(held, whole)
     yield "beside them", _listed([("", term) for term in terms.own], whole)
 
 

@@ -147,8 +147,10 @@ class Explainer:
         return page(op.id, f"op, {kind_of(op)}", place, sections)
 
     def _purpose(self, op: AnyOp) -> Iterator[str]:
-        moves = isinstance(op, OnloadOp | OffloadOp)
-        yield from move_purpose(self._plan, op) if moves else self._lowered.purpose(op)
+        if isinstance(op, OnloadOp | OffloadOp):
+            yield from move_purpose(self._plan, op)
+        else:
+            yield from self._lowered.purpose(op)
 
     def _block(self, block: BlockView) -> Page:
         inside = [n for n in nodes_of(self._plan) if n.block == block.id]

@@ -40,7 +40,8 @@ def memory_section(plan: Plan) -> str:
         return ""
     words = (fit_words(plan), unplanned_words(plan, memory), moved_words(plan, memory))
     told = "".join(f"<p>{escape(each)}</p>" for each in words)
-    charts, seen = [], set()
+    charts: list[str] = []
+    seen: set[str] = set()
     for program in plan.programs:
         levels = levels_of(plan, program)
         seen.update(c for level in levels for c in level.categories)
