@@ -18,6 +18,7 @@ from rldsl.backends.ledger import Deliver, Ledger
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.observer import Metrics, Observer, Silent
 from rldsl.backends.outputs import clear_outputs
+from rldsl.backends.overrun import Overrun
 from rldsl.backends.runtime import Runtime
 from rldsl.backends.weights import groups_of
 from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
@@ -81,11 +82,13 @@ class Executor:
             self._observer.on_warning(warning)
         clear_outputs(self._run_dir, self._plan, self._comm.world_size)
         with closing(RunFolder(self._run_dir, self._plan, self._source_dir)) as folder:
-            reward = reward_key(self._plan)
+            reward, overrun = reward_key(self._plan), Overrun(self._plan)
 
             def told(line: Metrics) -> None:
                 folder.add(line, reward)
                 self._observer.on_step(line)
+                for warning in overrun.seen(line):
+                    self._observer.on_warning(warning)
 
             self._run_steps(told)
             folder.draw(f"{self._plan.algorithm}: reward", reward)

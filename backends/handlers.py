@@ -32,6 +32,8 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     MetricOp,
+    OffloadOp,
+    OnloadOp,
     OutputOp,
     ReshardOp,
     SaveOp,
@@ -111,10 +113,10 @@ def infer(rt: Runtime, op: InferOp) -> None:
     masks = {name: rt.ragged(columns[name]) for name in op.reads[1:]}
     results: Sequence[Data]
     if op.method is InferMethod.SCORE:
-        results = [model.score(rt.ragged(rows), masks[op.response_mask])]
+        results = [model.score(rt.ragged(rows), masks[op.response_mask], micro_batch_tokens=op.micro_batch_tokens)]
     else:
-        asks = [rt.models[p.model].ask(masks[p.response_mask], p.temperature) for p in op.parts]
-        results = model.answers(rt.ragged(rows), asks)
+        asks = [rt.models[p.model].ask(masks[p.response_mask], p.temperature, op.logits) for p in op.parts]
+        results = model.answers(rt.ragged(rows), asks, micro_batch_tokens=op.micro_batch_tokens)
     for name, result in zip(op.writes, results, strict=True):
         _put_result(rt, name, Column(rows.ids, result, rows.per_prompt))
 
@@ -238,6 +240,7 @@ def move(rt: Runtime, op: ReshardOp) -> None:
 def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
     """The sampler takes the weights as trained so far; those of a model that no op trains it took when made."""
     if op.model in rt.trained:
+        rt.residency.renew(op, in_place=rt.comm.rank not in rt.route(op).holders)
         transfer(rt.route(op), rt.comm, rt.models[op.model], rt.samplers.get((op.model, op.staleness)))
 
 
@@ -299,6 +302,16 @@ def save(rt: Runtime, op: SaveOp) -> None:
         fail("RL0101", f"cannot write the checkpoint `{path}`", found=str(error), fix="is there room on the disk?")
 
 
+def onload(rt: Runtime, op: OnloadOp) -> None:
+    """A state of a model comes back to the device."""
+    rt.residency.onload(op)
+
+
+def offload(rt: Runtime, op: OffloadOp) -> None:
+    """A state of a model leaves the device."""
+    rt.residency.offload(op)
+
+
 HANDLERS: dict[type[AnyOp], Callable[[Runtime, Any], None]] = {
     LoadOp: load,
     GenerateOp: generate,
@@ -315,4 +328,6 @@ HANDLERS: dict[type[AnyOp], Callable[[Runtime, Any], None]] = {
     OutputOp: output,
     FreeOp: free,
     SaveOp: save,
+    OnloadOp: onload,
+    OffloadOp: offload,
 }

@@ -26,6 +26,11 @@ def logged_as(name: str, kind: str = "field") -> str:
     return f"{kind}/{name}" if name in OWN_KEYS else name
 
 
+def memory_key(op: str) -> str:
+    """The key of the most memory that an op takes of a rank, in bytes."""
+    return f"memory/{op}"
+
+
 def reward_key(plan: Plan) -> str | None:
     """The key of the reward curve: that of `score`, else of the first field that has a mean.
 

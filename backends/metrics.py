@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Drawn
-from rldsl.backends.keys import COUNTS, ROLLOUT, logged_as, mean_fields
+from rldsl.backends.engines.memory import Meter
+from rldsl.backends.keys import COUNTS, ROLLOUT, logged_as, mean_fields, memory_key
 from rldsl.compiler.plan import AnyOp, ExtendOp, FreeOp, GenerateOp, Group, LoadOp, MetricOp, Plan, Reduction, TakeOp
 from rldsl.types import Reduce
 
@@ -66,6 +67,8 @@ class Part(NamedTuple):
 class StepMetrics:
     """One step's numbers on this rank: `seconds/<op>`, `<node>/<what the engine says>`, fields, metrics.
 
+    Where the plan has a budget, `memory/<op>` too: the bytes that the op takes at its worst on any rank.
+
     Every rank has the same slots in the same order, from the plan, so that one sum and one maximum over
     all ranks bring them together. What an engine reports is global already. Of ranks that hold copies of the same
     rows the first counts them.
@@ -83,6 +86,10 @@ class StepMetrics:
         self._first = {g.name: is_first(g, comm.rank, comm.world_size) for g in plan.groups}
         self._speakers = list(dict.fromkeys(_speaker(op) for op in plan.ops()))
         self._counts_rows = True
+        # Memory is measured where there is a budget to compare it with.
+        told = () if plan.memory is None else plan.memory.ops
+        self._measured = tuple(dict.fromkeys(m.op for m in told))
+        self._meter = Meter(comm.device) if told else None
         # What a loss measures is known once it has been called; from then on every line has the key.
         self._seen: dict[str, None] = {}
         self.begin()
@@ -94,6 +101,7 @@ class StepMetrics:
         self._rollouts = {node: [0.0] * _FACTS for node in self._samplers}
         self._counts = dict.fromkeys(COUNTS, 0)
         self._seconds = dict.fromkeys(self._ops, 0.0)
+        self._memory = dict.fromkeys(self._measured, 0)
         self._said: dict[str, dict[str, float]] = {}
         self._began = time.perf_counter()
 
@@ -134,11 +142,16 @@ class StepMetrics:
         if op.id not in self._seconds:
             yield
             return
+        meter = self._meter if op.id in self._memory else None
+        if meter is not None:
+            meter.begin()
         began = time.perf_counter()
         yield
         if self._comm.device.type == "cuda":
             torch.cuda.synchronize(self._comm.device)
         self._seconds[op.id] += time.perf_counter() - began
+        if meter is not None:
+            self._memory[op.id] = max(self._memory[op.id], meter.end() or 0)
 
     def add_seconds(self, op: str, seconds: float) -> None:
         """What the op `op` has taken in the background, beside others."""
@@ -158,7 +171,7 @@ class StepMetrics:
         rollouts = [n for facts in self._rollouts.values() for n in facts]
         return Part(
             sums=[*self._counts.values(), *rollouts, *(n for pair in pairs for n in pair)],
-            most=[elapsed, *self._seconds.values(), *ends],
+            most=[elapsed, *self._seconds.values(), *ends, *self._memory.values()],
             tallies=[(t.count, t.total, t.squares) for t in tallies],
             said=self._said,
         )
@@ -219,7 +232,9 @@ class StepMetrics:
         line |= self._sampled(sums[len(COUNTS) :])
         line |= self._metrics(found[len(self._means) :], most[1 + len(self._ops) :], squares)
         line |= self._reported(said)
-        return line | {f"seconds/{n}": s for n, s in zip(self._ops, most[1:], strict=False)}
+        line |= {f"seconds/{n}": s for n, s in zip(self._ops, most[1:], strict=False)}
+        memory = zip(self._measured, most[len(most) - len(self._measured) :], strict=True)
+        return line | {memory_key(name): int(size) for name, size in memory if size}
 
     def _sampled(self, sums: list[float]) -> dict[str, float | None]:
         """`ROLLOUT` of each node that samples; `sums` has the facts of `add_rollout` over all ranks, node by node."""

@@ -25,6 +25,7 @@ from rldsl.backends.engines.model import Model
 from rldsl.backends.functions import Call, Functions
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.outputs import Outputs
+from rldsl.backends.residency import Residency
 from rldsl.backends.weights import Route, members, route
 from rldsl.compiler.plan import (
     AnyOp,
@@ -37,6 +38,7 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     Plan,
+    State,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
@@ -81,9 +83,11 @@ class Runtime:
         self.loaders = self._open_streams([op for op in ops if isinstance(op, LoadOp)])
         self.warnings = [w for loader in self.loaders.values() for w in loader.warnings]
         self.calls = {op.id: self._function(op) for op in ops if isinstance(op, (ComputeOp, TrainOp))}
-        self.models = self._load_models(ops)
+        self.models, self.samplers = dict[str, Model](), dict[tuple[str, int], Sampler]()
+        self.residency = Residency(plan, comm, ops, run_dir=run_dir, models=self.models, samplers=self.samplers)
+        self._load_models(ops)
         check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()}, comm)
-        self.samplers = self._make_samplers(ops)
+        self._make_samplers(ops)
 
     def _open_streams(self, ops: Sequence[LoadOp]) -> dict[str, Loader]:
         return {name: self._loader(list(each)) for name, each in groupby(sorted(ops, key=_stream), _stream)}
@@ -104,7 +108,7 @@ class Runtime:
     def _function(self, op: ComputeOp | TrainOp) -> Callable[..., Any]:
         return self._functions.find(self.spec_of(op))
 
-    def _load_models(self, ops: Sequence[AnyOp]) -> dict[str, Model]:
+    def _load_models(self, ops: Sequence[AnyOp]) -> None:
         """Models of which this rank holds a part, trunks before the heads that share them, and those it samples from.
 
         A model that no op trains is loaded frozen: it needs neither masters nor an optimiser. What is loaded follows
@@ -119,7 +123,7 @@ class Runtime:
             for m in self.plan.models
             if _trunk(m.name, self.plan) in here and (m.name in groups or m.name in used)
         ]
-        made: dict[str, Model] = {}
+        made = self.models
         for spec in sorted(specs, key=lambda m: m.shares is not None):
             trunk = _trunk(spec.name, self.plan)
             holders = members(self.plan.group(groups[trunk]), self.comm.world_size)
@@ -134,21 +138,23 @@ class Runtime:
             elif spec.shares is None:
                 alone, frozen = self.comm.by_itself(), replace(spec, trainable=False)
                 made[spec.name] = self._engine.load(frozen, comm=alone, seed=self.plan.seed, heads=[], trunk=None)
-        return made
+            if spec.shares is None and self.comm.rank in holders:
+                self.residency.begin(spec.name, State.WEIGHTS)
+                self.residency.begin(spec.name, State.OPTIMIZER)
 
-    def _make_samplers(self, ops: Sequence[AnyOp]) -> dict[tuple[str, int], Sampler]:
+    def _make_samplers(self, ops: Sequence[AnyOp]) -> None:
         """An engine for each rollout of this rank. To make the first one of sharded weights takes all who hold them."""
         routes = {(op.model, op.staleness): self.route(op) for op in ops if isinstance(op, SyncWeightsOp)}
         sampled = {(op.model, op.staleness) for op in ops if isinstance(op, (GenerateOp, ExtendOp))}
-        made = {}
         # One order on all ranks.
         for name, age in sorted(routes.keys() | sampled):
             model, way = self.models[name], routes.get((name, age))
-            if (name, age) in sampled:
-                made[name, age] = self._engine.sampler(model, seed=self.plan.seed, staleness=age)
-            elif way is not None and way.meets and model.sharded:
-                deque(model.each_weight(dtype=model.dtype), maxlen=0)
-        return made
+            with self.residency.at_hand(_trunk(name, self.plan)):
+                if (name, age) in sampled:
+                    self.samplers[name, age] = self._engine.sampler(model, seed=self.plan.seed, staleness=age)
+                elif way is not None and way.meets and model.sharded:
+                    deque(model.each_weight(dtype=model.dtype), maxlen=0)
+            self.residency.begin(name, State.ENGINE, age)
 
     def route(self, op: SyncWeightsOp) -> Route:
         """The way that the weights of a transfer go."""
@@ -175,9 +181,10 @@ class Runtime:
         self.collections.clear()
 
     def close(self) -> None:
-        """Begin nothing more in the background."""
+        """Begin nothing more in the background; nothing stays on the tier below."""
         self.calling.close()
         self.reading.close()
+        self.residency.close()
 
     @property
     def last_step(self) -> bool:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch, Recompute
+from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import models_folder
 from rldsl.compiler.cost.hf_config import read_config
@@ -16,6 +16,7 @@ from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.packing import CPU_PLACES, largest_micro_batch
 from rldsl.compiler.cost.shard import Lora, Shard
+from rldsl.compiler.plan import Recompute
 
 # Public models beside those in `examples/models`, by the figures of their config.json.
 OTHERS: dict[str, dict[str, Any]] = {

@@ -83,9 +83,9 @@ ALL_ATTENTION_FUNCTIONS.register(FLASH, _flash)
 ALL_ATTENTION_FUNCTIONS.register(GATHERED, _gathered)
 
 
-def _even_chunks(hidden: Tensor, weight: Tensor, state: Tensor) -> list[tuple[int, int, Tensor]]:
+def _even_chunks(hidden: Tensor, weight: Tensor, state: Tensor, at_once: int) -> list[tuple[int, int, Tensor]]:
     """`heads._chunks` for pairs that lie evenly: to find out how they lie takes values."""
-    size = max(1, heads.KEPT_LOGITS // len(weight))
+    size = max(1, (at_once or heads.KEPT_LOGITS) // len(weight))
     ends = [*range(0, len(hidden), size), len(hidden)]
     pairs = [len(state) * e // len(hidden) for e in ends]
     spans = zip(ends, ends[1:], pairs, pairs[1:], strict=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
-from rldsl.compiler.plan import AnyOp, Dropped, Group, PhaseSpec, Program, Reason, Scalar
+from rldsl.compiler.plan import AnyOp, Dropped, Group, MemoryPlan, PhaseSpec, Program, Reason, Scalar
 from rldsl.compiler.signature import Signature
 from rldsl.diagnostics import Span
 from rldsl.types import FieldType, NodeType
@@ -471,3 +471,4 @@ class Module:
     ops: tuple[AnyOp, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     programs: tuple[Program, ...] = ()
+    memory: MemoryPlan | None = None

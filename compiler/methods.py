@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rldsl.compiler.ir import Method, ModelKind
-from rldsl.compiler.plan import Aggregate, Phase, Scalar
+from rldsl.compiler.plan import Aggregate, Phase, Recompute, Scalar
 from rldsl.compiler.signature import FieldParam
 from rldsl.types import PROMPT, SAMPLE, TOKEN, DType, FieldType
 
@@ -68,6 +68,8 @@ _ROLLOUT = (
 )
 _SAMPLING = (
     Setting(name="max_new_tokens", type="int", required=True, least=1, unit="tokens"),
+    # Of a prompt, or of what is appended; 0 for no limit. Memory is planned by it.
+    Setting(name="max_prompt_tokens", type="int", default=0, least=0, unit="tokens"),
     # 0 is greedy decoding.
     Setting(name="temperature", type="float", default=1.0, least=0.0),
     Setting(name="top_p", type="float", default=1.0, above=0.0, most=1.0),
@@ -113,7 +115,10 @@ METHODS: dict[Method, MethodSpec] = {
             Setting(name="beta2", type="float", default=0.95, least=0.0, below=1.0),
             Setting(name="max_grad_norm", type="float", default=1.0, above=0.0),
             Setting(name="aggregate", type="str", default=Aggregate.TOKEN_MEAN.value, choices=tuple(Aggregate)),
+            # 0, or nothing said, leaves these to the compiler where a budget of memory is known, else to the engine.
             Setting(name="micro_batch_tokens", type="int", default=0, least=0, unit="tokens"),
+            Setting(name="recompute", type="str", optional=True, choices=tuple(Recompute)),
+            Setting(name="logits", type="int", default=0, least=0),
             Setting(name="save_every", type="int", default=0, least=0),
             _TEMPERATURE,
         ),

@@ -14,7 +14,6 @@ from typing import TypedDict
 
 import msgspec
 
-from rldsl.compiler.expr import Literal
 from rldsl.compiler.frontend import load_graph, read_source
 from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module
 from rldsl.compiler.parse import parse
@@ -25,6 +24,7 @@ from rldsl.compiler.passes.check_counts import CheckCounts
 from rldsl.compiler.passes.check_deploy import CheckDeploy
 from rldsl.compiler.passes.check_ranges import CheckRanges
 from rldsl.compiler.passes.check_sequences import CheckSequences
+from rldsl.compiler.passes.check_shapes import CheckShapes
 from rldsl.compiler.passes.check_types import CheckTypes
 from rldsl.compiler.passes.check_unique import CheckUnique
 from rldsl.compiler.passes.compute_depth import ComputeDepth
@@ -43,6 +43,7 @@ from rldsl.compiler.passes.merge_equal_nodes import MergeEqualNodes
 from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
 from rldsl.compiler.passes.overlap_computes import OverlapComputes
 from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
+from rldsl.compiler.passes.plan_memory import PlanMemory
 from rldsl.compiler.passes.prefetch_loads import PrefetchLoads
 from rldsl.compiler.passes.resolve_names import ResolveNames
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
@@ -50,7 +51,7 @@ from rldsl.compiler.passes.unroll_loops import UnrollLoops
 from rldsl.compiler.passes.warn_unused import WarnUnused
 from rldsl.compiler.passes.warn_unwanted import WarnUnwanted
 from rldsl.compiler.plan import FieldSpec, Plan, Source
-from rldsl.compiler.specs import function_spec, model_spec
+from rldsl.compiler.specs import figures_of_deploy, function_spec, model_spec
 from rldsl.compiler.verify import verify_module, verify_plan
 from rldsl.compiler.volume import measured
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, did_you_mean, fail
@@ -80,6 +81,7 @@ LOWERING: tuple[Pass, ...] = (
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
     EliminateDead(),
     PlaceOnMesh(),
+    CheckShapes(),  # needs the groups
     ComputeDepth(),
     OrderEqualDepths(),
     LowerNodes(),  # needs the order
@@ -89,6 +91,7 @@ LOWERING: tuple[Pass, ...] = (
     PrefetchLoads(),
     OverlapComputes(),  # after all that reads, moves or uses a model; before frees: what it reads stays until the wait
     InsertFrees(),  # last of the rewrites: it must see every reader
+    PlanMemory(),  # after frees: fields that are held take memory too
     EmitPrograms(),
 )
 """Run on a program without errors, each on what the one before left without errors."""
@@ -104,6 +107,7 @@ OPTIONAL_PASSES = frozenset(
         FuseForwards.name,
         PrefetchLoads.name,
         OverlapComputes.name,
+        PlanMemory.name,
     }
 )
 """Those without which a plan still is one, only slower."""
@@ -115,6 +119,7 @@ class Options:
 
     `cluster` and `layouts` are lines of a `deploy` block, such as `4 x cpu`, `actor.generate : hf(dp = 2)` and
     `reward on 2..3`.
+    `memory` is the budget of a rank in bytes, in place of the hardware's.
     """
 
     settings: tuple[str, ...] = ()
@@ -123,6 +128,7 @@ class Options:
     layouts: tuple[str, ...] = ()
     world_size: int | None = None
     disable: frozenset[str] = frozenset()
+    memory: int | None = None
     plan_dir: Path | None = None
     observe: Callable[[str, Module, float], None] | None = None
 
@@ -218,6 +224,7 @@ def _context(options: Options, source_dir: Path, found: Diagnostics) -> Context:
         source_dir=source_dir,
         settings=_settings(options.settings),
         world_size=options.world_size,
+        memory=options.memory,
     )
 
 
@@ -281,7 +288,7 @@ def _plan(module: Module) -> Plan:
         algorithm=graph.name,
         parameters=dict(module.values),
         cluster=deploy.cluster if deploy else None,
-        figures=_figures(deploy) if deploy else {},
+        figures=figures_of_deploy(deploy) if deploy else {},
         world_size=module.world_size,
         divides=module.divides,
         seed=seed if isinstance(seed, int) else 0,
@@ -298,16 +305,8 @@ def _plan(module: Module) -> Plan:
         edges=tuple((e.source, e.target, f"{e.kind} {e.carries}".strip()) for e in graph.edges),
         dropped=module.dropped,
         programs=module.programs,
+        memory=module.memory,
     )
-
-
-def _figures(deploy: Deploy) -> dict[str, float]:
-    """The user's own of the hardware, in the order of their names."""
-    made = {}
-    for figure in sorted(deploy.figures, key=lambda f: f.name):
-        assert isinstance(figure.value, Literal) and isinstance(figure.value.value, (int, float)), "bound and checked"
-        made[figure.name] = float(figure.value.value)
-    return made
 
 
 class _Places(TypedDict):

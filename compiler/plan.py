@@ -58,6 +58,14 @@ class Aggregate(StrEnum):
     SEQUENCE_SUM = "sequence_sum"
 
 
+class Recompute(StrEnum):
+    """What of a layer is made again in the backward pass: nothing; all but products and attention; all."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
+
+
 class Reduction(StrEnum):
     """How a field becomes one number of the log, over all rows of all ranks."""
 
@@ -91,6 +99,18 @@ class Move(StrEnum):
     SCATTER = "scatter"
     BROADCAST = "broadcast"
     ALL_TO_ALL = "all_to_all"
+
+
+class State(StrEnum):
+    """What of a model stays on a rank between ops.
+
+    Its parameters as they are held, masters included; the optimiser's moments and buffers; the rollout engine's own
+    whole copy of the weights.
+    """
+
+    WEIGHTS = "weights"
+    OPTIMIZER = "optimizer"
+    ENGINE = "engine"
 
 
 class Arg(_Struct, frozen=True, kw_only=True):
@@ -318,13 +338,15 @@ class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
     """Sample `n` responses to each row of `prompts`, prompt rows or (then `n` is 1) sample rows.
 
     `outputs` maps tokens, response_mask, rollout_logp and completions, those that are wanted, to fields. The weights
-    are those that the step began with, or with `staleness` 1 those of the step before.
+    are those that the step began with, or with `staleness` 1 those of the step before. A prompt of more than
+    `max_prompt_tokens`, 0 for no limit, ends the run.
     """
 
     model: str
     prompts: str
     n: int
     max_new_tokens: int
+    max_prompt_tokens: int = 0
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
@@ -345,8 +367,9 @@ class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
 class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
     """Append `observation`'s tokens to each sequence, then sample a further response; rows that are `done` stay.
 
-    The observation's tokens are outside the response mask. `outputs` as those of `GenerateOp`: whole sequences, the
-    mask and log-probs of all responses so far, and the text of the last response, of a row that is done too.
+    The observation's tokens, at most `max_prompt_tokens` (0: no limit), are outside the response mask. `outputs` as
+    those of `GenerateOp`: whole sequences, the mask and log-probs of all responses so far, and the text of the last
+    response, of a row that is done too.
     """
 
     model: str
@@ -356,6 +379,7 @@ class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
     observation: str
     done: str | None = None
     max_new_tokens: int
+    max_prompt_tokens: int = 0
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
@@ -389,6 +413,7 @@ class InferOp(Op, tag="infer", frozen=True, kw_only=True):
     """A forward pass without gradients over `tokens`, evaluated where `response_mask` is set.
 
     `also` has further forwards over the same tokens, of the same model or of models on its trunk: the layers run once.
+    A micro-batch has up to `micro_batch_tokens`, and `logits` of these are made at once; 0 leaves it to the engine.
     """
 
     model: str
@@ -398,6 +423,8 @@ class InferOp(Op, tag="infer", frozen=True, kw_only=True):
     output: str
     temperature: float = 1.0
     also: tuple[InferHead, ...] = ()
+    micro_batch_tokens: int = 0
+    logits: int = 0
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -486,7 +513,8 @@ class WaitOp(Op, tag="wait", frozen=True, kw_only=True):
 class TrainOp(Op, tag="train", frozen=True, kw_only=True):
     """Forward, loss, backward, optimiser step: `epochs` times over the batch, `minibatch` prompts a step.
 
-    `batch` is how many prompts the rows are of, all ranks together; after a filter there may be fewer.
+    `batch` is how many prompts the rows are of, all ranks together; after a filter there may be fewer. A micro-batch
+    has up to `micro_batch_tokens`, and `logits` numbers of logits are made at once; 0 leaves it to the engine.
     """
 
     model: str
@@ -505,6 +533,8 @@ class TrainOp(Op, tag="train", frozen=True, kw_only=True):
     batch: int
     minibatch: int
     micro_batch_tokens: int = 0
+    recompute: Recompute = Recompute.NONE
+    logits: int = 0
     temperature: float = 1.0
     skip_where_zero: str | None = None
 
@@ -662,6 +692,33 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
         return True
 
 
+class OnloadOp(Op, tag="onload", frozen=True, kw_only=True):
+    """Bring back a state of `model` that an `OffloadOp` took off the device: `bytes` of each rank of the group.
+
+    `staleness` is that of the rollouts whose engine it is.
+    """
+
+    model: str
+    state: State
+    bytes: int
+    staleness: int = 0
+    by: str = "plan_memory"
+
+
+class OffloadOp(Op, tag="offload", frozen=True, kw_only=True):
+    """Take a state of `model` off the device, `bytes` of each rank of the group, to the tier below.
+
+    Without `keep` it is dropped: the tier below has it already, or nothing needs it before it is made anew.
+    """
+
+    model: str
+    state: State
+    bytes: int
+    staleness: int = 0
+    keep: bool = True
+    by: str = "plan_memory"
+
+
 AnyOp = (
     LoadOp
     | GenerateOp
@@ -678,6 +735,8 @@ AnyOp = (
     | SyncWeightsOp
     | FreeOp
     | SaveOp
+    | OnloadOp
+    | OffloadOp
 )
 
 
@@ -723,11 +782,65 @@ class Dropped(_Struct, frozen=True, kw_only=True):
     why: str
 
 
+class StateSpec(_Struct, frozen=True, kw_only=True):
+    """A state of a model on each rank of `group`: `bytes` of a rank.
+
+    `dirty`: training changes it, so it must be written back. `resident`: it is on the device when a step begins.
+    """
+
+    model: str
+    state: State
+    group: str
+    bytes: int
+    staleness: int = 0
+    dirty: bool = False
+    resident: bool = True
+
+
+class OpMemory(_Struct, frozen=True, kw_only=True):
+    """What an op takes of a rank's memory at its worst, `at`: its `workspace`, and `resident` states on the device.
+
+    `rank` is the first of the class that it is told of. `categories` splits both. All in bytes, `reserve` left out.
+    """
+
+    op: str
+    rank: int
+    workspace: int
+    resident: int
+    at: str
+    categories: dict[str, int]
+
+
+class MemoryPlan(_Struct, frozen=True, kw_only=True):
+    """The budget of a rank and how the plan keeps to it, in bytes; seconds are predicted.
+
+    `reserve` is what libraries and the allocator take of it. `peak`, with it, is reached in `peak_op`; `unplanned`
+    would be, in `unplanned_op`, with all states on the device all the time. `ops` are in program order. `seconds` has
+    each op's, `moved_seconds` those of moves between tiers. `gap` is by how much the moves may be above the best: 0
+    where `solver` has proved them. `assumed` says what was taken for granted.
+    """
+
+    budget: int
+    reserve: int
+    states: tuple[StateSpec, ...]
+    ops: tuple[OpMemory, ...]
+    peak: int
+    peak_op: str
+    unplanned: int
+    unplanned_op: str
+    seconds: dict[str, float]
+    moved_seconds: float
+    solver: str
+    gap: float = 0.0
+    assumed: tuple[str, ...] = ()
+
+
 class Plan(_Struct, frozen=True, kw_only=True):
     """Everything the executor needs. `world_size` None: any number of ranks that divides `divides`.
 
     `phases` says of each model that an op uses which engines run it. `figures` are the user's own of the hardware, in
-    place of those that `rldsl ls clusters` prints, in the same units.
+    place of those that `rldsl ls clusters` prints, in the same units. `memory` is there when a budget is
+    known.
     """
 
     schema: str = SCHEMA_VERSION
@@ -748,6 +861,7 @@ class Plan(_Struct, frozen=True, kw_only=True):
     edges: tuple[tuple[str, str, str], ...] = ()
     dropped: tuple[Dropped, ...] = ()
     programs: tuple[Program, ...]
+    memory: MemoryPlan | None = None
     source: Source = Source()
 
     def program(self, rank: int) -> Program:

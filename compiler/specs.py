@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.ir import Input, Model, Module, SourceCall
+from rldsl.compiler.ir import Deploy, Input, Model, Module, SourceCall
 from rldsl.compiler.methods import DATA_SOURCES, LORA, MODEL_SOURCES, SourceKind
 from rldsl.compiler.neighbours import neighbours
 from rldsl.compiler.passes.bind_parameters import keyword_value
@@ -80,3 +80,12 @@ def function_spec(signature: Signature) -> FunctionSpec:
         per_row=signature.per_row,
         reduces=signature.reduces,
     )
+
+
+def figures_of_deploy(deploy: Deploy) -> dict[str, float]:
+    """The user's own of the hardware, in the order of their names."""
+    made = {}
+    for figure in sorted(deploy.figures, key=lambda f: f.name):
+        assert isinstance(figure.value, Literal) and isinstance(figure.value.value, (int, float)), "bound and checked"
+        made[figure.name] = float(figure.value.value)
+    return made

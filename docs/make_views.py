@@ -40,6 +40,7 @@ DEPLOY = """deploy {
 }
 """
 APART = ("--deploy", "apart.rl")
+SMALL = ("--set", "model=Qwen/Qwen2.5-7B", "--cluster", "8 x h100", "--memory", "24GiB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,20 @@ SECTIONS = (
         title="Why an op is there",
         text="Ops that belong to no node are asked for by their id, which `explain NODE` tells.",
         shown=(Shown(command=("explain", "examples/ppo.rl", "sync_weights:actor", *APART)),),
+    ),
+    Section(
+        title="Memory",
+        text=(
+            "How full a rank is in each op, up to the budget, and of what; `<-` comes back onto the device, `->` "
+            "leaves it. A budget is that of the cluster, or the size after `--memory`. `explain` shows the "
+            "arithmetic of an op: each term with its formula, largest first; the page of a model has its states."
+        ),
+        shown=(
+            Shown(command=("show", "examples/ppo.rl", *SMALL), begin="ppo: "),
+            Shown(
+                command=("explain", "examples/ppo.rl", "actor_update", *SMALL[:-2]), begin="memory", end="lowered to"
+            ),
+        ),
     ),
     Section(
         title="What changed",

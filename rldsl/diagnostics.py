@@ -122,9 +122,17 @@ class Diagnostics:
             )
         )
 
-    def warning(self, code: str, message: str, *, span: Span | None = None, fix: str | None = None) -> None:
+    def warning(
+        self,
+        code: str,
+        message: str,
+        *,
+        span: Span | None = None,
+        fix: str | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         """Add a warning."""
-        self.add(Diagnostic(code=code, message=message, span=span, fix=fix, severity=Severity.WARNING))
+        self.add(Diagnostic(code=code, message=message, span=span, fix=fix, notes=notes, severity=Severity.WARNING))
 
     @property
     def has_errors(self) -> bool:

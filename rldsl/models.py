@@ -22,6 +22,7 @@ class Sampling(TypedDict, total=False):
     """How a policy samples; `temperature` 0 is greedy, `staleness` 1 samples with the weights of a step earlier."""
 
     max_new_tokens: Required[int]
+    max_prompt_tokens: int
     temperature: float
     top_p: float
     top_k: int
@@ -46,6 +47,8 @@ class Training(TypedDict, total=False):
     max_grad_norm: float
     aggregate: str
     micro_batch_tokens: int
+    recompute: str | None
+    logits: int
     save_every: int
     temperature: float
 

@@ -53,7 +53,7 @@ def test_a_rank_has_its_own_coordinates(split):
 
 def test_copies_hold_the_same_rows():
     layouts = ("actor.train : megatron(tp = 2) on 0..3", "actor.generate : vllm(tp = 2, pp = 2) on 4..7")
-    plan = loads(text_of("grpo", Options(world_size=8, layouts=layouts)))
+    plan = loads(text_of("grpo", Options(settings=("model=Qwen/Qwen2.5-7B",), world_size=8, layouts=layouts)))
     group = next(p["group"] for p in plan.body["phases"] if p["phase"] == "train")
     assert [plan.coordinates(group, rank)["dp"] for rank in range(4)] == [0, 0, 1, 1]
     ops = [{op["id"]: op for op in plan.program(rank)} for rank in range(8)]

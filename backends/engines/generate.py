@@ -25,6 +25,8 @@ from rldsl.diagnostics import fail
 KV_BYTES = 4 << 30
 # Rows are moved together once this part of them has finished: moving costs about what two finished rows cost a step.
 COMPACT_BELOW = 0.75
+# Of a text that is too long, so many characters are shown.
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +156,12 @@ class Sampler:
 
         Prompts of sample rows keep their ids, as `op.n` is 1. Draws depend on the seed, the node of `op`, `step` and
         sample ids alone. RL0605 for a prompt with characters that a scratch model's alphabet lacks, RL0608 for one
-        that leaves no room.
+        that leaves no room, RL0612 for one above the op's limit.
         """
         ids = (prompt_ids.cpu()[:, None] * op.n + torch.arange(op.n)).flatten()
         encoded = [self._encode(p) for p in prompts]
+        for row, (tokens, text) in enumerate(zip(encoded, prompts, strict=True)):
+            self._check_limit(tokens, text, op, f"prompt {int(prompt_ids[row])}")
         before = [_Sequence.prompt(torch.from_numpy(e).to(self.device)) for e in encoded for _ in range(op.n)]
         made = self._sample(encoded, ids, op.n, op, step)
         rows = [a.then(b) for a, b in zip(before, made, strict=True)]
@@ -189,6 +193,7 @@ class Sampler:
         before = [_Sequence(*row) for row in zip(*columns, strict=True)]
         for i in chosen:
             added = self._tokenize(observations[i], "an observation")
+            self._check_limit(added, observations[i], op, f"the observation of sample {int(ids[i])}")
             before[i] = before[i].then(_Sequence.prompt(torch.from_numpy(added).to(self.device)))
         prefixes = [before[i].tokens.cpu().numpy() for i in chosen]
         made = self._sample(prefixes, ids[going], 1, op, step)
@@ -196,6 +201,16 @@ class Sampler:
         rows = [each.then(sampled[i]) if i in sampled else each for i, each in enumerate(before)]
         responses = [sampled.get(i, each.last_response()) for i, each in enumerate(before)]
         return self._samples(rows, responses, ids, self._drawn(made, op))
+
+    def _check_limit(self, tokens: Ints, text: str, op: SamplingOp, what: str) -> None:
+        """RL0612 for more tokens than the plan's memory has been planned for."""
+        if op.max_prompt_tokens and len(tokens) > op.max_prompt_tokens:
+            fail(
+                "RL0612",
+                f"`{op.node or op.id}`: {what} has {len(tokens)} tokens, over the limit of {op.max_prompt_tokens}",
+                found=repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."),
+                fix="raise `max_prompt_tokens`, or leave such rows out",
+            )
 
     def _encode(self, prompt: str) -> Ints:
         tokenizer = self.tokenizer

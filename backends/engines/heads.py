@@ -15,9 +15,11 @@ class _TokenLogprob(torch.autograd.Function):
     """log softmax(hidden @ weight.T / temperature) at chosen (state, token) pairs."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, state: Tensor, token: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, state: Tensor, token: Tensor, temperature: float, at_once: int
+    ) -> Tensor:
         out = torch.empty(len(state), dtype=torch.float32, device=hidden.device)
-        chunks = _chunks(hidden, weight, state)
+        chunks = _chunks(hidden, weight, state, at_once)
         normalisers = []
         kept: list[Tensor] = []
         for start, end, pairs in chunks:
@@ -29,14 +31,14 @@ class _TokenLogprob(torch.autograd.Function):
             if len(chunks) == 1:
                 kept.append(logits)
         ctx.save_for_backward(hidden, weight, state, token, torch.cat(normalisers), *kept)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.at_once = temperature, at_once
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         hidden, weight, state, token, normaliser, *kept = ctx.saved_tensors
-        chunks = _chunks(hidden, weight, state)
+        chunks = _chunks(hidden, weight, state, ctx.at_once)
         grad_hidden = torch.empty_like(hidden)
         # None for a weight that stays as it is, beside adapters.
         grad_weight: Tensor | None = None
@@ -53,24 +55,27 @@ class _TokenLogprob(torch.autograd.Function):
             part = d.t() @ hidden[start:end]
             # Many chunks must not be summed in bfloat16.
             grad_weight = part if len(chunks) == 1 else part.float() if grad_weight is None else grad_weight.add_(part)
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None
 
 
-def _chunks(hidden: Tensor, weight: Tensor, state: Tensor) -> list[tuple[int, int, Tensor]]:
+def _chunks(hidden: Tensor, weight: Tensor, state: Tensor, at_once: int) -> list[tuple[int, int, Tensor]]:
     """(first state, one past the last, indices of the pairs there) of each piece that is projected at once."""
-    size = max(1, KEPT_LOGITS // len(weight))
+    size = max(1, (at_once or KEPT_LOGITS) // len(weight))
     if len(hidden) <= size:
         return [(0, len(hidden), torch.arange(len(state), device=state.device))]
     starts = range(0, len(hidden), size)
     return [(i, min(i + size, len(hidden)), ((state >= i) & (state < i + size)).nonzero()[:, 0]) for i in starts]
 
 
-def token_logprob(hidden: Tensor, weight: Tensor, state: Tensor, token: Tensor, temperature: float) -> Tensor:
+def token_logprob(
+    hidden: Tensor, weight: Tensor, state: Tensor, token: Tensor, temperature: float, *, at_once: int = 0
+) -> Tensor:
     """f32[M]: the log-prob of token id `token[m]` i64[M] after hidden state `state[m]` i64[M].
 
     `hidden` [S, H], `weight` [V, H] (the output embedding, no bias), logits divided by `temperature` > 0. The
-    softmax is float32 whatever the inputs. Chunked over states when S * V is large. Differentiable, once.
+    softmax is float32 whatever the inputs. Chunked over states when S * V is above `at_once`, by default
+    `KEPT_LOGITS`. Differentiable, once.
     """
     apply: Any = _TokenLogprob.apply
-    made: Tensor = apply(hidden, weight, state, token, temperature)
+    made: Tensor = apply(hidden, weight, state, token, temperature, at_once)
     return made

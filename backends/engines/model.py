@@ -25,6 +25,7 @@ from rldsl.backends.engines import lora, score, sources, train
 from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
+from rldsl.backends.engines.recompute import layers_of
 from rldsl.compiler.plan import ModelSpec, TrainOp
 from rldsl.diagnostics import fail
 from rldsl.types import TokenLoss
@@ -95,22 +96,28 @@ class Model:
         """f32[sample, token]: the value before each response token, 0 elsewhere."""
         return self.answers(tokens, [self.ask(response_mask)])[0]
 
-    def ask(self, response_mask: Ragged, temperature: float = 1.0) -> score.Ask:
-        """What to ask of this model: log-probs of a policy at `temperature` (0 counts as 1), the values of others."""
-        return score.Ask(Head(self.head, temperature or 1.0), response_mask)
+    def ask(self, response_mask: Ragged, temperature: float = 1.0, logits: int = 0) -> score.Ask:
+        """What to ask of this model: log-probs of a policy at `temperature` (0 counts as 1), the values of others.
 
-    def answers(self, tokens: Ragged, asks: Sequence[score.Ask]) -> list[Ragged]:
-        """f32[sample, token] for each ask of this model or of another on its trunk, by one forward."""
-        return score.per_token(self.scorer, self.comm, tokens, asks)
+        `logits` as `Head` has them.
+        """
+        return score.Ask(Head(self.head, temperature or 1.0, logits), response_mask)
 
-    def score(self, tokens: Ragged, response_mask: Ragged) -> Tensor:
+    def answers(self, tokens: Ragged, asks: Sequence[score.Ask], *, micro_batch_tokens: int = 0) -> list[Ragged]:
+        """f32[sample, token] for each ask of this model or of another on its trunk, by one forward.
+
+        A micro-batch has up to `micro_batch_tokens`, 0: as many as the engine likes.
+        """
+        return score.per_token(self.scorer, self.comm, tokens, asks, micro_batch_tokens=micro_batch_tokens)
+
+    def score(self, tokens: Ragged, response_mask: Ragged, *, micro_batch_tokens: int = 0) -> Tensor:
         """f32[sample]: a reward model's number at the last token of each row, as transformers' classifiers have it.
 
         The end token counts, also where it is the padding token as well. A row without a response has a score too.
         """
         assert self.spec.kind == sources.REWARD, f"`{self.spec.name}` is no reward model"
         assert len(tokens) == len(response_mask)
-        return score.per_row(self.scorer, self.comm, tokens)
+        return score.per_row(self.scorer, self.comm, tokens, micro_batch_tokens=micro_batch_tokens)
 
     def train(self, op: TrainOp, batch: train.TrainBatch, loss: Callable[..., TokenLoss]) -> dict[str, float]:
         """Run `op` on this rank's rows; see `train.train`."""
@@ -205,8 +212,7 @@ def _placed(scorer: Scorer, comm: Comm, dtype: torch.dtype) -> Optimizer | None:
 def _shard(scorer: Scorer, comm: Comm, dtype: torch.dtype) -> None:
     """FSDP2: one group a layer, one for the rest. Gradients are summed: the loss is divided by global counts."""
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    layers = scorer.model._no_split_modules or ()
-    parts = [m for m in scorer.model.modules() if type(m).__name__ in layers]
+    parts = layers_of(scorer.model)
     for part in (*parts, scorer):
         fully_shard(part, mesh=comm.mesh(), mp_policy=policy)
     for part in (*parts, scorer):

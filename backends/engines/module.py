@@ -21,10 +21,14 @@ ATTENTION = "rldsl_grouped"
 
 
 class Head(NamedTuple):
-    """Who speaks of states: the model's own head (None) or a further one; log-probs have a temperature."""
+    """Who speaks of states: the model's own head (None) or a further one.
+
+    Log-probs have a temperature; so many `logits` of them are made at once, 0: as many as the engine likes.
+    """
 
     number: int | None = None
     temperature: float = 1.0
+    logits: int = 0
 
 
 def _attention(
@@ -152,7 +156,8 @@ class Scorer(nn.Module):
             numbers: Tensor = (self.model.score if head.number is None else self.heads[head.number])(states)
             return numbers.float()[micro.pair_state, 0]
         weight = self.model.get_output_embeddings().weight
-        return token_logprob(states, weight, micro.pair_state, micro.pair_token, head.temperature)
+        pairs = (micro.pair_state, micro.pair_token)
+        return token_logprob(states, weight, *pairs, head.temperature, at_once=head.logits)
 
 
 def _zero_head(hidden: int) -> nn.Linear:

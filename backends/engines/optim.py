@@ -27,11 +27,13 @@ class Optimizer:
 
     Parameters in bfloat16 are copies: their float32 masters live here, get each gradient as soon as it is
     complete, and are copied back after a step. Float32 parameters (all of them under FSDP) are their own masters.
+    `buffers` is where gradients of the former are summed, room alone between steps.
     """
 
     def __init__(self, scorer: Scorer, comm: Comm) -> None:
         self.scorer, self.comm = scorer, comm
         self.parameters = {n: p for n, p in scorer.named_parameters() if p.requires_grad}
+        self.buffers: list[Tensor] = []
         self.masters = {name: self._master(p) for name, p in self.parameters.items()}
         self._adam: torch.optim.AdamW | None = None
 
@@ -41,6 +43,7 @@ class Optimizer:
         master = parameter.detach().float()
         # Written over at each step's first gradient: fresh memory would cost more than the sum itself.
         buffer = torch.empty_like(master)
+        self.buffers.append(buffer)
 
         def collect(done: Tensor) -> None:
             assert done.grad is not None
@@ -53,6 +56,11 @@ class Optimizer:
         register: Callable[[Callable[[Tensor], None]], object] = parameter.register_post_accumulate_grad_hook
         register(collect)
         return master
+
+    def moments(self) -> list[Tensor]:
+        """What AdamW has kept so far, nothing before the first step."""
+        states = [] if self._adam is None else self._adam.state.values()
+        return [value for each in states for value in each.values() if isinstance(value, Tensor)]
 
     def load_masters(self, state: dict[str, Tensor]) -> None:
         """Set float32 masters, of which the parameters keep only bfloat16."""

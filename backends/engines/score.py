@@ -37,17 +37,20 @@ def fill(micros: list[MicroBatch], comm: Comm, device: torch.device) -> list[Mic
     return [*micros, *[None] * (most - len(micros))]
 
 
-def per_token(scorer: Scorer, comm: Comm, tokens: Ragged, asks: Sequence[Ask]) -> list[Ragged]:
+def per_token(
+    scorer: Scorer, comm: Comm, tokens: Ragged, asks: Sequence[Ask], *, micro_batch_tokens: int = 0
+) -> list[Ragged]:
     """For each ask f32[sample, token], 0 where its mask is not set; one forward of the layers for all of them."""
     scorer.check_length(longest(tokens))
     masks = [a.mask.to(comm.device).values for a in asks]
-    found = _run(scorer, comm, tokens, Ragged(torch.stack(masks).any(0), tokens.lengths), [a.head for a in asks])
+    mask = Ragged(torch.stack(masks).any(0), tokens.lengths)
+    found = _run(scorer, comm, tokens, mask, [a.head for a in asks], micro_batch_tokens)
     if all(a.mask is asks[0].mask for a in asks):
         return found
     return [Ragged(each.values.masked_fill(~mask, 0.0), each.lengths) for each, mask in zip(found, masks, strict=True)]
 
 
-def per_row(scorer: Scorer, comm: Comm, tokens: Ragged) -> Tensor:
+def per_row(scorer: Scorer, comm: Comm, tokens: Ragged, *, micro_batch_tokens: int = 0) -> Tensor:
     """f32[sample]: the number that the scorer's head gives the last token of each row."""
     scorer.check_length(longest(tokens))
     # What is said of a token comes from the state before it, so one more token, never looked at, asks for the last.
@@ -57,7 +60,7 @@ def per_row(scorer: Scorer, comm: Comm, tokens: Ragged) -> Tensor:
     longer = tokens.values.new_zeros(len(last))
     longer[~last] = tokens.values
     lengths = tokens.lengths + 1
-    (found,) = _run(scorer, comm, Ragged(longer, lengths), Ragged(last, lengths), [Head()])
+    (found,) = _run(scorer, comm, Ragged(longer, lengths), Ragged(last, lengths), [Head()], micro_batch_tokens)
     return found.values[last.to(comm.device)]
 
 
@@ -67,11 +70,14 @@ def longest(tokens: Ragged) -> int:
 
 
 @torch.no_grad()
-def _run(scorer: Scorer, comm: Comm, tokens: Ragged, mask: Ragged, heads: Sequence[Head]) -> list[Ragged]:
+def _run(
+    scorer: Scorer, comm: Comm, tokens: Ragged, mask: Ragged, heads: Sequence[Head], micro_batch_tokens: int
+) -> list[Ragged]:
     device = comm.device
     tokens, mask = tokens.to(device), mask.to(device)
     # Without a backward pass nothing is kept: four times the tokens cost the memory of one training micro-batch.
-    micros = micro_batches(tokens, mask, torch.arange(len(tokens)), budget=4 * budget(device, 0))
+    most = micro_batch_tokens or 4 * budget(device, 0)
+    micros = micro_batches(tokens, mask, torch.arange(len(tokens)), budget=most)
     out = [torch.zeros(len(tokens), longest(tokens), device=device) for _ in heads]
     for micro in fill(micros, comm, device):
         found = scorer(micro or idle(device), heads)

@@ -14,6 +14,7 @@ from rldsl.backends.data.batch import Data, Ragged
 from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import MicroBatch, idle, micro_batches
+from rldsl.backends.engines.recompute import recomputing
 from rldsl.backends.engines.score import budget, fill, longest
 from rldsl.backends.functions import definition
 from rldsl.compiler.plan import Aggregate, TrainOp
@@ -99,8 +100,8 @@ def train(
     sums = _Sums(torch.zeros((), dtype=torch.float64, device=comm.device))
     norms = []
     work = _Work(scorer=scorer, head=head, op=op, batch=batch, loss=loss)
-    for _ in range(op.epochs):
-        for each in minibatches:
+    with recomputing(scorer, op.recompute):
+        for each in minibatches * op.epochs:
             for micro in each.micros:
                 _backward(work, micro, each.count, sums)
             norms.append(optimizer.step(op, head))
@@ -145,7 +146,7 @@ def _kept(op: TrainOp, batch: TrainBatch, rows: Tensor) -> Tensor:
 
 def _backward(work: _Work, micro: MicroBatch | None, count: float, sums: _Sums) -> None:
     op, device = work.op, sums.loss.device
-    (found,) = work.scorer(micro or idle(device), [Head(work.head, op.temperature)])
+    (found,) = work.scorer(micro or idle(device), [Head(work.head, op.temperature, op.logits)])
     if micro is None:
         torch.autograd.backward(found.sum() * 0.0)
         return

@@ -12,18 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rldsl.compiler.cost.shard import Shard, numbers
+from rldsl.compiler.plan import Recompute
 
 FLOAT32, INT64 = 4, 8
 # Tensors of float32 that the backward pass of a norm holds at once beside what it was given.
 _NORM_TEMPORARIES = 5
-
-
-class Recompute(StrEnum):
-    """What of a layer is made again in the backward pass: nothing; all but products and attention; all."""
-
-    NONE = "none"
-    SELECTIVE = "selective"
-    FULL = "full"
 
 
 class Logits(StrEnum):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rldsl.compiler.cost.activations import FLOAT32, INT64, Attention, Layer, Logits, MicroBatch, Recompute
+from rldsl.compiler.cost.activations import FLOAT32, INT64, Attention, Layer, Logits, MicroBatch
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, product
 from rldsl.compiler.cost.model_facts import Head
 from rldsl.compiler.cost.shard import Shard
+from rldsl.compiler.plan import Recompute
 
 ENGINE_CHUNK = 1 << 25
 """Logits that `backends/engines/heads.py` makes at once."""

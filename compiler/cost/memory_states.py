@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from rldsl.compiler.cost.activations import FLOAT32
 from rldsl.compiler.cost.memory_terms import Category, Term, nonzero, product
@@ -13,7 +14,7 @@ from rldsl.compiler.cost.shard import Shard, Tensor, numbers
 ADAM = 2 * FLOAT32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class States:
     """A model's weights on one rank: `width` bytes a number in the computation; `trained` those of the actor's kind.
 
@@ -55,34 +56,38 @@ class States:
     def _over_all(self, counted: Callable[[bool], int]) -> int:
         return sum(self.shard.count(moe) * counted(moe) for moe in self.shard.kinds)
 
-    @property
+    @cached_property
     def base(self) -> int:
         """Numbers of the model's own weights on this rank before FSDP, padding included."""
         return self._over_all(self.layer) + self.root
 
     def layer(self, moe: bool) -> int:
         """Numbers in one layer."""
+        return self._layers[moe]
+
+    @cached_property
+    def _layers(self) -> dict[bool, int]:
         shard = self.shard
-        experts = numbers(shard.expert_tensors, self.expert_ranks) if moe else 0
-        return numbers(shard.layer_tensors(moe=moe), self.ranks) + experts
+        experts = numbers(shard.expert_tensors, self.expert_ranks)
+        return {m: numbers(shard.layer_tensors(moe=m), self.ranks) + experts * m for m in shard.kinds}
 
     def adapters(self, moe: bool) -> int:
         """Numbers in one layer's adapters."""
         return numbers(self.shard.adapter_tensors(moe=moe), self.ranks)
 
-    @property
+    @cached_property
     def root(self) -> int:
         """Numbers in what belongs to no layer: FSDP's outermost group."""
         return numbers(self.shard.root_tensors, self.ranks) + self.shard.vision_parameters
 
-    @property
+    @cached_property
     def trainable(self) -> int:
         """Numbers that get gradients."""
         if not self.trained:
             return 0
         return self.base if self.full else self._over_all(self.adapters)
 
-    @property
+    @cached_property
     def _spread_experts(self) -> int:
         """Numbers by which the experts' share is greater, since fewer ranks divide it."""
         extra = self._over_all(lambda moe: numbers(self.shard.expert_tensors, self.expert_ranks) if moe else 0)
@@ -94,7 +99,7 @@ class States:
             count += self._spread_experts if ranks > 1 else 0
         return product(category, what, (width, "B"), (count, "parameters"), over=ranks)
 
-    @property
+    @cached_property
     def weights(self) -> tuple[Term, ...]:
         """Weights and masters."""
         whole = self.zero == 1
@@ -112,7 +117,7 @@ class States:
             found.insert(0, self._share(Category.WEIGHTS, "weights to compute with", self.width, self.base, whole=True))
         return tuple(found)
 
-    @property
+    @cached_property
     def optimizer(self) -> tuple[Term, ...]:
         """Adam's moments, and for bfloat16 on one rank the buffers that gradients are summed in."""
         found = [self._share(Category.OPTIMIZER, "Adam's moments", ADAM, self.trainable)]
@@ -129,7 +134,7 @@ class States:
         """Held between ops."""
         return (*self.weights, *self.optimizer)
 
-    @property
+    @cached_property
     def gradients(self) -> tuple[Term, ...]:
         """Held while micro-batches are summed up, in float32."""
         if self._buffered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 
 class Head(StrEnum):
@@ -116,7 +117,7 @@ class VisionFacts:
         return self.patch_inputs * self.hidden + self.layers * block + sum(m.parameters for m in self.merger) + norm
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """A decoder's architecture. Widths are numbers of elements, not bytes.
 
@@ -157,7 +158,7 @@ class ModelFacts:
         """Layers without experts."""
         return self.layers - self.moe_layers
 
-    @property
+    @cached_property
     def attention_linears(self) -> tuple[Linear, ...]:
         """The four matrices of a layer's attention."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
@@ -168,12 +169,12 @@ class ModelFacts:
             Linear(name="o_proj", inputs=queries, outputs=self.hidden, bias=self.output_bias),
         )
 
-    @property
+    @cached_property
     def mlp_linears(self) -> tuple[Linear, ...]:
         """The three matrices of a dense layer's gated MLP."""
         return self._gated(self.intermediate)
 
-    @property
+    @cached_property
     def expert_linears(self) -> tuple[Linear, ...]:
         """The matrices of a layer's experts and of the shared one, with its gate; none without experts."""
         if not self.moe_layers:
@@ -205,7 +206,7 @@ class ModelFacts:
         experts, router = _parameters(self.expert_linears), self.router.parameters
         return Blocks(attention=attention, norm=norm, experts=experts, router=router)
 
-    @property
+    @cached_property
     def blocks(self) -> Blocks:
         """Parameters of the whole model."""
         dense, moe = self.layer(), self.layer(moe=True)

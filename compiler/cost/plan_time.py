@@ -26,6 +26,7 @@ from rldsl.compiler.cost.time_model import (
     forward_seconds,
     generate_seconds,
     head_seconds,
+    move_seconds,
     optimizer_seconds,
     packed_work,
     sync_seconds,
@@ -37,8 +38,11 @@ from rldsl.compiler.plan import (
     GenerateOp,
     InferMethod,
     InferOp,
+    OffloadOp,
+    OnloadOp,
     Phase,
     Plan,
+    Recompute,
     ReshardOp,
     SyncKind,
     SyncWeightsOp,
@@ -49,6 +53,9 @@ from rldsl.compiler.volume import PROMPT_TOKENS, Amount, Volumes, symbol
 OURS = frozenset({"fsdp", "hf"})
 """Engines of this package: they pack rows of up to 512 tokens, and give keys and values 4 GiB."""
 _OUR_KV = 4 << 30
+# The part of a forward of the layers that the backward pass makes again. What is neither product nor attention takes
+# about a tenth of it: assumed.
+_AGAIN = {Recompute.NONE: 0.0, Recompute.SELECTIVE: 0.1, Recompute.FULL: 1.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +115,8 @@ class PlanTime:
                 return self._infer(op)
             case TrainOp():
                 return self._train(op)
-            case ReshardOp():
-                return self._reshard(op)
+            case ReshardOp() | OnloadOp() | OffloadOp():
+                return self._reshard(op) if isinstance(op, ReshardOp) else self._tiers(op)
             case SyncWeightsOp():
                 return self._sync(op)
         return None
@@ -126,11 +133,15 @@ class PlanTime:
 
     def _generate(self, op: GenerateOp | ExtendOp) -> Seconds | None:
         placed = self.placed(op.model, Phase.GENERATE, op.group)
-        rows = self._rows(op.writes, op.max_new_tokens)
+        rows = self.rollout_rows(op)
         if placed is None or rows is None:
             return None
         kv = _OUR_KV if self.engine(op.model, Phase.GENERATE) in OURS else None
         return Seconds.of(rollout=generate_seconds(placed, rows, kv_budget=kv))
+
+    def rollout_rows(self, op: GenerateOp | ExtendOp) -> Rows | None:
+        """Prompts and what is sampled to each; None where the plan does not say how many."""
+        return self._rows(op.writes, op.max_new_tokens)
 
     def _infer(self, op: InferOp) -> Seconds | None:
         phase = self._scoring(op.model)
@@ -142,7 +153,7 @@ class PlanTime:
         if op.method is InferMethod.SCORE:
             work = Work(tokens=work.tokens, states=ceil(rows.count / placed.axes.dp), attention=work.attention)
         # Without a backward pass a micro-batch has four times the tokens.
-        micro_batches = ceil(work.tokens / (4 * self._micro_tokens(0)))
+        micro_batches = ceil(work.tokens / (op.micro_batch_tokens or 4 * self._micro_tokens(0)))
         further = [self.placed(h.model, phase, op.group) for h in op.also]
         heads = sum(head_seconds(p, work) for p in further if p is not None)
         return Seconds.of(forward=forward_seconds(placed, work, micro_batches=micro_batches), further_heads=heads)
@@ -156,9 +167,15 @@ class PlanTime:
         steps = ceil(op.batch / op.minibatch)
         micro_batches = max(steps, ceil(work.tokens / self._micro_tokens(op.micro_batch_tokens)))
         trained = self._trained(op.model, placed.facts)
-        passes = train_seconds(placed, work, micro_batches=micro_batches, trained=trained)
+        again = _AGAIN[op.recompute]
+        passes = train_seconds(placed, work, micro_batches=micro_batches, trained=trained, recompute=again)
         step = optimizer_seconds(placed, trained=trained)
         return Seconds.of(passes=op.epochs * passes, optimizer=op.epochs * steps * step)
+
+    def _tiers(self, op: OnloadOp | OffloadOp) -> Seconds:
+        """Nothing for a state that is dropped."""
+        crosses = isinstance(op, OnloadOp) or op.keep
+        return Seconds.of(between_tiers=move_seconds(self.hardware, op.bytes) if crosses else 0.0)
 
     def _reshard(self, op: ReshardOp) -> Seconds | None:
         """The bytes as evenly spread over the group's ranks as rows are."""

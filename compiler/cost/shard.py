@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.model_facts import Head, Linear, ModelFacts
@@ -38,7 +39,7 @@ class Lora:
         return not self.targets or linear.name in self.targets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Shard:
     """One rank's part of `facts`: stage `stage` of `axes.pp`, a tp-th of heads, MLP, vocabulary, an ep-th of experts.
 
@@ -61,12 +62,12 @@ class Shard:
         """Whether the head is here."""
         return self.stage == self.axes.pp - 1
 
-    @property
+    @cached_property
     def moe_layers(self) -> int:
         """Layers with experts on this rank."""
         return -(-self.facts.moe_layers // self.axes.pp)
 
-    @property
+    @cached_property
     def dense_layers(self) -> int:
         """Layers without experts on this rank."""
         return -(-self.facts.dense_layers // self.axes.pp)
@@ -143,7 +144,7 @@ class Shard:
         norms = [Tensor(rows=facts.head_dim)] * (2 if facts.qk_norm else 0)
         return (*found, *norms, *[Tensor(rows=self.hidden)] * facts.norms)
 
-    @property
+    @cached_property
     def expert_tensors(self) -> tuple[Tensor, ...]:
         """Of a layer with experts: those of all experts together."""
         return tuple(t for linear in self.facts.expert_linears if linear.copies > 1 for t in self._cut(linear))
@@ -157,7 +158,7 @@ class Shard:
         rank = self.lora.rank
         return tuple(t for m in cut for t in (Tensor(rows=rank, columns=m.columns), Tensor(rows=m.rows, columns=rank)))
 
-    @property
+    @cached_property
     def root_tensors(self) -> tuple[Tensor, ...]:
         """What belongs to no layer: embedding, head, the last norm."""
         facts, words = self.facts, Tensor(rows=self.vocab, columns=self.hidden)
@@ -171,7 +172,7 @@ class Shard:
                 found.append(words)
         return tuple(found)
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[bool, ...]:
         """Whether this rank has dense layers (False) and layers with experts (True)."""
         return tuple(moe for moe, there in ((False, self.dense_layers), (True, self.moe_layers)) if there)
@@ -180,7 +181,7 @@ class Shard:
         """Layers of a kind."""
         return self.moe_layers if moe else self.dense_layers
 
-    @property
+    @cached_property
     def mlp_parameters(self) -> int:
         """Of one layer's dense MLP."""
         return numbers(t for linear in self.facts.mlp_linears for t in self._cut(linear))
@@ -195,7 +196,7 @@ class Shard:
         """Of the vision tower, on the first stage; tp leaves it whole."""
         return self.facts.vision.parameters if self.facts.vision and self.first else 0
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Of this rank's part, adapters left out."""
         return sum(
@@ -203,7 +204,7 @@ class Shard:
             for m in self.kinds
         ) + (numbers(self.root_tensors) + self.vision_parameters)
 
-    @property
+    @cached_property
     def largest_layer_tensor(self) -> int:
         """Numbers in the largest of a layer; transformers keeps gate and up projections of all experts in one."""
         found = [t.numbers for m in self.kinds for t in self.layer_tensors(moe=m)]

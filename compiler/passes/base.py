@@ -15,13 +15,15 @@ from rldsl.diagnostics import Diagnostics
 class Context:
     """What every pass may look at besides the module, and where it says what is wrong.
 
-    `settings` are the raw `--set` values; `world_size` is what the command line asks for.
+    `settings` are the raw `--set` values; `world_size` is what the command line asks for,
+    `memory` the budget of a rank in bytes that it sets.
     """
 
     found: Diagnostics
     source_dir: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     world_size: int | None = None
+    memory: int | None = None
 
 
 class Pass(Protocol):

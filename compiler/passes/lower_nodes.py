@@ -30,6 +30,7 @@ from rldsl.compiler.plan import (
     MetricOp,
     OutputOp,
     Reason,
+    Recompute,
     Reduction,
     Scalar,
     SourceSpec,
@@ -188,6 +189,7 @@ class _Sampling(TypedDict):
 
     model: str
     max_new_tokens: int
+    max_prompt_tokens: int
     temperature: float
     top_p: float
     top_k: int
@@ -202,6 +204,7 @@ def _sampling(node: Node, module: Module) -> _Sampling:
     return _Sampling(
         model=call.model,
         max_new_tokens=int(number_of(call, "max_new_tokens")),
+        max_prompt_tokens=int(number_of(call, "max_prompt_tokens")),
         temperature=float(number_of(call, "temperature")),
         top_p=float(number_of(call, "top_p")),
         top_k=int(number_of(call, "top_k")),
@@ -304,6 +307,8 @@ def _train(node: Node, module: Module) -> TrainOp:
         batch=batch_of(module, node),
         minibatch=minibatch_of(node, batch_of(module, node)),
         micro_batch_tokens=int(number_of(call, "micro_batch_tokens")),
+        recompute=Recompute(str(option["recompute"] or Recompute.NONE)),
+        logits=int(number_of(call, "logits")),
         temperature=temperature_of(call, module),
         skip_where_zero=node.skip_where_zero,
     )

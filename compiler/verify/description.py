@@ -11,6 +11,8 @@ from rldsl.compiler.plan import (
     CollectOp,
     FreeOp,
     LoadOp,
+    OffloadOp,
+    OnloadOp,
     Plan,
     ReshardOp,
     SaveOp,
@@ -25,7 +27,7 @@ from rldsl.compiler.volume import measured
 
 Edge = tuple[str, str, str]
 _KINDS = frozenset(EdgeKind)
-_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp, WaitOp)
+_OF_NO_NODE = (LoadOp, ReshardOp, SyncWeightsOp, FreeOp, SaveOp, WaitOp, OnloadOp, OffloadOp)
 
 
 def description(facts: Facts) -> Iterator[str]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rldsl.compiler.ir import ModelKind
-from rldsl.compiler.plan import AnyOp, ComputeOp, FreeOp, ModelSpec, Plan, ReshardOp, SyncWeightsOp, TrainOp, parts
+from rldsl.compiler.plan import (
+    AnyOp,
+    ComputeOp,
+    FreeOp,
+    ModelSpec,
+    OffloadOp,
+    OnloadOp,
+    Plan,
+    ReshardOp,
+    SyncWeightsOp,
+    TrainOp,
+    parts,
+)
 from rldsl.compiler.verify.facts import WITH_MODEL, type_of
 
 
@@ -73,7 +85,7 @@ class _Known:
                 if group not in self.groups:
                     yield f"`{op.id}` names a group `{group}` that is not there"
         for part in parts((op,)):
-            if isinstance(part, WITH_MODEL) and part.model not in self.models:
+            if isinstance(part, (*WITH_MODEL, OnloadOp, OffloadOp)) and part.model not in self.models:
                 yield f"`{op.id}` names a model `{part.model}` that is not there"
         function = op.function if isinstance(op, ComputeOp) else op.loss if isinstance(op, TrainOp) else None
         if function is not None and function not in self.functions:

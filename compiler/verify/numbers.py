@@ -25,17 +25,18 @@ Interval = tuple[str, float, float]
 # Attributes, with the least value and what they must stay below. A comparison with NaN is false: it never passes.
 _END = float("inf")
 _SAMPLING: tuple[Interval, ...] = (
-    ("max_new_tokens", 1, _END), ("temperature", 0, _END), ("top_k", 0, _END), ("staleness", 0, 2),
+    ("max_new_tokens", 1, _END), ("max_prompt_tokens", 0, _END), ("temperature", 0, _END), ("top_k", 0, _END),
+    ("staleness", 0, 2),
 )  # fmt: skip
 _INTERVALS: dict[type[AnyOp], tuple[Interval, ...]] = {
     LoadOp: (("batch", 1, _END), ("rounds", 1, _END), ("round", 0, _END)),
     GenerateOp: (*_SAMPLING, ("n", 1, _END)),
     ExtendOp: _SAMPLING,
-    InferOp: (("temperature", 0, _END),),
+    InferOp: (("temperature", 0, _END), ("micro_batch_tokens", 0, _END), ("logits", 0, _END)),
     TrainOp: (
         ("batch", 1, _END), ("minibatch", 1, _END), ("epochs", 1, _END), ("lr", 0, _END), ("weight_decay", 0, _END),
         ("beta1", 0, 1), ("beta2", 0, 1), ("max_grad_norm", 0, _END), ("micro_batch_tokens", 0, _END),
-        ("temperature", 0, _END),
+        ("temperature", 0, _END), ("logits", 0, _END),
     ),
     ReshardOp: (("batch", 1, _END),),
     CollectOp: (("batch", 1, _END),),

@@ -13,6 +13,7 @@ from rldsl.compiler.verify.description import description
 from rldsl.compiler.verify.facts import Facts
 from rldsl.compiler.verify.header import header
 from rldsl.compiler.verify.heads import heads
+from rldsl.compiler.verify.memory import memory
 from rldsl.compiler.verify.names import names
 from rldsl.compiler.verify.numbers import groups, numbers
 from rldsl.compiler.verify.order import order
@@ -31,11 +32,12 @@ PROVED = (
     "calls",
     "collections",
     "freshness of weights",
+    "memory",
     "the graph it says it is",
 )
 """What an empty list of problems means, in a few words each."""
 
-_CHECKS = (header, numbers, order, residency, background, collections, rows, heads, weights, description)
+_CHECKS = (header, numbers, order, residency, background, collections, rows, heads, weights, memory, description)
 
 
 def verify_plan(plan: Plan, signatures: Mapping[str, Signature] | None = None) -> list[Diagnostic]:

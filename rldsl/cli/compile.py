@@ -15,6 +15,7 @@ from rldsl.compiler.plan import Plan, plan_hash, to_builtins
 from rldsl.compiler.plan_io import dumps, write_plan
 from rldsl.compiler.printer import print_module
 from rldsl.diagnostics import fail
+from rldsl.render.memory import fit_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,8 @@ def execute(args: argparse.Namespace) -> int:
         write_plan(compiled.plan, Path(args.emit))
     if args.emit != "-" and not args.json:
         print(summary(compiled.plan, args.emit))
+        if fits := fit_words(compiled.plan):
+            print(fits)
     return 0
 
 

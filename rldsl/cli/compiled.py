@@ -23,6 +23,7 @@ def options_of(
         layouts=tuple(args.layouts),
         world_size=args.world_size,
         disable=frozenset(args.disable_pass),
+        memory=args.memory,
         plan_dir=plan_dir,
         observe=observe,
     )

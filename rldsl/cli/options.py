@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 
-def add_compile_options(parser: argparse.ArgumentParser) -> None:
-    """--set, --deploy, --cluster, --layout, --world-size, --disable-pass."""
+def add_compile_options(parser: argparse.ArgumentParser, *, budget: bool = True) -> None:
+    """--set, --deploy, --cluster, --layout, --world-size, --memory if `budget`, --disable-pass."""
     parser.add_argument(
         "--set",
         action="append",
@@ -27,6 +27,10 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
         help="give a phase of a model another layout, such as 'actor.generate : hf(dp = 2)'; may be repeated",
     )
     parser.add_argument("--world-size", type=positive, metavar="N", help="compile for exactly N ranks")
+    if budget:
+        parser.add_argument(
+            "--memory", type=memory, metavar="SIZE", help="plan for so much memory a rank, such as 6GiB or 600MiB"
+        )
     parser.add_argument(
         "--disable-pass",
         action="append",
@@ -52,6 +56,16 @@ def natural(text: str) -> int:
     return number
 
 
+def memory(text: str) -> int:
+    """Bytes of `6GiB`, `600MiB`, `6GB` or `600MB`, for argparse."""
+    units = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}
+    unit = next((u for u in units if text.endswith(u)), None)
+    size = int(float(text.removesuffix(unit)) * units[unit]) if unit else 0
+    if size <= 0:
+        raise ValueError
+    return size
+
+
 def is_plan(path: Path) -> bool:
     """Whether `path` names a compiled plan rather than an algorithm."""
     return path.suffix == ".json"
@@ -65,6 +79,7 @@ def given(args: argparse.Namespace) -> list[str]:
         "cluster": "--cluster",
         "layouts": "--layout",
         "world_size": "--world-size",
+        "memory": "--memory",
         "disable_pass": "--disable-pass",
     }
     return [option for name, option in names.items() if vars(args)[name]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rldsl.cli.options import is_plan
 from rldsl.cli.sources import load
+from rldsl.compiler.cost.op_terms import plan_terms
 from rldsl.compiler.cost.weight_bytes import weight_bytes
 from rldsl.compiler.ir import Graph
 from rldsl.compiler.plan import Plan
@@ -20,7 +21,8 @@ def with_origin(path: Path, args: argparse.Namespace) -> tuple[Plan, Origin]:
     """The plan in `path`, or compiled from it, and its source as far as that is at hand and unchanged."""
     plan, folder = load(path, args)
     source = path if not is_plan(path) else Path(os.path.relpath(folder / Path(plan.source.path).name))
-    return plan, Origin(plan, _graph(source, plan, trusted=not is_plan(path)), weight_bytes(plan, folder))
+    graph = _graph(source, plan, trusted=not is_plan(path))
+    return plan, Origin(plan, graph, weight_bytes(plan, folder), plan_terms(plan, folder))
 
 
 def _graph(source: Path, plan: Plan, *, trusted: bool) -> Graph | None:

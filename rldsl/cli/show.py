@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from rldsl.cli.entry import UsageError
-from rldsl.cli.options import add_compile_options, natural, positive
+from rldsl.cli.options import add_compile_options, memory, natural, positive
 from rldsl.cli.output import console
 from rldsl.cli.sources import load
 from rldsl.compiler.cost.find_facts import NoFacts
@@ -24,6 +24,8 @@ from rldsl.diagnostics import did_you_mean
 from rldsl.render.export import dot, mermaid
 from rldsl.render.flows import Flow, flows_of, near
 from rldsl.render.graph import GraphView
+from rldsl.render.memory import unplanned
+from rldsl.render.memory_view import MemoryView
 from rldsl.render.moves import FlowView, flows_json
 from rldsl.render.program import DroppedView, PlanHeader, ProgramView
 from rldsl.render.rank import RankView, rank_json
@@ -51,17 +53,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-tokens", type=positive, default=512, metavar="N", help="with --time: tokens of a prompt; default: 512"
     )
-    add_compile_options(parser)
+    parser.add_argument(
+        "--memory",
+        nargs="?",
+        const=0,
+        type=_size,
+        dest="shown_memory",
+        metavar="SIZE",
+        help="how full a rank is in each op, and of what; with SIZE, such as 6GiB, planned for so much a rank",
+    )
+    add_compile_options(parser, budget=False)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Print the plan in the format asked for."""
+    args.memory = args.shown_memory or None
     if args.format == "html":
         return _html(args)
     plan, folder = load(args.file, args)
     flows = flows_of(plan, unrolled=args.unrolled, weights=weight_bytes(plan, folder))
     if args.time:
         return _time(plan, args)
+    if args.shown_memory is not None:
+        return _memory(plan, args)
     programs = plan.programs if args.rank is None else (_program(plan, args.rank),)
     only = _selected(plan, args)
     if args.format == "json":
@@ -91,6 +105,30 @@ def _time(plan: Plan, args: argparse.Namespace) -> int:
         terminal = console(no_color=args.no_color)
         for view in (PlanHeader(plan), Text(), SecondsView(found)):
             terminal.print(view)
+    return 0
+
+
+def _size(text: str) -> int:
+    """Bytes. A file after --memory would be taken for its size."""
+    try:
+        return memory(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is no size such as 6GiB; a file stands before --memory") from None
+
+
+def _memory(plan: Plan, args: argparse.Namespace) -> int:
+    if args.selectors:
+        raise UsageError("rldsl show: --memory is about all of the plan; leave out a selector")
+    if args.time or args.format not in ("text", "json"):
+        raise UsageError("rldsl show: --memory has the formats text and json; the page has it too")
+    if plan.memory is None:
+        why = unplanned(plan) or "no budget is known: name a cluster, such as `--cluster '8 x h100'`, or a size"
+        raise UsageError(f"rldsl show: memory is not planned: {why}")
+    programs = plan.programs if args.rank is None else (_program(plan, args.rank),)
+    if args.format == "json":
+        print(json.dumps(to_builtins(plan)["memory"], indent=2))
+    else:
+        console(no_color=args.no_color).print(MemoryView(plan, plan.memory, programs))
     return 0
 
 

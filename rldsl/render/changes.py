@@ -10,11 +10,12 @@ from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
 from rldsl.compiler.plan import FunctionSpec, LoadOp, Plan, SaveOp, SyncKind, SyncWeightsOp, parts
 from rldsl.render.changes_nodes import Said, node_facts, sayings
 from rldsl.render.facts import Facts
+from rldsl.render.memory import fit_words, moved_words, presence, states_on, unplanned
 from rldsl.render.order import moved
 from rldsl.render.ranks import group_words
 from rldsl.render.renames import renamed, renames
 from rldsl.render.scopes import general, leaf, scope_of_op
-from rldsl.render.words import guard_words, model_words, number, ranks_words, source_words
+from rldsl.render.words import guard_words, memory_words, model_words, number, ranks_words, source_words, state_words
 
 Digest = Callable[[FunctionSpec], str | None]
 """A digest of a function's code, the same after a change of comments or formatting; None: there is no code to see."""
@@ -69,6 +70,7 @@ def changes(before: Side, after: Side) -> tuple[Change, ...]:
         _functions(before, after),
         _compared("data movement", *_common(_movement(a), _movement(b))),
         _compared("weights", _weights(a), _weights(b)),
+        _compared("memory", _memory(a), _memory(b)),
         _compared("schedule", *_schedule(a, b)),
     )
     return tuple(change for part in parts for change in part)
@@ -204,6 +206,22 @@ def _movement(plan: Plan) -> dict[str, Said]:
     for name in facts.writer:
         moves = [f"all-to-all {op.source} -> {op.target}" for op in facts.moves_of(name)]
         found.setdefault(general(name), {"": ", ".join(moves) or "local"})
+    return found
+
+
+def _memory(plan: Plan) -> dict[str, Said]:
+    """What there is room for, the peak, and of each state its bytes and when it is on the device."""
+    if plan.memory is None:
+        return {"plan": {"": why}} if (why := unplanned(plan)) else {}
+    memory = plan.memory
+    found: dict[str, Said] = {
+        "plan": {"": fit_words(plan), "moves": moved_words(plan, memory)},
+    }
+    for program in plan.programs:
+        for state in states_on(plan, program):
+            where = f" on {group_words(plan, state.group)}" if state.group != "world" else ""
+            said: Said = {"a rank": memory_words(state.bytes), "on the device": presence(program, state)}
+            found.setdefault(f"{state_words(state)}{where}", said)
     return found
 
 

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, ModelSpec, Plan, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    FreeOp,
+    LoadOp,
+    ModelSpec,
+    OffloadOp,
+    OnloadOp,
+    Plan,
+    ReshardOp,
+    SaveOp,
+    SyncWeightsOp,
+    WaitOp,
+)
+from rldsl.render.arithmetic import move_purpose, op_lines, state_lines
 from rldsl.render.blocks import BlockView, blocks_of
 from rldsl.render.explain_node import ModelOp, NodeExplainer
 from rldsl.render.facts import Facts
 from rldsl.render.flows import flows_of
 from rldsl.render.lowered import Lowered
+from rldsl.render.memory import fit_words, moved_words, unplanned_words
 from rldsl.render.moves import totals
 from rldsl.render.nodes import node_id, nodes_of
 from rldsl.render.origin import Origin, Statement
@@ -20,7 +34,7 @@ from rldsl.render.scopes import general, leaf
 from rldsl.render.sizes import rows_words, sent_words, share_words, size_words
 from rldsl.render.words import describe, guard_words, kind_of, model_words, ranks_words, scalar
 
-HELPERS = (ReshardOp, SyncWeightsOp, WaitOp, FreeOp, SaveOp)
+HELPERS = (ReshardOp, SyncWeightsOp, WaitOp, FreeOp, SaveOp, OnloadOp, OffloadOp)
 """The kinds of op that have a page of their own: those that belong to no node, or serve one."""
 
 
@@ -68,10 +82,19 @@ class Explainer:
         sections = [
             ("ranks", ranks),
             ("bytes", list(totals(plan, flows_of(plan, weights=self._origin.weights)))),
+            ("memory", self._memory()),
             ("not in the program", dropped),
             ("because", chosen),
         ]
         return page(plan.algorithm, "what the compiler decided", plan.source.path, sections)
+
+    def _memory(self) -> list[str]:
+        memory = self._plan.memory
+        fits = fit_words(self._plan)
+        if memory is None:
+            return [fits] if fits else []
+        told = [fits, unplanned_words(self._plan, memory), moved_words(self._plan, memory)]
+        return [*told, *(f"assumed of {note}" for note in memory.assumed)]
 
     def _classes(self) -> Iterator[str]:
         for group in self._plan.groups:
@@ -116,12 +139,19 @@ class Explainer:
         sent = sent_words(self._facts, op) if isinstance(op, ReshardOp) else ""
         sections = [
             ("does", [describe(op), *([f"only {guard_words(op.guard)}"] if op.guard else [])]),
-            ("is there for", list(self._lowered.purpose(op))),
+            ("is there for", list(self._purpose(op))),
             ("bytes", [sent] if sent else []),
             ("runs", [f"on {group_words(self._plan, op.group)}, as {places_words(self._facts, op)}"]),
+            *op_lines(self._plan, self._origin.terms, op),
             ("passes", [f"made by {op.by}", *(f"{r.by}: {r.why}" for r in op.because)]),
         ]
         return page(op.id, f"op, {kind_of(op)}", place, sections)
+
+    def _purpose(self, op: AnyOp) -> Iterator[str]:
+        if isinstance(op, OnloadOp | OffloadOp):
+            yield from move_purpose(self._plan, op)
+        else:
+            yield from self._lowered.purpose(op)
 
     def _block(self, block: BlockView) -> Page:
         inside = [n for n in nodes_of(self._plan) if n.block == block.id]
@@ -176,6 +206,7 @@ class Explainer:
             ("trained", trained or ["never"]),
             ("synced", [*syncs, *(r.why for op in ops if isinstance(op, SyncWeightsOp) for r in op.because)]),
             ("saved", saves),
+            ("memory", state_lines(self._plan, self._origin.terms, [self._facts.trunk(model.name), model.name])),
         ]
         return page(model.name, "model", self._place(model.name), sections)
 

@@ -17,12 +17,14 @@ from rldsl.compiler.plan import (
     LoadOp,
     ModelSpec,
     Plan,
+    Recompute,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
     WaitOp,
 )
 from rldsl.compiler.volume import Rows
+from rldsl.render.arithmetic import op_lines
 from rldsl.render.facts import Facts
 from rldsl.render.lowered import Lowered
 from rldsl.render.nodes import NodeView, edges_of, node_id, nodes_of
@@ -35,6 +37,11 @@ from rldsl.render.words import describe, guard_words, plural
 
 _FAR = 8
 _QUOTED = re.compile(r"`([^`]+)`")
+
+_AGAIN = {
+    Recompute.SELECTIVE: "in the backward pass all of a layer is made again but products and attention",
+    Recompute.FULL: "in the backward pass each layer is made again",
+}
 
 ModelOp = GenerateOp | ExtendOp | InferOp | TrainOp
 
@@ -100,6 +107,7 @@ class NodeExplainer:
             ("downstream", self._reached(node.id, self._down[unrolled], unrolled=unrolled)),
             ("runs", list(self._runs(ops))),
             ("weights", [line for op in ops[:1] for line in self._weights(op)]),
+            *op_lines(self._plan, self._origin.terms, first),
             ("lowered to", list(self._lowered.lines(ops))),
             ("passes", list(self._passes(node.id, ops))),
         ]
@@ -170,6 +178,8 @@ class NodeExplainer:
             own, chosen = f"at most {op.micro_batch_tokens} tokens", "as many tokens as the engine chooses"
             each = f"; a row has at most {amount_words(volume.tokens)}" if volume.tokens else ""
             yield f"in micro-batches of {own if op.micro_batch_tokens else chosen}{each}"
+        if again := _AGAIN.get(op.recompute):
+            yield again
 
     def _condition(self, name: str) -> list[str]:
         condition = self._origin.condition(name)

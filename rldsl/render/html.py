@@ -14,6 +14,7 @@ from rldsl.render.facts import Facts
 from rldsl.render.flows import Flow, flows_of
 from rldsl.render.html_assets import SCRIPT, STYLE
 from rldsl.render.layout import HEIGHT, Picture, Spot, laid_out, path
+from rldsl.render.memory_page import memory_section
 from rldsl.render.moves import size_of
 from rldsl.render.nodes import edges_of, node_id, node_ids, nodes_of
 from rldsl.render.origin import Origin
@@ -59,6 +60,7 @@ def page_of(plan: Plan, origin: Origin | None = None, *, unrolled: bool = False)
         _header(plan),
         _graph(plan, unrolled=unrolled),
         _schedule(plan),
+        memory_section(plan),
         _moves(plan, flows_of(plan, unrolled=unrolled, weights=origin.weights if origin else {}), unrolled=unrolled),
         *(_program(plan, p, first=p is plan.programs[0]) for p in plan.programs),
         _fields(plan),

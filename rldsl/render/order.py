@@ -7,7 +7,18 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
+from rldsl.compiler.plan import (
+    AnyOp,
+    FreeOp,
+    LoadOp,
+    OffloadOp,
+    OnloadOp,
+    Plan,
+    ReshardOp,
+    SaveOp,
+    SyncWeightsOp,
+    WaitOp,
+)
 from rldsl.render.facts import in_order
 from rldsl.render.nodes import node_ids
 from rldsl.render.scopes import general
@@ -77,10 +88,8 @@ def _is_node(op: AnyOp) -> bool:
 
 
 def _name(op: AnyOp) -> str:
-    if isinstance(op, SyncWeightsOp):
-        return f"weights of {op.model}" + (f", staleness {op.staleness}" if op.staleness else "")
-    if isinstance(op, SaveOp):
-        return f"save of {op.model}"
+    if isinstance(op, SyncWeightsOp | SaveOp | OnloadOp | OffloadOp):
+        return _of_model(op)
     if isinstance(op, WaitOp):
         return f"wait for {general(op.compute)}"
     if isinstance(op, LoadOp):
@@ -88,6 +97,14 @@ def _name(op: AnyOp) -> str:
     if isinstance(op, ReshardOp):
         return f"move of {', '.join(sorted(map(general, op.fields)))} to {op.target}"
     return general(op.node or op.id)
+
+
+def _of_model(op: SyncWeightsOp | SaveOp | OnloadOp | OffloadOp) -> str:
+    if isinstance(op, SyncWeightsOp):
+        return f"weights of {op.model}" + (f", staleness {op.staleness}" if op.staleness else "")
+    if isinstance(op, SaveOp):
+        return f"save of {op.model}"
+    return f"{op.state} of {op.model} {'back' if isinstance(op, OnloadOp) else 'away'}"
 
 
 def _rising(numbers: Sequence[int]) -> list[int]:

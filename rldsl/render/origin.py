@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
+from rldsl.compiler.cost.op_terms import PlanTerms
 from rldsl.compiler.expr import Expr, ParamRef, format_expr, references
 from rldsl.compiler.ir import Graph, Node
 from rldsl.compiler.plan import Plan
@@ -28,10 +29,15 @@ class Origin:
     """The graph as a front end read it, or where there is none what the plan itself says of its source."""
 
     def __init__(
-        self, plan: Plan, graph: Graph | None = None, weights: Mapping[str, int] = MappingProxyType({})
+        self,
+        plan: Plan,
+        graph: Graph | None = None,
+        weights: Mapping[str, int] = MappingProxyType({}),
+        terms: PlanTerms | None = None,
     ) -> None:
-        """`weights` are the bytes of models whose configuration was found beside the source."""
+        """`weights` are the bytes of models whose configuration was found beside the source, `terms` all of memory."""
         self._plan = plan
+        self.terms = terms
         self.weights = weights
         self._graph = graph or Graph(name=plan.algorithm)
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rldsl.compiler.plan import AnyOp, Plan, Program, parts, plan_hash, to_builtins
+from rldsl.render.memory import fit_words
 from rldsl.render.nodes import roles_of
 from rldsl.render.rank import phases_words
 from rldsl.render.ranks import ranks_of
@@ -49,6 +50,8 @@ class PlanHeader:
             yield ("models" if index == 0 else ""), Text.assemble((model.name, "bold"), f" : {model_words(model)}")
         for index, (phase, where) in enumerate(phases_words(plan)):
             yield ("phases" if index == 0 else ""), Text.assemble((phase, "bold"), f" : {where}")
+        if fits := fit_words(plan):
+            yield "memory", Text(fits)
         if "seed" not in plan.parameters:
             yield "seed", Text(str(plan.seed))
 

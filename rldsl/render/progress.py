@@ -19,6 +19,7 @@ from rldsl.backends.keys import reward_key
 from rldsl.compiler.plan import AnyOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp, WaitOp
 from rldsl.diagnostics import Diagnostic
 from rldsl.render.diagnostics import DiagnosticView
+from rldsl.render.measured import measured_lines
 from rldsl.render.nodes import node_ids, roles_of
 from rldsl.render.scopes import general
 from rldsl.render.style import role_style
@@ -289,6 +290,7 @@ def ending(state: RunState, run_dir: Path) -> Iterator[str]:
     for name, values in state.validated.items():
         (begin, first), (end, last) = values[0], values[-1]
         yield f"{name}: {short(first)} in step {begin + 1}, {short(last)} in step {end + 1}"
+    yield from measured_lines(state.plan, state.history)
     yield f"{plural(state.done, 'step')} in {duration(time.monotonic() - state.started)}; in {run_dir}:"
     if run_dir.is_dir():
         for path in sorted(run_dir.iterdir()):

@@ -11,6 +11,8 @@ from rldsl.compiler.plan import (
     CollectOp,
     ComputeOp,
     FreeOp,
+    OffloadOp,
+    OnloadOp,
     Plan,
     Program,
     ReshardOp,
@@ -156,6 +158,8 @@ def _chart(
 def _label(op: AnyOp, nodes: dict[str, NodeView]) -> str:
     if isinstance(op, ReshardOp):
         return _MOVES
+    if isinstance(op, OnloadOp | OffloadOp):
+        return f"{op.state} of {op.model}"
     if isinstance(op, SyncWeightsOp | SaveOp):
         return f"{'weights of' if isinstance(op, SyncWeightsOp) else 'save'} {op.model}"
     node = nodes.get(node_id(op))

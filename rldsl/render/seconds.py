@@ -12,8 +12,9 @@ from rich.text import Text
 
 from rldsl.compiler.cost.plan_time import PlanTime
 from rldsl.compiler.plan import AnyOp, Program
+from rldsl.render.memory import label_of
 from rldsl.render.ranks import ranks_of
-from rldsl.render.words import kind_of
+from rldsl.render.words import duration, kind_of
 
 _BAR = 24
 _WIDE = 100
@@ -78,19 +79,9 @@ def seconds_json(time: PlanTime) -> dict[str, Any]:
     }
 
 
-def duration(seconds: float) -> str:
-    """`250 µs`, `12.3 ms`, `4.56 s`, `3 min 20 s`."""
-    if seconds >= 120:
-        return f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
-
-
 def _percent(share: float) -> str:
     return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _name(op: AnyOp) -> str:
-    return f"{op.node}: {kind_of(op)}" if op.node else op.id
+    return f"{op.node}: {kind_of(op)}" if op.node else label_of(op)

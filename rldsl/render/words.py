@@ -18,12 +18,16 @@ from rldsl.compiler.plan import (
     LoadOp,
     MetricOp,
     ModelSpec,
+    OffloadOp,
+    OnloadOp,
     OutputOp,
     Plan,
     Reduction,
     ReshardOp,
     SaveOp,
     Scalar,
+    State,
+    StateSpec,
     SyncKind,
     SyncWeightsOp,
     TakeOp,
@@ -44,6 +48,11 @@ _REDUCED = {
     Reduction.MAX: "greatest",
     Reduction.SUM: "sum of",
 }
+_STATES = {
+    State.WEIGHTS: "weights of {}",
+    State.OPTIMIZER: "optimizer state of {}",
+    State.ENGINE: "weights of {}'s sampler",
+}
 _STALE = "weights of the step before"
 _SYNC = {
     SyncKind.LOCAL: "in this rank's memory",
@@ -51,6 +60,8 @@ _SYNC = {
     SyncKind.ALL_GATHER: "all-gather over the ranks",
     SyncKind.BROADCAST: "broadcast to the ranks that generate",
 }
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def describe(op: AnyOp) -> str:
@@ -96,8 +107,10 @@ def _bookkeeping(op: CollectOp | TakeOp | MetricOp | OutputOp) -> str:
             return f"append rows to {_output_file(op)}"
 
 
-def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp) -> str:
+def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | OnloadOp | OffloadOp) -> str:
     match op:
+        case OnloadOp() | OffloadOp():
+            return _swapped(op)
         case WaitOp():
             return f"until {leaf(op.compute)} in the background is done"
         case ReshardOp():
@@ -110,6 +123,26 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp) -> s
         case SaveOp():
             when = f"every {op.every} steps and at the end" if op.every else "at the end"
             return f"write {op.model} to {op.path}, {when}"
+
+
+def _swapped(op: OnloadOp | OffloadOp) -> str:
+    what = f"{state_words(op)}, {memory_words(op.bytes)} a rank,"
+    if isinstance(op, OnloadOp):
+        return f"{what} back onto the device"
+    return f"{what} off the device, " + ("written to the tier below" if op.keep else "dropped: nothing is lost")
+
+
+def state_words(of: StateSpec | OnloadOp | OffloadOp) -> str:
+    """`optimizer state of actor`, `weights of actor's sampler, a step old`."""
+    return _STATES[of.state].format(of.model) + (", a step old" if of.staleness else "")
+
+
+def memory_words(count: int) -> str:
+    """`71.3 GiB`, `512 MiB`, `12 B`."""
+    number, unit = float(count), 0
+    while number >= 1024 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:,.0f} {_UNITS[unit]}" if unit < 3 else f"{number:,.1f} {_UNITS[unit]}"
 
 
 def guard_words(guard: Guard | None) -> str:
@@ -211,6 +244,16 @@ def scalar(value: Scalar) -> str:
 def number(value: float) -> str:
     """Short: `0.2`, `1`, `1e-5`."""
     return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
+
+
+def duration(seconds: float) -> str:
+    """`250 µs`, `12.3 ms`, `4.56 s`, `3 min 20 s`."""
+    if seconds >= 120:
+        return f"{int(seconds // 60)} min {seconds % 60:.0f} s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
 
 
 def plural(count: int, thing: str) -> str:

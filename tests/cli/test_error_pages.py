@@ -22,7 +22,7 @@ FILE = re.compile(r"^# (\w+\.(?:rl|py))\n", re.MULTILINE)
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 # Known only when a run starts or goes on: compiling the wrong example finds nothing.
-AT_RUN_TIME = {"RL0602", "RL0603", "RL0604", "RL0606", "RL0607", "RL0608", "RL0610", "RL0611"}
+AT_RUN_TIME = {"RL0602", "RL0603", "RL0604", "RL0606", "RL0607", "RL0608", "RL0610", "RL0611", "RL0612", "RL0814"}
 
 ALGORITHM = """
 param group : int = 4

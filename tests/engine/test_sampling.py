@@ -203,3 +203,10 @@ def test_the_inverse_in_blocks_is_the_inverse():
         found = drawing._inverse(weights, uniform)
         assert torch.equal(found, want)
         assert weights[torch.arange(200), found].min() > 0
+
+
+def test_a_prompt_above_the_limit_ends_the_run_and_is_named():
+    limit = max(len(row) for row in sample(max_new_tokens=1, n=1).tokens.rows()) - 1
+    assert len(sample(max_prompt_tokens=limit).completions) == 3 * len(PROMPTS)
+    with pytest.raises(DiagnosticError, match=rf"RL0612.*prompt 5 has {limit} tokens, over the limit of {limit - 1}"):
+        sample(ids=[4, 5, 6, 7, 8], max_prompt_tokens=limit - 1)

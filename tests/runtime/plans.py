@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,13 +21,19 @@ from rldsl.compiler.plan import (
     InferMethod,
     InferOp,
     LoadOp,
+    MemoryPlan,
     ModelSpec,
+    OffloadOp,
+    OnloadOp,
+    OpMemory,
     Plan,
     Program,
     ReshardOp,
     SaveOp,
     Scalar,
     SourceSpec,
+    State,
+    StateSpec,
     SyncKind,
     SyncWeightsOp,
     TrainOp,
@@ -195,3 +202,52 @@ def in_background(plan: Plan) -> Plan:
         else:
             ops.append(op)
     return msgspec.structs.replace(plan, programs=(msgspec.structs.replace(plan.programs[0], ops=tuple(ops)),))
+
+
+def swapping(plan: Plan, *, ranks: int) -> Plan:
+    """`grpo` with everything off the device whenever it may be: the rollout's weights are its own on several ranks."""
+    weights, optimizer, engine = (partial(_moved, state=state) for state in State)
+    drop_engine = (engine(OffloadOp, "engine", keep=False),) if ranks > 1 else ()
+    around: dict[str, tuple[tuple[AnyOp, ...], tuple[AnyOp, ...]]] = {
+        "sync": ((weights(OnloadOp, "sync"),), (weights(OffloadOp, "sync", keep=False),) if ranks > 1 else ()),
+        "rollout": ((), drop_engine or (weights(OffloadOp, "rollout", keep=False),)),
+        "old": ((weights(OnloadOp, "old"),), (weights(OffloadOp, "old", keep=False),)),
+        "update": (
+            (weights(OnloadOp, "update"), optimizer(OnloadOp, "update")),
+            (weights(OffloadOp, "update"), optimizer(OffloadOp, "update")),
+        ),
+        "save": ((weights(OnloadOp, "save"),), (weights(OffloadOp, "save", keep=False),)),
+    }
+
+    def moves(op: AnyOp) -> tuple[AnyOp, ...]:
+        before, after = around.get(op.id, ((), ()))
+        return (*before, op, *after)
+
+    programs = tuple(
+        msgspec.structs.replace(p, ops=tuple(each for op in p.ops for each in moves(op))) for p in plan.programs
+    )
+    return measured(msgspec.structs.replace(plan, programs=programs), away=tuple(State)[: 3 if ranks > 1 else 2])
+
+
+def _moved(kind: type[OnloadOp] | type[OffloadOp], at: str, *, state: State, **options: bool) -> OnloadOp | OffloadOp:
+    word = "onload" if kind is OnloadOp else "offload"
+    return kind(id=f"{word}:{state}:{at}", model="actor", state=state, bytes=1, **options)
+
+
+def measured(plan: Plan, *, budget: int = 1 << 40, away: tuple[State, ...] = ()) -> Plan:
+    """With a budget, and states that are `away` when a step begins."""
+    told = (OpMemory(op=i, rank=0, workspace=1 << 20, resident=0, at="", categories={}) for i in ("old", "update"))
+    memory = MemoryPlan(
+        budget=budget,
+        reserve=0,
+        states=tuple(StateSpec(model="actor", state=s, group="world", bytes=1, resident=False) for s in away),
+        ops=tuple(told),
+        peak=1 << 20,
+        peak_op="update",
+        unplanned=1 << 20,
+        unplanned_op="update",
+        seconds={},
+        moved_seconds=0.0,
+        solver="",
+    )
+    return msgspec.structs.replace(plan, memory=memory)

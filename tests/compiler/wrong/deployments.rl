@@ -553,3 +553,70 @@ deploy {
 #                      ^^ RL0102 `on` takes the first and the last rank
   actor.generate : hf()
 }
+---
+# more than a rank has
+import "parts/base.rl"
+
+algorithm wrong {
+  node rollout = actor.generate(prompts; n = group, max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
+  #    ^^^^^^^ RL0810 does not fit: `rollout` needs ... more than a rank has
+}
+
+deploy {
+  cluster 1 x cpu(memory = 0.2)
+}
+---
+# no room for what an allocator leaves
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {  #! RL0811 fits only without a margin
+  cluster 1 x cpu(memory = 0.26, usable = 0.8)
+}
+---
+# recomputation where there is room
+import "parts/base.rl"
+
+algorithm wrong {
+  model actor : policy = scratch(; alphabet = "01", hidden = 256, layers = 8)
+  node update = actor.train policy_loss(tokens, response_mask, old_logp, advantages, ref_logp?; kl_coef) with lr = 0.001, recompute = "full"  #! RL0812 `update`: `recompute` as set costs
+}
+
+deploy {
+  cluster 1 x cpu(memory = 4)
+}
+---
+# recomputation of another kind
+import "parts/base.rl"
+
+algorithm wrong {
+  node update = actor.train policy_loss(tokens, response_mask, old_logp, advantages) with lr = 0.001, recompute = "some"
+  #                                                                                                   ^^^^^^^^^^^^^^^^^^ RL0404 `recompute` cannot be "some"
+}
+---
+# heads that do not divide
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 4 x h100
+  actor.generate : vllm(tp = 4)  #! RL0813 2 heads do not divide over tp = 4
+}
+---
+# experts that are not there
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 4 x h100
+  actor.train : megatron(ep = 4)  #! RL0813 0 experts do not divide over ep = 4
+}

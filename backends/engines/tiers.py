@@ -1,0 +1,190 @@
+"""Tensors leave the device and come back where they were: whoever holds them, or a view of them, need not know.
+
+Their storages are emptied in place and filled again. Below a GPU lies pinned memory of the host, below a processor's
+memory a file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, UntypedStorage
+
+from rldsl.backends.engines.memory import give_back
+from rldsl.backends.engines.optim import local
+from rldsl.diagnostics import fail
+
+
+class Shelf(Protocol):
+    """The copy of some storages on the tier below."""
+
+    def store(self, storages: Sequence[UntypedStorage]) -> None:
+        """Copy them there, in place of what was stored before."""
+
+    def fetch(self, storages: Sequence[UntypedStorage]) -> None:
+        """Fill them, which have their sizes again, with what was stored."""
+
+    def close(self) -> None:
+        """Remove the copy."""
+
+
+class DiskShelf:
+    """One file. RL0101 when it cannot be written or read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def store(self, storages: Sequence[UntypedStorage]) -> None:
+        """The bytes of one after the other; nobody waits until they are on the disk itself."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("wb") as file:
+                for storage in storages:
+                    file.write(_memory(storage))
+        except OSError as error:
+            fail("RL0101", f"cannot write `{self._path}`: {error.strerror}", fix="is there room on the disk?")
+
+    def fetch(self, storages: Sequence[UntypedStorage]) -> None:
+        """From the file."""
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                for storage in storages:
+                    _read(file.readinto, _memory(storage))
+        except OSError as error:
+            fail("RL0101", f"cannot read `{self._path}` again: {error.strerror or error}")
+
+    def close(self) -> None:
+        """Remove the file, and its folder after the last one."""
+        self._path.unlink(missing_ok=True)
+        if self._path.parent.is_dir() and not any(self._path.parent.iterdir()):
+            self._path.parent.rmdir()
+
+
+def _read(readinto: Callable[[memoryview], int | None], place: memoryview) -> None:
+    """A file gives at most 2 GiB at once."""
+    while len(place):
+        count = readinto(place)
+        if not count:
+            raise OSError("it is shorter than what was written")
+        place = place[count:]
+
+
+def _memory(storage: UntypedStorage) -> memoryview:
+    """The bytes of a storage of the processor's. By numpy it could never be resized again."""
+    found: ctypes.Array[ctypes.c_char] = (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr())
+    return memoryview(found).cast("B")
+
+
+class PinnedShelf:
+    """Pinned memory of the host. Copies run on a stream of their own, in order with what the device does otherwise."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._host = device, list[Tensor]()
+        make_stream: Any = torch.cuda.Stream
+        self._stream: torch.cuda.Stream = make_stream(device)
+
+    def store(self, storages: Sequence[UntypedStorage]) -> None:
+        """The device's memory is free for others once the copy is made; the processor does not wait."""
+        if [len(host) for host in self._host] != [s.nbytes() for s in storages]:
+            self._host = [torch.empty(s.nbytes(), dtype=torch.uint8, pin_memory=True) for s in storages]
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            for host, storage in zip(self._host, storages, strict=True):
+                there = _bytes(storage)
+                host.copy_(there, non_blocking=True)
+                there.record_stream(self._stream)
+
+    def fetch(self, storages: Sequence[UntypedStorage]) -> None:
+        """What the device does next comes after the copy."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            for host, storage in zip(self._host, storages, strict=True):
+                there = _bytes(storage)
+                there.copy_(host, non_blocking=True)
+                there.record_stream(self._stream)
+        current.wait_stream(self._stream)
+
+    def close(self) -> None:
+        """Free the host's memory."""
+        self._host = []
+
+
+def _bytes(storage: UntypedStorage) -> Tensor:
+    """u8[bytes] over a storage."""
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+class Contents(NamedTuple):
+    """Tensors of a state, and those whose values nobody needs between ops: room alone."""
+
+    values: Iterable[Tensor] = ()
+    room: Iterable[Tensor] = ()
+
+
+class Movable:
+    """A state on this rank, on the device or away. `contents` says which tensors it has now."""
+
+    def __init__(self, contents: Callable[[], Contents], shelf: Shelf) -> None:
+        self._contents, self._shelf = contents, shelf
+        self._values: list[tuple[UntypedStorage, int]] = []
+        self._room: list[tuple[UntypedStorage, int]] = []
+        self.away = self.stored = False
+
+    def offload(self, *, store: bool) -> None:
+        """Free its memory, if `store` after it has been written to the tier below."""
+        assert not self.away, "what is away cannot leave: the verifier refuses such plans"
+        values, room = self._contents()
+        self._values, self._room = _storages(values), _storages(room)
+        if store:
+            self._shelf.store([s for s, _ in self._values])
+            self.stored = True
+        for storage, _ in (*self._values, *self._room):
+            storage.resize_(0)
+        give_back()
+        self.away = True
+
+    def onload(self) -> None:
+        """Bring it back as it was."""
+        assert self.stored, "what was dropped must be made anew: the verifier refuses such plans"
+        self.make_room()
+        self._shelf.fetch([s for s, _ in self._values])
+
+    def make_room(self) -> None:
+        """Memory for it, with any values: it will be written over."""
+        assert self.away, "what is there cannot come back: the verifier refuses such plans"
+        for storage, size in (*self._values, *self._room):
+            storage.resize_(size)
+        self.away = False
+
+    def forget(self) -> None:
+        """Others have taken its place."""
+        self._values, self._room = [], []
+        self.away = self.stored = False
+
+    def close(self) -> None:
+        """Remove its copy below."""
+        self._shelf.close()
+
+
+def _storages(tensors: Iterable[Tensor]) -> list[tuple[UntypedStorage, int]]:
+    """Each storage once, with its bytes."""
+    found: dict[int, UntypedStorage] = {}
+    for tensor in tensors:
+        storage = _owned(tensor)
+        if storage.nbytes():
+            found.setdefault(storage.data_ptr(), storage)
+    return [(storage, storage.nbytes()) for storage in found.values()]
+
+
+def _owned(tensor: Tensor) -> UntypedStorage:
+    """The storage of this rank's part of a tensor, which before may have been that of a file."""
+    mine = local(tensor.detach()).untyped_storage()
+    if mine.resizable():
+        return mine
+    tensor.data = tensor.data.clone()
+    return local(tensor.detach()).untyped_storage()

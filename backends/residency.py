@@ -1,0 +1,114 @@
+"""What of this rank's models is on the device, and what has been taken off it: the moves of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.engines.generate import Sampler
+from rldsl.backends.engines.model import Model
+from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
+from rldsl.compiler.plan import AnyOp, OffloadOp, OnloadOp, Plan, State, SyncWeightsOp
+
+FOLDER = "offload"
+
+Key = tuple[str, State, int]
+"""The model whose trunk it is, which of its states, and of an engine the staleness of its rollouts."""
+
+
+class Residency:
+    """The states that the ops of this rank move, and those that a step begins without.
+
+    `models` and `samplers` are those of the runtime, which may still be empty. On a CPU each state that moves has a
+    file in the folder `offload` of `run_dir`, until `close`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        comm: Comm,
+        ops: Sequence[AnyOp],
+        *,
+        run_dir: Path,
+        models: Mapping[str, Model],
+        samplers: Mapping[tuple[str, int], Sampler],
+    ) -> None:
+        self._models, self._samplers, self._comm = models, samplers, comm
+        self._folder = run_dir / FOLDER
+        moves = [op for op in ops if isinstance(op, (OnloadOp, OffloadOp))]
+        self._returning = {_key(op) for op in moves if isinstance(op, OnloadOp)}
+        self._states = {key: self._movable(key) for key in dict.fromkeys(map(_key, moves))}
+        states = plan.memory.states if plan.memory is not None else ()
+        self._elsewhere = {(s.model, s.state, s.staleness) for s in states if not s.resident} & self._states.keys()
+
+    def _movable(self, key: Key) -> Movable:
+        model, state, staleness = key
+        name = f"{model}.{state}" + (f".{staleness}" if staleness else "")
+        device = self._comm.device
+        path = self._folder / f"{name}-{self._comm.rank}.bin"
+        return Movable(lambda: self._contents(key), PinnedShelf(device) if device.type == "cuda" else DiskShelf(path))
+
+    def _contents(self, key: Key) -> Contents:
+        name, state, staleness = key
+        if state is State.ENGINE:
+            # Ranks that only help to gather the weights have none.
+            sampler = self._samplers.get((name, staleness))
+            return Contents(sampler.scorer.parameters() if sampler is not None else ())
+        model = self._models[name]
+        if model.optimizer is None:
+            return Contents(model.scorer.parameters() if state is State.WEIGHTS else ())
+        if state is State.WEIGHTS:
+            return Contents([*model.scorer.parameters(), *model.optimizer.masters.values()])
+        return Contents(model.optimizer.moments(), model.optimizer.buffers)
+
+    def begin(self, model: str, state: State, staleness: int = 0) -> None:
+        """A state has just been made: off it goes if steps begin without it."""
+        key = model, state, staleness
+        if key in self._elsewhere:
+            self._states[key].offload(store=key in self._returning)
+
+    @contextmanager
+    def at_hand(self, model: str) -> Iterator[None]:
+        """Inside, the weights of `model` are on the device, also before the first step."""
+        weights = self._states.get((model, State.WEIGHTS, 0))
+        if weights is None or not weights.away:
+            yield
+            return
+        weights.onload()
+        yield
+        weights.offload(store=False)
+
+    def onload(self, op: OnloadOp) -> None:
+        """Bring a state back."""
+        self._states[_key(op)].onload()
+
+    def offload(self, op: OffloadOp) -> None:
+        """Take a state off the device.
+
+        What is dropped without ever having been written, and will be asked for, are weights that nothing trains: they
+        are written once, as their source may be a hub and their shards are this rank's own.
+        """
+        state = self._states[_key(op)]
+        state.offload(store=op.keep or (_key(op) in self._returning and not state.stored))
+
+    def renew(self, op: SyncWeightsOp, *, in_place: bool) -> None:
+        """The engine of `op` is about to get new weights, `in_place` of those that it had or instead of them."""
+        engine = self._states.get((op.model, State.ENGINE, op.staleness))
+        if engine is None:
+            return
+        if engine.away and in_place:
+            engine.make_room()
+        if not in_place:
+            engine.forget()
+        engine.stored = False
+
+    def close(self) -> None:
+        """Remove what lies on the tier below."""
+        for state in self._states.values():
+            state.close()
+
+
+def _key(op: OnloadOp | OffloadOp) -> Key:
+    return op.model, op.state, op.staleness

@@ -1,0 +1,399 @@
+"""The memory of a plan, fitted to a budget: the way of each op, and where states leave the device and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from rldsl.compiler.cost.footprints import Footprints, Held, Key
+from rldsl.compiler.cost.hardware import Hardware
+from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choose
+from rldsl.compiler.cost.residency_gaps import Between, Use, gaps_of
+from rldsl.compiler.cost.time_model import move_seconds
+from rldsl.compiler.cost.ways import Run, Runs
+from rldsl.compiler.plan import (
+    AnyOp,
+    FreeOp,
+    MemoryPlan,
+    MetricOp,
+    OffloadOp,
+    OnloadOp,
+    OpMemory,
+    OutputOp,
+    Plan,
+    Program,
+    State,
+    StateSpec,
+    WaitOp,
+)
+from rldsl.compiler.ranks import contains
+
+_SMALL = (FreeOp, WaitOp, MetricOp, OutputOp)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The ops as they are to run, moves among them, and what a plan says of its memory."""
+
+    ops: tuple[AnyOp, ...]
+    memory: MemoryPlan
+    step: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortage:
+    """It does not fit even with all that can leave away: `bytes` are lacking in `op` on the ranks from `rank` on.
+
+    `largest` are what takes most there, with its bytes.
+    """
+
+    op: str
+    rank: int
+    bytes: int
+    need: int
+    largest: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An op, by number, on a class of ranks."""
+
+    program: int
+    op: int
+
+
+class MemoryPlanner:
+    """Plans the memory of `plan`, whose `ops` are those of all its programs, in one order."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        ops: Sequence[AnyOp],
+        facts: Mapping[str, ModelFacts],
+        hardware: Hardware,
+        pinned: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
+        self.plan, self.ops, self.hardware = plan, tuple(ops), hardware
+        self.runs = Runs(plan, facts, hardware, pinned or {})
+        self.footprints: Footprints = self.runs.footprints
+        self.number = {op.id: i for i, op in enumerate(self.ops)}
+
+    def fit(self, budget: int, *, moves: bool = True) -> Planned | Shortage:
+        """The fastest plan that is found within so many bytes a rank; without `moves` no state leaves the device."""
+        problem = self._problem(budget)
+        if not moves:
+            problem = replace(problem, gaps=())
+        choice = choose(problem)
+        if choice is None:
+            return self._shortage(problem)
+        return self._planned(budget, problem, choice)
+
+    # States, their uses and gaps.
+
+    @cached_property
+    def _uses(self) -> dict[Key, tuple[Use, ...]]:
+        found: dict[Key, list[Use]] = {key: [] for key in self.footprints.states}
+        for number, op in enumerate(self.ops):
+            changes, renews = self.footprints.changes(op), self.footprints.renews(op)
+            for key in dict.fromkeys((*self.footprints.uses(op), *renews)):
+                if key in found:
+                    found[key].append(Use(number, changes=key in changes, renews=key in renews))
+        return {key: tuple(uses) for key, uses in found.items()}
+
+    @cached_property
+    def _gaps(self) -> tuple[tuple[Held, Between], ...]:
+        states = self.footprints.states
+        return tuple((states[k], gap) for k, uses in self._uses.items() for gap in gaps_of(uses, len(self.ops)))
+
+    @cached_property
+    def _members(self) -> dict[tuple[Key, int], bool]:
+        """Whether the ranks of a program hold a state."""
+        world = self.footprints.world
+        return {
+            (key, i): contains(self.plan.group(held.group).spans(world), ((p.first, p.last or world),))
+            for key, held in self.footprints.states.items()
+            for i, p in enumerate(self.plan.programs)
+        }
+
+    @cached_property
+    def _rows(self) -> tuple[_Row, ...]:
+        """Ops that only bring others' data to an end need no more than these."""
+        return tuple(
+            _Row(p, self.number[op.id])
+            for p, program in enumerate(self.plan.programs)
+            for op in program.ops
+            if not isinstance(op, _SMALL)
+        )
+
+    @cached_property
+    def _columns(self) -> dict[_Row, int]:
+        """Bytes of the fields that a rank holds during each op."""
+        return {
+            _Row(p, self.number[op.id]): size
+            for p, program in enumerate(self.plan.programs)
+            for op, size in zip(program.ops, self.footprints.fields(program.ops), strict=True)
+        }
+
+    @cached_property
+    def _runs(self) -> dict[int, tuple[Run, ...]]:
+        return {row.op: self.runs.of(self.ops[row.op]) for row in self._rows}
+
+    def _states_of(self, program: int) -> Iterator[Held]:
+        return (held for key, held in self.footprints.states.items() if self._members[key, program])
+
+    # The problem.
+
+    def _problem(self, budget: int) -> Problem:
+        index = {row: i for i, row in enumerate(self._rows)}
+        states = [sum(h.bytes for h in self._states_of(p)) for p in range(len(self.plan.programs))]
+        reserve = self.footprints.reserve.bytes
+        room = [budget - reserve - states[row.program] - self._columns[row] for row in self._rows]
+        gaps = []
+        for held, gap in self._gaps:
+            mine = [p for p in range(len(self.plan.programs)) if self._members[held.key, p]]
+            over = frozenset(index[r] for p in mine for i in gap.idle if (r := _Row(p, i)) in index)
+            if gap.renewed:
+                for i in (index[r] for p in mine if (r := _Row(p, self._uses[held.key][gap.end].op)) in index):
+                    room[i] -= held.bytes
+            seconds = move_seconds(self.hardware, held.bytes)
+            write = None if gap.renewed or gap.version is None else self._version(held.key, gap.version)
+            gaps.append(Gap(held.bytes, over, 0.0 if gap.renewed else seconds, write))
+        works = [
+            Work(
+                tuple(index[row] for row in self._rows if row.op == op),
+                tuple(Way(r.workspace, r.seconds) for r in runs),
+            )
+            for op, runs in self._runs.items()
+        ]
+        return Problem(tuple(room), tuple(works), tuple(gaps), tuple(self._writes.values()))
+
+    @cached_property
+    def _writes(self) -> dict[tuple[Key, int], float]:
+        """What it costs to write back a state as it is after each of its uses that changes it."""
+        states = self.footprints.states
+        return {
+            (key, i): move_seconds(self.hardware, states[key].bytes)
+            for key, uses in self._uses.items()
+            for i, use in enumerate(uses)
+            if use.changes or use.renews
+        }
+
+    def _version(self, key: Key, version: int) -> int:
+        return list(self._writes).index((key, version))
+
+    # The answer.
+
+    def _shortage(self, problem: Problem) -> Shortage:
+        every = range(len(problem.gaps))
+        row, lack = max(problem.shortage(every).items(), key=lambda item: (item[1], -item[0]))
+        at = self._rows[row]
+        run = min(self._runs[at.op], key=lambda r: r.workspace)
+        needed = self._needed(at)
+        parts = [(f"{held.key[1]} of {held.key[0]}", held.bytes) for held in needed]
+        if run.footprint is not None:
+            own = set(run.footprint.resident)
+            parts += [(t.what, t.bytes) for t in run.footprint.peak.terms if t not in own]
+        parts += [
+            ("fields of the batch", self._columns[at]),
+            (self.footprints.reserve.what, self.footprints.reserve.bytes),
+        ]
+        total = sum(size for _, size in parts)
+        return Shortage(
+            op=self.ops[at.op].id,
+            rank=self.plan.programs[at.program].first,
+            bytes=lack,
+            need=total,
+            largest=tuple(sorted(parts, key=lambda part: -part[1])[:5]),
+        )
+
+    def _needed(self, row: _Row) -> list[Held]:
+        """The states that an op cannot be without."""
+        op = self.ops[row.op]
+        keys = dict.fromkeys((*self.footprints.uses(op), *self.footprints.renews(op)))
+        return [h for h in self._states_of(row.program) if h.key in keys]
+
+    def _planned(self, budget: int, problem: Problem, choice: Choice) -> Planned:
+        free = problem.free(choice.swapped)
+        runs = {
+            op: self.runs.fullest(found[way], min(free[row] for row in work.rows))
+            for (op, found), way, work in zip(self._runs.items(), choice.ways, problem.works, strict=True)
+        }
+        moves = _Moves(self, choice)
+        ops: list[AnyOp] = []
+        for number, op in enumerate(self.ops):
+            ops += moves.before.get(number, ())
+            ops.append(runs[number].op if number in runs else op)
+            ops += moves.after.get(number, ())
+        seconds = {self.ops[i].id: run.seconds for i, run in runs.items() if run.seconds}
+        seconds |= moves.seconds
+        memory = self._memory(budget, choice, runs, moves, seconds)
+        return Planned(ops=tuple(ops), memory=memory, step=choice.seconds)
+
+    def _memory(
+        self, budget: int, choice: Choice, runs: Mapping[int, Run], moves: _Moves, seconds: dict[str, float]
+    ) -> MemoryPlan:
+        reserve = self.footprints.reserve.bytes
+        told = [m for p in range(len(self.plan.programs)) for m in self._told(p, runs, moves)]
+        most = max(told, key=lambda m: m.workspace + m.resident)
+        naive = [self._naive(row, runs) for row in self._rows]
+        unplanned = max(range(len(naive)), key=lambda i: naive[i])
+        return MemoryPlan(
+            budget=budget,
+            reserve=reserve,
+            states=tuple(moves.specs()),
+            ops=tuple(told),
+            peak=most.workspace + most.resident + reserve,
+            peak_op=most.op,
+            unplanned=naive[unplanned] + reserve,
+            unplanned_op=self.ops[self._rows[unplanned].op].id,
+            seconds={op: round(s, 6) for op, s in seconds.items()},
+            moved_seconds=round(sum(moves.seconds.values()), 6),
+            solver=choice.solver,
+            gap=round(choice.gap, 6),
+            assumed=(*self.footprints.assumed, *(f"`{r.op.id}`: {r.note}" for r in runs.values() if r.note)),
+        )
+
+    def _naive(self, row: _Row, runs: Mapping[int, Run]) -> int:
+        """With all states on the device, and ops run as the engine would by itself."""
+        states = sum(h.bytes for h in self._states_of(row.program))
+        again = sum(h.bytes for h in self._needed(row) if h.key in self.footprints.renews(self.ops[row.op]))
+        footprint = self.footprints.footprint(self.ops[row.op])
+        own = footprint.bytes - footprint.resident_bytes if footprint else runs[row.op].workspace
+        return states + again + own + self._columns[row]
+
+    def _told(self, program: int, runs: Mapping[int, Run], moves: _Moves) -> Iterator[OpMemory]:
+        """What a class of ranks holds in each of its ops, moves included."""
+        ranks: Program = self.plan.programs[program]
+        mine = {op.id for op in ranks.ops}
+        here = {h.key for h in self._states_of(program) if moves.resident(h.key)}
+        for number, op in enumerate(self.ops):
+            for back in moves.before.get(number, ()):
+                if self._members[_key(back), program]:
+                    here.add(_key(back))
+                    yield self._move(back, here, number, program)
+            row = _Row(program, number)
+            if op.id in mine and row in self._columns:
+                double = here & set(self.footprints.renews(op))
+                here |= {h.key for h in self._needed(row)}
+                if number in runs:
+                    yield self._op(row, runs[number], here, double)
+            for away in moves.after.get(number, ()):
+                if self._members[_key(away), program]:
+                    yield self._move(away, here, number, program)
+                    here.discard(_key(away))
+
+    def _op(self, row: _Row, run: Run, here: set[Key], double: set[Key]) -> OpMemory:
+        """`double` are states of which the old copy is still there while the new one is made."""
+        categories: dict[str, int] = {}
+        at = "throughout"
+        if run.footprint is not None:
+            peak, own = run.footprint.peak, list(run.footprint.resident)
+            at = peak.name
+            for term in peak.terms:
+                if term in own:
+                    own.remove(term)
+                else:
+                    categories[term.category] = categories.get(term.category, 0) + term.bytes
+        again = sum(self.footprints.states[k].bytes for k in double)
+        categories["weights"] = categories.get("weights", 0) + again
+        categories["fields"] = categories.get("fields", 0) + self._columns[row]
+        workspace = run.workspace + self._columns[row] + again
+        return self._memory_of(run.op.id, row.program, workspace, at, here, categories)
+
+    def _move(self, move: OnloadOp | OffloadOp, here: set[Key], number: int, program: int) -> OpMemory:
+        columns = self._columns.get(_Row(program, number), 0)
+        return self._memory_of(move.id, program, columns, "while it moves", here, {"fields": columns})
+
+    def _memory_of(
+        self, op: str, program: int, workspace: int, at: str, here: set[Key], categories: dict[str, int]
+    ) -> OpMemory:
+        held = [h for h in self._states_of(program) if h.key in here]
+        for term in (t for h in held for t in h.terms):
+            categories[term.category] = categories.get(term.category, 0) + term.bytes
+        return OpMemory(
+            op=op,
+            rank=self.plan.programs[program].first,
+            workspace=workspace,
+            resident=sum(h.bytes for h in held),
+            at=at,
+            categories={str(c): b for c, b in sorted(categories.items()) if b},
+        )
+
+
+class _Moves:
+    """The moves that a choice asks for, by number of the op that they stand before or after."""
+
+    def __init__(self, planner: MemoryPlanner, choice: Choice) -> None:
+        self.planner = planner
+        self.before: dict[int, list[OnloadOp]] = {}
+        self.after: dict[int, list[OffloadOp]] = {}
+        self.seconds: dict[str, float] = {}
+        self.away: set[Key] = set()
+        written: set[tuple[Key, int]] = set()
+        chosen = [planner._gaps[i] for i in sorted(choice.swapped)]
+        for held, gap in sorted(chosen, key=_from_version):
+            fresh = not gap.renewed and gap.version is not None and (held.key, gap.version) not in written
+            if fresh and gap.version is not None:
+                written.add((held.key, gap.version))
+            self._add(held, gap, keep=fresh)
+
+    def _add(self, held: Held, gap: Between, *, keep: bool) -> None:
+        uses, (model, state, staleness) = self.planner._uses[held.key], held.key
+        first, last = uses[gap.begin].op, uses[gap.end].op
+        name = f"{model}.{state}" + (f".{staleness}" if staleness else "")
+        seconds = move_seconds(self.planner.hardware, held.bytes)
+        off = OffloadOp(
+            id=f"offload:{name}:{self.planner.ops[first].id}",
+            group=held.group,
+            model=model,
+            state=state,
+            bytes=held.bytes,
+            staleness=staleness,
+            keep=keep,
+        )
+        self.after.setdefault(first, []).append(off)
+        if keep:
+            self.seconds[off.id] = seconds
+        if last <= first:
+            self.away.add(held.key)
+        if not gap.renewed:
+            on = OnloadOp(
+                id=f"onload:{name}:{self.planner.ops[last].id}",
+                group=held.group,
+                model=model,
+                state=state,
+                bytes=held.bytes,
+                staleness=staleness,
+            )
+            self.before.setdefault(last, []).append(on)
+            self.seconds[on.id] = seconds
+
+    def resident(self, key: Key) -> bool:
+        """Whether a state is on the device when a step begins."""
+        return key not in self.away
+
+    def specs(self) -> Iterator[StateSpec]:
+        """The states, as a plan has them."""
+        for (model, state, staleness), held in self.planner.footprints.states.items():
+            yield StateSpec(
+                model=model,
+                state=State(state),
+                group=held.group,
+                bytes=held.bytes,
+                staleness=staleness,
+                dirty=held.dirty,
+                resident=self.resident(held.key),
+            )
+
+
+def _from_version(item: tuple[Held, Between]) -> tuple[str, bool, int]:
+    """Gaps of a state from the use on that last changed it, so that the first one of a version writes it."""
+    held, gap = item
+    wrapped = gap.version is not None and gap.begin < gap.version
+    return str(held.key), wrapped, gap.begin
+
+
+def _key(move: OnloadOp | OffloadOp) -> Key:
+    return move.model, move.state, move.staleness

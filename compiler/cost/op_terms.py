@@ -1,0 +1,133 @@
+"""The arithmetic of a plan's memory, made again from what is known of its models: a plan itself has only the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rldsl.compiler.cost.find_facts import facts_of
+from rldsl.compiler.cost.footprints import Footprints, Key
+from rldsl.compiler.cost.hardware import hardware_of
+from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, product
+from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, MemoryPlan, OffloadOp, OnloadOp, OpMemory, Plan, Program
+from rldsl.compiler.ranks import contains
+from rldsl.diagnostics import DiagnosticError
+
+_SHIFTS = 10  # the pool of a rollout is tried at so many sizes, each half of the one before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpTerms:
+    """What an op takes of each rank of `program` at its peak: `states` on the device, and `own` beside them.
+
+    `agrees`: they add up to what the plan says. They do not where the models are others than it was made for.
+    """
+
+    program: Program
+    said: OpMemory
+    states: tuple[tuple[Key, tuple[Term, ...]], ...]
+    own: tuple[Term, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether terms and plan have the same bytes."""
+        states = sum(t.bytes for _, terms in self.states for t in terms)
+        return (states, sum(t.bytes for t in self.own)) == (self.said.resident, self.said.workspace)
+
+
+class PlanTerms:
+    """The terms of all ops of a plan with memory."""
+
+    def __init__(self, plan: Plan, memory: MemoryPlan, footprints: Footprints) -> None:
+        self._plan, self.memory, self._footprints = plan, memory, footprints
+
+    def of(self, op: str) -> tuple[OpTerms, ...]:
+        """Of the op called so, for each class of ranks that runs it."""
+        return self._terms.get(op, ())
+
+    def state(self, key: Key) -> tuple[Term, ...]:
+        """Of a state between ops; nothing of one that is not there."""
+        held = self._footprints.states.get(key)
+        return held.terms if held else ()
+
+    @cached_property
+    def _terms(self) -> dict[str, tuple[OpTerms, ...]]:
+        found: dict[str, list[OpTerms]] = {}
+        for program in self._plan.programs:
+            for terms in self._walk(program):
+                found.setdefault(terms.said.op, []).append(terms)
+        return {op: tuple(terms) for op, terms in found.items()}
+
+    def _walk(self, program: Program) -> Iterator[OpTerms]:
+        """In the order of the program, with the states that are on the device by then."""
+        said = {m.op: m for m in self.memory.ops if m.rank == program.first}
+        world = self._footprints.world
+        ranks = ((program.first, program.last or world),)
+        held = self._footprints.states
+        mine = {k for k, h in held.items() if contains(self._plan.group(h.group).spans(world), ranks)}
+        resident = {(s.model, s.state, s.staleness): s.resident for s in self.memory.states}
+        here = {key for key in mine if resident.get(key, True)}
+        for op, fields in zip(program.ops, self._footprints.fields(program.ops), strict=True):
+            if isinstance(op, OnloadOp):
+                here.add((op.model, op.state, op.staleness))
+            renewed = mine.intersection(self._footprints.renews(op))
+            again = sum(held[key].bytes for key in renewed & here)
+            here |= renewed
+            if op.id in said:
+                # While a state moves, nothing but fields is beside the states.
+                columns = said[op.id].workspace if isinstance(op, OnloadOp | OffloadOp) else fields
+                yield self._op(program, op, said[op.id], here, columns, again)
+            if isinstance(op, OffloadOp):
+                here.discard((op.model, op.state, op.staleness))
+
+    def _op(self, program: Program, op: AnyOp, said: OpMemory, here: set[Key], fields: int, again: int) -> OpTerms:
+        states = tuple((key, held.terms) for key, held in self._footprints.states.items() if key in here)
+        beside = said.workspace - fields - again
+        own = [
+            *self._beside(op, beside),
+            product(Category.WEIGHTS, "the copy that is replaced", (again, "B")),
+            product(Category.FIELDS, "fields of the batch", (fields, "B")),
+        ]
+        return OpTerms(program=program, said=said, states=states, own=tuple(t for t in own if t.bytes))
+
+    def _beside(self, op: AnyOp, wanted: int) -> list[Term]:
+        """The terms of the op's peak without its states; of a rollout those of the pool that takes as many bytes."""
+        footprint = next((f for f in self._footprints_of(op) if f.bytes - f.resident_bytes == wanted), None)
+        footprint = footprint or self._footprints.footprint(op)
+        if footprint is None:
+            return []
+        left, own = list(footprint.resident), []
+        for term in footprint.peak.terms:
+            if term in left:
+                left.remove(term)
+            else:
+                own.append(term)
+        return own
+
+    def _footprints_of(self, op: AnyOp) -> Iterator[Footprint]:
+        pools: list[int | None] = [None]
+        if isinstance(op, GenerateOp | ExtendOp):
+            most = self._footprints.wave(op)
+            pools = [None, *(max(1, most >> shift) for shift in range(_SHIFTS))]
+        for at_once in pools:
+            if (found := self._footprints.footprint(op, at_once)) is not None:
+                yield found
+
+
+def plan_terms(plan: Plan, source_dir: Path) -> PlanTerms | None:
+    """The terms of `plan`, with models' relative paths from `source_dir`; None where not all of it is known."""
+    if plan.memory is None or plan.world_size is None:
+        return None
+    facts: dict[str, ModelFacts] = {}
+    for spec in plan.models:
+        try:
+            found = facts_of(spec, source_dir)
+        except DiagnosticError:
+            return None
+        if not isinstance(found, ModelFacts):
+            return None
+        facts[spec.name] = found
+    return PlanTerms(plan, plan.memory, Footprints(plan, facts, hardware_of(plan.cluster or "cpu", plan.figures)))

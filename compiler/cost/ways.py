@@ -1,0 +1,140 @@
+"""The ways in which an op can be cut up: micro-batches, recomputation, logits at once, rows decoded together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from msgspec.structs import replace
+
+from rldsl.compiler.cost.footprints import OURS, Footprints
+from rldsl.compiler.cost.hardware import Hardware
+from rldsl.compiler.cost.memory import ENGINE_CHUNK
+from rldsl.compiler.cost.memory_terms import Footprint
+from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.plan_time import PlanTime
+from rldsl.compiler.cost.time_model import generate_seconds
+from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, InferOp, Phase, Plan, Recompute, TrainOp
+
+# Fewer logits at once are more, smaller products: a few per cent of a pass, assumed.
+_SMALL_CHUNK, _SMALL_CHUNK_COST = ENGINE_CHUNK >> 3, 1.02
+# What is faster by less than this is not worth its room.
+_WORTH = 0.99
+_LARGEST_TOKENS = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """An op run in one way: its footprint, and seconds. `note` says what no field of the op does."""
+
+    op: AnyOp
+    footprint: Footprint | None
+    seconds: float
+    note: str = ""
+
+    @property
+    def workspace(self) -> int:
+        """Bytes beside the op's states."""
+        return 0 if self.footprint is None else self.footprint.bytes - self.footprint.resident_bytes
+
+
+class Runs:
+    """The ways to run each op of `plan`; `pinned` names by op the fields that the user has set."""
+
+    def __init__(
+        self, plan: Plan, facts: Mapping[str, ModelFacts], hardware: Hardware, pinned: Mapping[str, frozenset[str]]
+    ) -> None:
+        assert plan.world_size is not None, "how long a rank works depends on how many there are"
+        self.footprints = Footprints(plan, facts, hardware)
+        self.times = PlanTime(plan, facts, hardware, plan.world_size)
+        self.pinned = pinned
+        self._found: dict[str, list[Run]] = {}
+
+    def of(self, op: AnyOp) -> tuple[Run, ...]:
+        """Each way that is faster than all that need less; the one of least memory first."""
+        found = self._found[op.id] = sorted(self._all(op), key=lambda r: (r.workspace, r.seconds))
+        kept = found[:1]
+        for run in found[1:]:
+            if run.seconds < kept[-1].seconds * _WORTH:
+                kept.append(run)
+        return tuple(kept)
+
+    def fullest(self, run: Run, room: int) -> Run:
+        """Of the ways about as fast as `run` that fit into `room`, the one of the largest micro-batches.
+
+        What seconds do not tell speaks for them, up to what the engine would choose; and against recomputation.
+        """
+        limit = run.seconds / _WORTH
+        fitting = [r for r in self._found[run.op.id] if r.workspace <= room and r.seconds <= limit]
+        return max(fitting, key=self._preference, default=run)
+
+    def _preference(self, run: Run) -> tuple[float, ...]:
+        op = run.op
+        if not isinstance(op, TrainOp | InferOp):
+            return (-run.seconds,)
+        usual = self.footprints.default_tokens * (1 if isinstance(op, TrainOp) else 4)
+        again = list(Recompute).index(op.recompute) if isinstance(op, TrainOp) else 0
+        return (-again, -(op.logits == _SMALL_CHUNK), min(op.micro_batch_tokens, usual), -run.seconds)
+
+    def _all(self, op: AnyOp) -> Iterator[Run]:
+        match op:
+            case TrainOp():
+                yield from self._trainings(op)
+            case InferOp():
+                yield from self._scorings(op)
+            case GenerateOp() | ExtendOp():
+                yield from self._rollouts(op)
+            case _:
+                yield self._run(op)
+
+    def _run(self, op: AnyOp, factor: float = 1.0) -> Run:
+        known = self.times.seconds(op)
+        seconds = known.total * factor if known else 0.0
+        return Run(op=op, footprint=self.footprints.footprint(op), seconds=seconds)
+
+    def _trainings(self, op: TrainOp) -> Iterator[Run]:
+        fixed = self.pinned.get(op.id, frozenset())
+        rows = self.footprints.length(op.tokens, op.group, op.minibatch)
+        usual = self.footprints.default_tokens
+        sizes = [op.micro_batch_tokens] if "micro_batch_tokens" in fixed else self._sizes(rows.tokens, rows.rows, usual)
+        again = [op.recompute] if "recompute" in fixed else list(Recompute)
+        chunks = [op.logits] if "logits" in fixed else [0, _SMALL_CHUNK]
+        for tokens, recompute, chunk in product(sizes, again, chunks):
+            if chunk == _SMALL_CHUNK and tokens > sizes[0]:
+                continue  # smaller micro-batches come first
+            changed = replace(op, micro_batch_tokens=tokens, recompute=recompute, logits=chunk)
+            yield self._run(changed, _SMALL_CHUNK_COST if chunk == _SMALL_CHUNK else 1.0)
+
+    def _scorings(self, op: InferOp) -> Iterator[Run]:
+        rows = self.footprints.length(op.tokens, op.group)
+        usual = 4 * self.footprints.default_tokens
+        sizes = self._sizes(rows.tokens, rows.rows, usual)
+        for tokens, chunk in (*((size, 0) for size in sizes), (sizes[0], _SMALL_CHUNK)):
+            changed = replace(op, micro_batch_tokens=tokens, logits=chunk)
+            yield self._run(changed, _SMALL_CHUNK_COST if chunk else 1.0)
+
+    def _sizes(self, length: int, rows: int, usual: int) -> list[int]:
+        """Tokens of a micro-batch: from one row to all of them, by powers of two from the usual."""
+        most = min(_LARGEST_TOKENS, usual if self.footprints.hardware.name == "cpu" else 2 * usual, rows * length)
+        least = min(length, most)
+        sizes = {max(least, min(most, 2 * usual >> shift)) for shift in range(8)}
+        return sorted(sizes)
+
+    def _rollouts(self, op: GenerateOp | ExtendOp) -> Iterator[Run]:
+        """Our engine decides by itself how many rows it decodes at once; of others the pool is sized by the plan."""
+        all_at_once = self.footprints.wave(op)
+        engine = self.times.engine(op.model, Phase.GENERATE)
+        placed = self.times.placed(op.model, Phase.GENERATE, op.group)
+        if engine in OURS or placed is None:
+            yield self._run(op)
+            return
+        n = op.n if isinstance(op, GenerateOp) else 1
+        rows = self.times.rollout_rows(op)
+        counts = dict.fromkeys(max(1, all_at_once >> shift) for shift in range(10))
+        for count in counts:
+            footprint = self.footprints.footprint(op, count)
+            assert footprint is not None and rows is not None, "a rollout has rows"
+            per_row = placed.facts.kv_bytes(rows.length, placed.number) / (placed.axes.tp * placed.axes.pp)
+            seconds = generate_seconds(placed, rows, kv_budget=per_row * count * n)
+            yield Run(op=op, footprint=footprint, seconds=seconds, note=f"{count * n:,} rows decoded at once")

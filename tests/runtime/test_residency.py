@@ -1,0 +1,167 @@
+"""States that leave the device and come back: the same numbers to the bit, and memory that is really given back."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rldsl.backends.comm import Comm
+from rldsl.backends.engines import memory
+from rldsl.backends.engines.memory import keep_freed_memory
+from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable
+from rldsl.backends.executor import Executor
+from rldsl.compiler.plan import AnyOp, OffloadOp, OnloadOp, Plan, State
+from rldsl.diagnostics import DiagnosticError
+from rldsl.render.measured import measured_lines
+from tests.runtime.plans import grpo, measured, swapping
+from tests.runtime.test_executor import lines, run
+
+CLOCK = ("seconds", "tokens_per_s", "memory/")
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in line.items() if not k.startswith(CLOCK) and "seconds" not in k} for line in lines(folder)]
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_changes_to_the_bit(tmp_path: Path, backend: str, ranks: int, precision: str) -> None:
+    plan = with_precision(grpo(tmp_path), precision)
+    run(backend, ranks, plan, tmp_path, "plain")
+    seen = run(backend, ranks, swapping(plan, ranks=ranks), tmp_path, "swapped")
+    assert numbers(tmp_path / "swapped") == numbers(tmp_path / "plain")
+    mine, theirs = (load_file(tmp_path / n / "checkpoint" / "model.safetensors") for n in ("swapped", "plain"))
+    assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
+    assert sum(op.startswith("onload:") for op in seen.ops) == 5 * 3
+    assert not (tmp_path / "swapped" / "offload").exists()
+
+
+def with_precision(plan: Plan, precision: str) -> Plan:
+    models = tuple(msgspec.structs.replace(m, precision=precision) for m in plan.models)
+    return msgspec.structs.replace(plan, models=models)
+
+
+def test_what_is_away_takes_no_memory(tmp_path: Path) -> None:
+    plan = swapping(grpo(tmp_path, save=False), ranks=1)
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
+    model = job.runtime.models["actor"]
+    assert model.optimizer is not None
+    held = lambda: sum(p.untyped_storage().nbytes() for p in model.scorer.parameters())  # noqa: E731
+    assert held() == 0
+    job.runtime.residency.onload(moves(plan, OnloadOp, State.WEIGHTS))
+    whole = held()
+    assert whole == 4 * sum(p.numel() for p in model.scorer.parameters())
+    file = tmp_path / "run" / "offload" / "actor.weights-0.bin"
+    assert file.stat().st_size == whole
+    job.runtime.close()
+    assert not file.parent.exists()
+
+
+def moves(plan: Plan, kind: type[OnloadOp] | type[OffloadOp], state: State) -> AnyOp:
+    return next(op for op in plan.ops() if isinstance(op, kind) and op.state is state)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+@pytest.mark.parametrize("size", [1 << 20, 64 << 20])
+def test_memory_goes_back_to_the_system(tmp_path: Path, size: int) -> None:
+    # As the engine has it: without being told to, the C library would give back nothing of small tensors.
+    keep_freed_memory()
+    tensors = [torch.randn(size // 4) for _ in range((256 << 20) // size)]
+    sums = [t.sum() for t in tensors]
+    state, before = Movable(lambda: Contents(tensors), DiskShelf(tmp_path / "s" / "state.bin")), resident()
+    state.offload(store=True)
+    assert before - resident() > 240 << 20
+    state.onload()
+    assert [t.sum() for t in tensors] == sums and resident() > before - (16 << 20)
+
+
+def test_room_alone_is_not_written(tmp_path: Path) -> None:
+    value, room = torch.arange(10.0), torch.ones(1000)
+    state = Movable(lambda: Contents([value], [room]), DiskShelf(tmp_path / "state.bin"))
+    state.offload(store=True)
+    assert (tmp_path / "state.bin").stat().st_size == 40
+    state.onload()
+    assert room.fill_(2.0).sum() == 2000 and value.sum() == 45
+
+
+def test_tensors_over_one_storage_leave_once(tmp_path: Path) -> None:
+    value = torch.arange(10.0)
+    state = Movable(lambda: Contents([value, value[2:], value.view(5, 2)]), DiskShelf(tmp_path / "state.bin"))
+    state.offload(store=True)
+    assert (tmp_path / "state.bin").stat().st_size == 40
+    state.onload()
+    assert value.sum() == 45
+
+
+def test_weights_that_lie_in_a_file_leave_too(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    torch.arange(10.0).numpy().tofile(path)
+    value = torch.from_file(str(path), size=10)
+    state = Movable(lambda: Contents([value]), DiskShelf(tmp_path / "state.bin"))
+    state.offload(store=True)
+    assert value.untyped_storage().nbytes() == 0
+    state.onload()
+    assert value.sum() == 45
+
+
+def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    state = Movable(lambda: Contents([torch.ones(3)]), DiskShelf(tmp_path / "file" / "state.bin"))
+    with pytest.raises(DiagnosticError) as caught:
+        state.offload(store=True)
+    assert caught.value.diagnostics[0].code == "RL0101"
+
+
+def test_a_copy_that_is_cut_short(tmp_path: Path) -> None:
+    value = torch.ones(3)
+    state = Movable(lambda: Contents([value]), DiskShelf(tmp_path / "state.bin"))
+    state.offload(store=True)
+    (tmp_path / "state.bin").write_bytes(b"1234")
+    with pytest.raises(DiagnosticError, match="shorter"):
+        state.onload()
+
+
+def test_memory_is_measured_where_there_is_a_budget(tmp_path: Path) -> None:
+    seen = run("torchrun", 2, measured(grpo(tmp_path, save=False), budget=1 << 20), tmp_path, "run", steps=2)
+    first, second = lines(tmp_path / "run")
+    assert first["memory/update"] >= first["memory/old"] > 1 << 20 and "memory/rollout" not in first
+    assert second.keys() >= {"memory/old", "memory/update"}
+    # Once, whatever comes later; the op that took most.
+    assert [w.code for w in seen.warnings] == ["RL0814"]
+    assert "`update`" in seen.warnings[0].message or "`old`" in seen.warnings[0].message
+
+
+def test_within_the_budget_nothing_is_said(tmp_path: Path) -> None:
+    plan = measured(grpo(tmp_path, save=False))
+    seen = run("local", 1, plan, tmp_path, "run", steps=1)
+    assert seen.warnings == []
+    said = list(measured_lines(plan, [{"memory/old": 3 << 20, "memory/update": 1 << 20}]))
+    assert said[0] == f"memory: 3 of {1 << 20:,} MiB at old; 1 predicted, at update"
+    assert [line.split() for line in said[2:]] == [["old", "3", "1"], ["update", "1", "1"]]
+    assert list(measured_lines(grpo(tmp_path), [{}])) == []
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_the_meter_finds_what_came_and_went(monkeypatch: pytest.MonkeyPatch, kernel: bool) -> None:
+    if not kernel:
+        monkeypatch.setattr(memory, "_FORGET", Path("/proc/self/no such file"))
+    meter = memory.Meter(torch.device("cpu"))
+    meter.begin()
+    held = torch.ones(64 << 18)
+    time.sleep(0.05)
+    del held
+    most = meter.end()
+    assert most is not None and 60 << 20 < most < 128 << 20
+    meter.begin()
+    again = meter.end()
+    assert again is not None and again < 40 << 20
