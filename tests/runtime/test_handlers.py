@@ -122,7 +122,7 @@ def test_heads_on_one_trunk_change_together(tmp_path: Path, monkeypatch: pytest.
     made = executor(plan, tmp_path)
     models, synced = made.runtime.models, list[str]()
     assert models["critic"].scorer is models["actor"].scorer and models["critic"].optimizer is models["actor"].optimizer
-    monkeypatch.setattr(Sampler, "sync", lambda self, model: synced.append(model.spec.name))
+    monkeypatch.setattr(Sampler, "sync", lambda self, model, weights=None: synced.append(model.spec.name))
     made.run_step(0)
     assert synced == ["actor"], "training any head moves the trunk that rollouts use"
 
@@ -141,7 +141,7 @@ def test_weights_that_no_op_trains_are_not_synced_again(
 ) -> None:
     plan, synced = grpo(tmp_path), list[str]()
     made = executor(plan if trained else untrained(plan), tmp_path)
-    monkeypatch.setattr(Sampler, "sync", lambda self, model: synced.append(model.spec.name))
+    monkeypatch.setattr(Sampler, "sync", lambda self, model, weights=None: synced.append(model.spec.name))
     for step in range(2):
         made.run_step(step)
     assert synced == (["actor"] * 2 if trained else [])
