@@ -40,7 +40,7 @@ from rldsl.backends.engines.engine import TRANSFORMERS, Engine  # noqa: E402
 from rldsl.compiler.ir import BlockKind, Graph, Method  # noqa: E402
 from rldsl.compiler.pipeline import Options, compile_file  # noqa: E402
 from rldsl.compiler.plan import Plan  # noqa: E402
-from rldsl.diagnostics import DiagnosticError  # noqa: E402
+from rldsl.diagnostics import DiagnosticError, Severity  # noqa: E402
 from tests.runtime.differential import (  # noqa: E402
     ON_ONE,
     Difference,
@@ -203,8 +203,10 @@ def try_program(bench: Bench, number: int, sizes: list[int]) -> Tried:
 
 
 def refusal(error: Exception) -> str:
-    codes = {d.code for d in error.diagnostics if d.code} if isinstance(error, DiagnosticError) else {str(error)}
-    return ", ".join(sorted(codes))
+    """The codes of its errors, without warnings."""
+    if not isinstance(error, DiagnosticError):
+        return str(error)
+    return ", ".join(sorted({d.code for d in error.diagnostics if d.code and d.severity is Severity.ERROR}))
 
 
 def features(graph: Graph) -> Counter[str]:

@@ -887,6 +887,12 @@ class Plan(_Struct, frozen=True, kw_only=True):
     def ops(self) -> Iterator[AnyOp]:
         """Every op once, each after those before it in any program; where programs disagree, in that of the first."""
         programs = [p.ops for p in self.programs]
+        if len(programs) == 1:
+            known: dict[str, AnyOp] = {}
+            for op in programs[0]:
+                known.setdefault(op.id, op)
+            yield from known.values()
+            return
         first: dict[str, tuple[int, int]] = {}
         follows: dict[str, list[str]] = {}
         waits: dict[str, int] = {}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
@@ -78,6 +79,10 @@ class FieldType:
     @classmethod
     def parse(cls, text: str) -> FieldType:
         """Read `f32[sample, token]`. Raises ValueError, saying what is wrong, on anything else."""
+        return _field_type(text)
+
+    @classmethod
+    def _read(cls, text: str) -> FieldType:
         match = _TYPE.fullmatch(text)
         if match is None:
             raise ValueError(f"`{text}` is not a type; write a dtype and axes, such as `f32[sample, token]`")
@@ -87,6 +92,12 @@ class FieldType:
         if axes[0] not in UNITS or axes[1:] not in ((), (TOKEN,)):
             raise ValueError(f"axes must be `prompt` or `sample`, then at most `token`; found `{', '.join(axes)}`")
         return cls(DType(match["dtype"]), axes)
+
+
+@lru_cache(maxsize=256)
+def _field_type(text: str) -> FieldType:
+    """There are few types, and each is read for every field that has it."""
+    return FieldType._read(text)
 
 
 class TokenLoss(NamedTuple):
