@@ -134,7 +134,8 @@ def test_seconds_are_those_of_the_function_and_of_waiting(tmp_path: Path) -> Non
     line = run.run_step(0)
     reward, waited, total = line["seconds/reward"], line["seconds/wait:reward"], line["seconds"]
     assert reward is not None and waited is not None and total is not None
-    assert 8 * 0.05 <= reward < 8 * 0.05 + 2 and 0 < waited < reward <= total
+    # Whoever waits is told a moment after the function has ended: longer than it only by what a busy machine adds.
+    assert 8 * 0.05 <= reward < 8 * 0.05 + 2 and 0 < waited < reward + 1 and reward <= total
 
 
 RAISES = f"{JUDGE}    if answers == '2':\n        raise ValueError('two')\n    return 1.0\n"

@@ -82,7 +82,7 @@ def test_memory_goes_back_to_the_system(tmp_path: Path, size: int) -> None:
     state.offload(store=True)
     assert before - resident() > 240 << 20
     state.onload()
-    assert [t.sum() for t in tensors] == sums and resident() > before - (16 << 20)
+    assert [t.sum() for t in tensors] == sums and resident() > before - (48 << 20)
 
 
 def test_room_alone_is_not_written(tmp_path: Path) -> None:
