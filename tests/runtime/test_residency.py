@@ -80,10 +80,11 @@ def test_memory_goes_back_to_the_system(tmp_path: Path, size: int) -> None:
     sums = [t.sum() for t in tensors]
     state, before = Movable(lambda: Contents(tensors), DiskShelf(tmp_path / "s" / "state.bin")), resident()
     state.offload(store=True)
-    # The kernel counts pages by thread and adds up late: both bounds leave room for that.
-    assert before - resident() > 192 << 20
+    low = resident()
+    # Not all of it to the byte: what was free before goes too, and the kernel adds up the pages of threads late.
+    assert before - low > 192 << 20
     state.onload()
-    assert [t.sum() for t in tensors] == sums and resident() > before - (64 << 20)
+    assert [t.sum() for t in tensors] == sums and resident() - low > 192 << 20
 
 
 def test_room_alone_is_not_written(tmp_path: Path) -> None:
