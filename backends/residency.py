@@ -12,7 +12,8 @@ from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
 from rldsl.compiler.plan import AnyOp, OffloadOp, OnloadOp, Plan, State, SyncWeightsOp
 
-FOLDER = "offload"
+FOLDER = "offload-{rank}"
+"""One of each rank: the last file takes its folder with it, and no other rank may be about to write there."""
 
 Key = tuple[str, State, int]
 """The model whose trunk it is, which of its states, and of an engine the staleness of its rollouts."""
@@ -22,7 +23,7 @@ class Residency:
     """The states that the ops of this rank move, and those that a step begins without.
 
     `models` and `samplers` are those of the runtime, which may still be empty. On a CPU each state that moves has a
-    file in the folder `offload` of `run_dir`, until `close`.
+    file in the folder `offload-RANK` of `run_dir`, until `close`.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Residency:
         samplers: Mapping[tuple[str, int], Sampler],
     ) -> None:
         self._models, self._samplers, self._comm = models, samplers, comm
-        self._folder = run_dir / FOLDER
+        self._folder = run_dir / FOLDER.format(rank=comm.rank)
         moves = [op for op in ops if isinstance(op, (OnloadOp, OffloadOp))]
         self._returning = {_key(op) for op in moves if isinstance(op, OnloadOp)}
         self._states = {key: self._movable(key) for key in dict.fromkeys(map(_key, moves))}
@@ -47,7 +48,7 @@ class Residency:
         model, state, staleness = key
         name = f"{model}.{state}" + (f".{staleness}" if staleness else "")
         device = self._comm.device
-        path = self._folder / f"{name}-{self._comm.rank}.bin"
+        path = self._folder / f"{name}.bin"
         return Movable(lambda: self._contents(key), PinnedShelf(device) if device.type == "cuda" else DiskShelf(path))
 
     def _contents(self, key: Key) -> Contents:

@@ -33,7 +33,7 @@ class Shelf(Protocol):
 
 
 class DiskShelf:
-    """One file. RL0101 when it cannot be written or read."""
+    """One file, in a folder that no other process writes to. RL0101 when it cannot be written or read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
