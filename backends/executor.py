@@ -21,7 +21,8 @@ from rldsl.backends.outputs import clear_outputs
 from rldsl.backends.overrun import Overrun
 from rldsl.backends.runtime import Runtime
 from rldsl.backends.weights import groups_of
-from rldsl.compiler.plan import AnyOp, Plan, plan_hash, to_builtins
+from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.plan import Plan, plan_hash, to_builtins
 from rldsl.diagnostics import fail
 
 

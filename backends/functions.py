@@ -22,7 +22,8 @@ from torch import Tensor
 from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data, Ragged, no_rows
 from rldsl.backends.status import Status
 from rldsl.compiler.neighbours import neighbours
-from rldsl.compiler.plan import FunctionSpec, Scalar
+from rldsl.compiler.ops import Scalar
+from rldsl.compiler.plan import FunctionSpec
 from rldsl.diagnostics import DiagnosticError, Span, fail
 from rldsl.types import PROMPT, DType, FieldType, Reduce
 

@@ -19,14 +19,13 @@ from rldsl.backends.functions import Call, definition, raised
 from rldsl.backends.metrics import is_first, node_of
 from rldsl.backends.runtime import Runtime
 from rldsl.backends.weights import transfer
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     CollectOp,
     ComputeOp,
     ExtendOp,
     FreeOp,
-    FunctionSpec,
     GenerateOp,
     InferMethod,
     InferOp,
@@ -42,6 +41,7 @@ from rldsl.compiler.plan import (
     TrainOp,
     WaitOp,
 )
+from rldsl.compiler.plan import FunctionSpec
 from rldsl.diagnostics import DiagnosticError, fail
 from rldsl.types import Reduce, TokenLoss
 

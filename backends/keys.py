@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rldsl.compiler.plan import ComputeOp, InferOp, Plan, TakeOp
+from rldsl.compiler.ops import ComputeOp, InferOp, TakeOp
+from rldsl.compiler.plan import Plan
 from rldsl.types import DType, FieldType
 
 COUNTS = ("prompts", "samples", "tokens", "response_tokens")

@@ -16,7 +16,8 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Drawn
 from rldsl.backends.engines.memory import Meter
 from rldsl.backends.keys import COUNTS, ROLLOUT, logged_as, mean_fields, memory_key
-from rldsl.compiler.plan import AnyOp, ExtendOp, FreeOp, GenerateOp, Group, LoadOp, MetricOp, Plan, Reduction, TakeOp
+from rldsl.compiler.ops import AnyOp, ExtendOp, FreeOp, GenerateOp, LoadOp, MetricOp, Reduction, TakeOp
+from rldsl.compiler.plan import Group, Plan
 from rldsl.types import Reduce
 
 _SAMPLING = (GenerateOp, ExtendOp)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from rldsl.backends.failure import plain
-from rldsl.compiler.plan import AnyOp, Plan
+from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:

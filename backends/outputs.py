@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from rldsl.backends.data.batch import Column, Data, Ragged
-from rldsl.compiler.plan import OutputOp, Plan
+from rldsl.compiler.ops import OutputOp
+from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import fail
 
 FOLDER = "outputs"

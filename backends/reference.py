@@ -31,16 +31,8 @@ from rldsl.backends.outputs import lines_of
 from rldsl.compiler import ir
 from rldsl.compiler.expr import Expr, evaluate
 from rldsl.compiler.methods import METHODS
-from rldsl.compiler.plan import (
-    Aggregate,
-    Arg,
-    ExtendOp,
-    GenerateOp,
-    LoadOp,
-    ModelSpec,
-    Scalar,
-    TrainOp,
-)
+from rldsl.compiler.ops import Aggregate, Arg, ExtendOp, GenerateOp, LoadOp, Scalar, TrainOp
+from rldsl.compiler.plan import ModelSpec
 from rldsl.compiler.signature import Signature
 from rldsl.compiler.specs import data_source, function_spec, model_spec
 

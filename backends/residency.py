@@ -10,7 +10,8 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
-from rldsl.compiler.plan import AnyOp, OffloadOp, OnloadOp, Plan, State, SyncWeightsOp
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State, SyncWeightsOp
+from rldsl.compiler.plan import Plan
 
 FOLDER = "offload-{rank}"
 """One of each rank: the last file takes its folder with it, and no other rank may be about to write there."""

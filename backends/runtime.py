@@ -27,24 +27,22 @@ from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.outputs import Outputs
 from rldsl.backends.residency import Residency
 from rldsl.backends.weights import Route, members, route
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ComputeOp,
     ExtendOp,
     FreeOp,
-    FunctionSpec,
     GenerateOp,
     InferOp,
     LoadOp,
-    Plan,
     State,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
-    canonical,
     parts,
 )
+from rldsl.compiler.plan import FunctionSpec, Plan, canonical
 from rldsl.diagnostics import fail
 from rldsl.types import FieldType
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
-from rldsl.compiler.plan import Group, Plan, SyncWeightsOp
+from rldsl.compiler.ops import SyncWeightsOp
+from rldsl.compiler.plan import Group, Plan
 from rldsl.diagnostics import fail
 
 PARCEL_BYTES = 16 << 20

@@ -22,7 +22,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rldsl.compiler.plan import OffloadOp, OnloadOp, Plan
+from rldsl.compiler.ops import OffloadOp, OnloadOp
+from rldsl.compiler.plan import Plan
 from rldsl.compiler.plan_io import read_plan
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ppo.rl"

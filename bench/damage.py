@@ -13,21 +13,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ExtendOp,
     GenerateOp,
     InferOp,
     LoadOp,
-    Plan,
-    Program,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
 )
+from rldsl.compiler.plan import Plan, Program
 
 Ops = tuple[AnyOp, ...]
 Kind = Callable[["Damage"], Plan | None]

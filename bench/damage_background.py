@@ -7,7 +7,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.damage import Damage, kind
-from rldsl.compiler.plan import ComputeOp, FreeOp, Guard, LoadOp, Plan, ReshardOp, WaitOp
+from rldsl.compiler.ops import ComputeOp, FreeOp, Guard, LoadOp, ReshardOp, WaitOp
+from rldsl.compiler.plan import Plan
 
 kind("a wait dropped")(lambda d: d.dropped(d.op(WaitOp)))
 kind("a wait moved")(lambda d: d.moved(d.op(WaitOp), before=d.op()))

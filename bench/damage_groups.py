@@ -8,7 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.damage import MODEL_OPS, Damage, kind
-from rldsl.compiler.plan import AnyOp, Group, Move, Phase, Plan, Program, ReshardOp, SyncWeightsOp
+from rldsl.compiler.ops import AnyOp, Move, ReshardOp, SyncWeightsOp
+from rldsl.compiler.plan import Group, Phase, Plan, Program
 
 # -- the ranks of a group
 

@@ -7,7 +7,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.damage import Damage, kind
-from rldsl.compiler.plan import InferHead, InferMethod, InferOp, Plan, parts
+from rldsl.compiler.ops import InferHead, InferMethod, InferOp, parts
+from rldsl.compiler.plan import Plan
 
 
 def _fused(d: Damage) -> Any:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from bench.damage import Damage, kind
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     CollectOp,
     ExtendOp,
     FreeOp,
     GenerateOp,
     InferOp,
-    Plan,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
 )
+from rldsl.compiler.plan import Plan
 
 # -- which ops there are
 

@@ -7,25 +7,23 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.damage import Damage, kind
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
-    Dropped,
     ExtendOp,
     GenerateOp,
     Guard,
     MetricOp,
     OutputOp,
-    Plan,
     Reason,
     Reduction,
     SaveOp,
-    Source,
     SyncKind,
     SyncWeightsOp,
     TakeOp,
     WaitOp,
 )
+from rldsl.compiler.plan import Dropped, Plan, Source
 
 # -- collections
 

@@ -7,28 +7,25 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.damage import BATCHED, MODEL_OPS, TYPES, Damage, kind
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     CollectOp,
     ComputeOp,
     ExtendOp,
     FreeOp,
-    FunctionSpec,
     GenerateOp,
-    Group,
     InferHead,
     InferMethod,
     InferOp,
     LoadOp,
-    ModelSpec,
     OutputOp,
-    Plan,
     ReshardOp,
     SaveOp,
     TakeOp,
     TrainOp,
 )
+from rldsl.compiler.plan import FunctionSpec, Group, ModelSpec, Plan
 
 # -- sizes
 

@@ -24,8 +24,9 @@ import msgspec
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
+from rldsl.compiler.ops import AnyOp, FreeOp
 from rldsl.compiler.pipeline import OPTIONAL_PASSES, Options, compile_file
-from rldsl.compiler.plan import AnyOp, FreeOp, Plan
+from rldsl.compiler.plan import Plan
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STILL = 1e-12  # a learning rate that changes nothing

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ExtendOp,
@@ -23,8 +23,6 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     OutputOp,
-    Plan,
-    Program,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
@@ -32,6 +30,7 @@ from rldsl.compiler.plan import (
     TrainOp,
     WaitOp,
 )
+from rldsl.compiler.plan import Plan, Program
 
 Touch = tuple[str, bool]  # a thing, and whether it is changed
 

@@ -26,8 +26,8 @@ from rldsl.backends import handlers
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
 from rldsl.backends.runtime import Runtime
+from rldsl.compiler.ops import InferOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import InferOp
 
 LOSSES = ("critic_update/loss", "actor_update/loss")
 TRAINING = "lr = 1e-6, epochs = 2"

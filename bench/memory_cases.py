@@ -16,7 +16,7 @@ from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.packing import CPU_PLACES, largest_micro_batch
 from rldsl.compiler.cost.shard import Lora, Shard
-from rldsl.compiler.plan import Recompute
+from rldsl.compiler.ops import Recompute
 
 # Public models beside those in `examples/models`, by the figures of their config.json.
 OTHERS: dict[str, dict[str, Any]] = {

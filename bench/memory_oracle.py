@@ -46,7 +46,8 @@ from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import Layout, MicroBatch
 from rldsl.backends.status import Status
-from rldsl.compiler.plan import GenerateOp, ModelSpec, TrainOp
+from rldsl.compiler.ops import GenerateOp, TrainOp
+from rldsl.compiler.plan import ModelSpec
 
 CPU = torch.device("cpu")
 FLASH, GATHERED = "rldsl_flash", "rldsl_gathered_keys"

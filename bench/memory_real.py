@@ -40,7 +40,8 @@ from rldsl.compiler.cost.memory import Scoring, Training
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.shard import Lora, Shard
-from rldsl.compiler.plan import Arg, GenerateOp, ModelSpec, TrainOp
+from rldsl.compiler.ops import Arg, GenerateOp, TrainOp
+from rldsl.compiler.plan import ModelSpec
 
 CPU = torch.device("cpu")
 MEASURED = "measured"

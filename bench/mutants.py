@@ -29,18 +29,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import damage_background, damage_groups, damage_heads, damage_order, damage_rules, damage_values
 from bench.damage import KINDS, Damage
 from bench.equal_plans import why_equal
+from rldsl.compiler.ops import ComputeOp, ExtendOp, GenerateOp, InferOp, TrainOp, parts
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import (
-    ComputeOp,
-    ExtendOp,
-    GenerateOp,
-    InferOp,
-    Plan,
-    TrainOp,
-    parts,
-    plan_hash,
-    to_builtins,
-)
+from rldsl.compiler.plan import Plan, plan_hash, to_builtins
 from rldsl.compiler.plan_io import loads
 from rldsl.compiler.signature import Signature
 from rldsl.compiler.verify import verify_plan

@@ -25,8 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
+from rldsl.compiler.ops import ComputeOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import ComputeOp, Plan, WaitOp
+from rldsl.compiler.plan import Plan
 
 OVERLAP = frozenset({"overlap_computes", "prefetch_loads"})
 MODELS = """

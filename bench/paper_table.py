@@ -27,8 +27,9 @@ from rldsl.compiler.cost.find_facts import facts_of
 from rldsl.compiler.cost.hardware import hardware_of
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, TrainOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import AnyOp, OffloadOp, OnloadOp, Plan, TrainOp
+from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 
 GIB = 1 << 30

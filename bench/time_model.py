@@ -44,7 +44,8 @@ from rldsl.compiler.cost.time_model import (
     packed_work,
     train_seconds,
 )
-from rldsl.compiler.plan import Arg, GenerateOp, ModelSpec, Scalar, TrainOp
+from rldsl.compiler.ops import Arg, GenerateOp, Scalar, TrainOp
+from rldsl.compiler.plan import ModelSpec
 
 ALPHABET = "0123456789+-=abcdefghijklmnopqrstuvwxyz ."
 LIMIT = 2.0

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.ops import Scalar
 from rldsl.diagnostics import Span
 
 # Weakest first; the number is the binding strength that printing needs for brackets.

@@ -10,7 +10,7 @@ from typing import Any
 
 from rldsl.compiler.expr import Binary, Expr, Literal, ParamRef, Unary, negate, unfit
 from rldsl.compiler.ir import Call, FieldArg, Keyword, Method, Param, ParamType, Range, SourceCall
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.ops import Scalar
 from rldsl.compiler.pysource import Site, caller_span, site_of, variable_of_call
 from rldsl.diagnostics import Span, fail
 from rldsl.types import FieldType

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
-from rldsl.compiler.plan import AnyOp, Dropped, Group, MemoryPlan, PhaseSpec, Program, Reason, Scalar
+from rldsl.compiler.ops import AnyOp, Reason, Scalar
+from rldsl.compiler.plan import Dropped, Group, MemoryPlan, PhaseSpec, Program
 from rldsl.compiler.signature import Signature
 from rldsl.diagnostics import Span
 from rldsl.types import FieldType, NodeType

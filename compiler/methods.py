@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rldsl.compiler.ir import Method, ModelKind
-from rldsl.compiler.plan import Aggregate, Phase, Recompute, Scalar
+from rldsl.compiler.ops import Aggregate, Recompute, Scalar
+from rldsl.compiler.plan import Phase
 from rldsl.compiler.signature import FieldParam
 from rldsl.types import PROMPT, SAMPLE, TOKEN, DType, FieldType
 

@@ -35,7 +35,7 @@ from rldsl.compiler.ir import (
     Use,
     changed,
 )
-from rldsl.compiler.plan import Reduction, Scalar
+from rldsl.compiler.ops import Reduction, Scalar
 from rldsl.compiler.syntax_errors import parse_tree
 from rldsl.diagnostics import DiagnosticError, Diagnostics, Span, did_you_mean, fail
 from rldsl.types import PROMPT, DType, FieldType, NodeType

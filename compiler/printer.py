@@ -24,7 +24,7 @@ from rldsl.compiler.ir import (
     Range,
     SourceCall,
 )
-from rldsl.compiler.plan import AnyOp, FreeOp, ReshardOp
+from rldsl.compiler.ops import AnyOp, FreeOp, ReshardOp
 from rldsl.compiler.ranks import words
 
 _INDENT = "  "

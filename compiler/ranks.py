@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rldsl.compiler.plan import Group, Move
+from rldsl.compiler.ops import Move
+from rldsl.compiler.plan import Group
 
 WORLD = "world"
 Ranks = tuple[tuple[int, int], ...]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args, get_origin
 
 from rldsl import types
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.ops import Scalar
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean, fail
 from rldsl.types import SAMPLE, TOKEN, DType, FieldType
 

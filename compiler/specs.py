@@ -9,8 +9,9 @@ from rldsl.compiler.expr import Literal
 from rldsl.compiler.ir import Deploy, Input, Model, Module, SourceCall
 from rldsl.compiler.methods import DATA_SOURCES, LORA, MODEL_SOURCES, SourceKind
 from rldsl.compiler.neighbours import neighbours
+from rldsl.compiler.ops import Scalar, SourceSpec
 from rldsl.compiler.passes.bind_parameters import keyword_value
-from rldsl.compiler.plan import FunctionSpec, ModelSpec, Scalar, SourceSpec
+from rldsl.compiler.plan import FunctionSpec, ModelSpec
 from rldsl.compiler.signature import Signature
 
 

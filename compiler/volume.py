@@ -14,7 +14,8 @@ from functools import cached_property
 
 from msgspec import structs
 
-from rldsl.compiler.plan import AnyOp, CollectOp, ExtendOp, FreeOp, GenerateOp, LoadOp, Plan, ReshardOp, TakeOp, WaitOp
+from rldsl.compiler.ops import AnyOp, CollectOp, ExtendOp, FreeOp, GenerateOp, LoadOp, ReshardOp, TakeOp, WaitOp
+from rldsl.compiler.plan import Plan
 from rldsl.types import DType, FieldType
 
 PROMPT_TOKENS = "P"

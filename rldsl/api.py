@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from rldsl.compiler.handles import ParamHandle, QuantityHandle, SourceHandle, keywords_of, to_expr
 from rldsl.compiler.ir import Block, BlockKind, FieldArg, Input, Node, PhaseLayout, Place, Range
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.ops import Scalar
 from rldsl.compiler.pysource import Site, caller_frame, caller_site
 from rldsl.compiler.record import BlockRecord, Builder, Scope, check_name, current, declaring
 from rldsl.diagnostics import did_you_mean, fail

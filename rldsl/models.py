@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack, cast
 from rldsl.compiler.handles import CallHandle, FieldHandle, SourceHandle, field_args, keywords_of
 from rldsl.compiler.ir import Method, Model, ModelKind
 from rldsl.compiler.methods import LORA
-from rldsl.compiler.plan import Scalar
+from rldsl.compiler.ops import Scalar
 from rldsl.compiler.pysource import Site, caller_site
 from rldsl.compiler.record import check_name, declaring
 from rldsl.diagnostics import did_you_mean, fail

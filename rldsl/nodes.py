@@ -11,7 +11,7 @@ from rldsl.compiler.annotations import Annotations, read_annotations
 from rldsl.compiler.handles import CallHandle, FieldHandle, Handle, keywords_of, to_expr
 from rldsl.compiler.ir import BUILT_IN, Call, FieldArg, Method, Node
 from rldsl.compiler.methods import METHODS
-from rldsl.compiler.plan import Reduction
+from rldsl.compiler.ops import Reduction
 from rldsl.compiler.pysource import (
     Site,
     caller_site,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rldsl.compiler.expr import format_scalar
-from rldsl.compiler.plan import Plan, Scalar, Source
+from rldsl.compiler.ops import Scalar
+from rldsl.compiler.plan import Plan, Source
 from rldsl.compiler.pysource import caller_frame, caller_span
 from rldsl.compiler.record import current, forget
 from rldsl.compiler.trace import algorithm_name

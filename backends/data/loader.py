@@ -17,7 +17,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from rldsl.backends.background import Background, Task
 from rldsl.backends.data.batch import TORCH_DTYPE, Column, Data
 from rldsl.backends.data.sources import Row, Rows, open_rows
-from rldsl.compiler.plan import LoadOp, SourceSpec
+from rldsl.compiler.ops import LoadOp, SourceSpec
 from rldsl.diagnostics import Diagnostic, Severity, did_you_mean, fail
 from rldsl.types import DType, FieldType
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, get_origin, get_type_hints
 
-from rldsl.compiler.plan import Scalar, SourceSpec
+from rldsl.compiler.ops import Scalar, SourceSpec
 from rldsl.diagnostics import Span, did_you_mean, fail
 
 Row = Mapping[str, Any]

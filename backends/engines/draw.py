@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rldsl.compiler.plan import ExtendOp, GenerateOp
+from rldsl.compiler.ops import ExtendOp, GenerateOp
 
 SamplingOp = GenerateOp | ExtendOp
 """Both say alike how tokens are sampled: `max_new_tokens`, `temperature`, `top_p`, `top_k`."""

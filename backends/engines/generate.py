@@ -18,7 +18,7 @@ from rldsl.backends.engines.model import Model, published, whole_module
 from rldsl.backends.engines.module import Scorer
 from rldsl.backends.engines.packing import PACK_TOKENS, Ints, Layout, group, pack
 from rldsl.backends.engines.score import budget
-from rldsl.compiler.plan import ExtendOp, GenerateOp
+from rldsl.compiler.ops import ExtendOp, GenerateOp
 from rldsl.diagnostics import fail
 
 # Keys and values of the rows that are decoded together take at most this much; more rows wait.

@@ -26,7 +26,8 @@ from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.recompute import layers_of
-from rldsl.compiler.plan import ModelSpec, TrainOp
+from rldsl.compiler.ops import TrainOp
+from rldsl.compiler.plan import ModelSpec
 from rldsl.diagnostics import fail
 from rldsl.types import TokenLoss
 

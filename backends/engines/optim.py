@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from rldsl.compiler.plan import TrainOp
+from rldsl.compiler.ops import TrainOp
 from rldsl.diagnostics import fail
 
 if TYPE_CHECKING:

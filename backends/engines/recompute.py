@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from rldsl.compiler.plan import Recompute
+from rldsl.compiler.ops import Recompute
 
 
 def layers_of(model: Any) -> list[nn.Module]:

@@ -32,7 +32,8 @@ from transformers import (
 from transformers.utils import logging
 
 from rldsl.backends.engines import require
-from rldsl.compiler.plan import ModelSpec, Scalar
+from rldsl.compiler.ops import Scalar
+from rldsl.compiler.plan import ModelSpec
 from rldsl.diagnostics import did_you_mean, fail
 
 SCRATCH = "scratch"

@@ -17,7 +17,7 @@ from rldsl.backends.engines.packing import MicroBatch, idle, micro_batches
 from rldsl.backends.engines.recompute import recomputing
 from rldsl.backends.engines.score import budget, fill, longest
 from rldsl.backends.functions import definition
-from rldsl.compiler.plan import Aggregate, TrainOp
+from rldsl.compiler.ops import Aggregate, TrainOp
 from rldsl.diagnostics import Span, fail
 from rldsl.types import TokenLoss
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rldsl.compiler.cost.shard import Shard, numbers
-from rldsl.compiler.plan import Recompute
+from rldsl.compiler.ops import Recompute
 
 FLOAT32, INT64 = 4, 8
 # Tensors of float32 that the backward pass of a norm holds at once beside what it was given.

@@ -20,17 +20,13 @@ from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, 
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, largest_micro_batch
 from rldsl.compiler.cost.shard import Lora, Shard
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
     FreeOp,
     GenerateOp,
-    Group,
     InferMethod,
     InferOp,
-    ModelSpec,
-    Phase,
-    Plan,
     ReshardOp,
     SaveOp,
     State,
@@ -38,6 +34,7 @@ from rldsl.compiler.plan import (
     SyncWeightsOp,
     TrainOp,
 )
+from rldsl.compiler.plan import Group, ModelSpec, Phase, Plan
 from rldsl.compiler.volume import PROMPT_TOKENS, Rows, Volumes
 from rldsl.types import DType
 

@@ -15,7 +15,7 @@ from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, product
 from rldsl.compiler.cost.model_facts import Head
 from rldsl.compiler.cost.shard import Shard
-from rldsl.compiler.plan import Recompute
+from rldsl.compiler.ops import Recompute
 
 ENGINE_CHUNK = 1 << 25
 """Logits that `backends/engines/heads.py` makes at once."""

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from rldsl.compiler.cost.hardware import Hardware
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, Group, Phase, Plan, SyncWeightsOp
+from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, SyncWeightsOp
+from rldsl.compiler.plan import Group, Phase, Plan
 
 _MORE_RANKS = (2, 4, 8, 16)
 _WIDER = (2, 4, 8)

@@ -13,21 +13,8 @@ from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choos
 from rldsl.compiler.cost.residency_gaps import Between, Use, gaps_of
 from rldsl.compiler.cost.time_model import move_seconds
 from rldsl.compiler.cost.ways import Run, Runs
-from rldsl.compiler.plan import (
-    AnyOp,
-    FreeOp,
-    MemoryPlan,
-    MetricOp,
-    OffloadOp,
-    OnloadOp,
-    OpMemory,
-    OutputOp,
-    Plan,
-    Program,
-    State,
-    StateSpec,
-    WaitOp,
-)
+from rldsl.compiler.ops import AnyOp, FreeOp, MetricOp, OffloadOp, OnloadOp, OutputOp, State, WaitOp
+from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.ranks import contains
 
 _SMALL = (FreeOp, WaitOp, MetricOp, OutputOp)

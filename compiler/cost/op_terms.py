@@ -12,7 +12,8 @@ from rldsl.compiler.cost.footprints import Footprints, Key
 from rldsl.compiler.cost.hardware import hardware_of
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, MemoryPlan, OffloadOp, OnloadOp, OpMemory, Plan, Program
+from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, OffloadOp, OnloadOp
+from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program
 from rldsl.compiler.ranks import contains
 from rldsl.diagnostics import DiagnosticError
 

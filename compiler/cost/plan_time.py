@@ -32,7 +32,7 @@ from rldsl.compiler.cost.time_model import (
     sync_seconds,
     train_seconds,
 )
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
     GenerateOp,
@@ -40,14 +40,13 @@ from rldsl.compiler.plan import (
     InferOp,
     OffloadOp,
     OnloadOp,
-    Phase,
-    Plan,
     Recompute,
     ReshardOp,
     SyncKind,
     SyncWeightsOp,
     TrainOp,
 )
+from rldsl.compiler.plan import Phase, Plan
 from rldsl.compiler.volume import PROMPT_TOKENS, Amount, Volumes, symbol
 
 OURS = frozenset({"fsdp", "hf"})

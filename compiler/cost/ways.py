@@ -15,7 +15,8 @@ from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.plan_time import PlanTime
 from rldsl.compiler.cost.time_model import generate_seconds
-from rldsl.compiler.plan import AnyOp, ExtendOp, GenerateOp, InferOp, Phase, Plan, Recompute, TrainOp
+from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, InferOp, Recompute, TrainOp
+from rldsl.compiler.plan import Phase, Plan
 
 # Fewer logits at once are more, smaller products: a few per cent of a pass, assumed.
 _SMALL_CHUNK, _SMALL_CHUNK_COST = ENGINE_CHUNK >> 3, 1.02

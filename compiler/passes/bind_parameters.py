@@ -25,9 +25,10 @@ from rldsl.compiler.ir import (
     changed,
 )
 from rldsl.compiler.methods import DATA_SOURCES, FIGURES, LORA, METHODS, MODEL_SOURCES, Setting
+from rldsl.compiler.ops import Scalar
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.warn_unused import SEED
-from rldsl.compiler.plan import AXES, Scalar
+from rldsl.compiler.plan import AXES
 from rldsl.compiler.units import unit_of
 from rldsl.diagnostics import Diagnostics, Span, did_you_mean
 

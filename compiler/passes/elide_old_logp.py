@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.ir import Call, FieldArg, Method, Module, Node, changed
+from rldsl.compiler.ops import Reason
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of, optimiser_steps, option_of
 from rldsl.compiler.passes.check_counts import batch_of
 from rldsl.compiler.passes.infer_edges import trunk_of
 from rldsl.compiler.passes.unroll_loops import is_take
-from rldsl.compiler.plan import Dropped, Reason
+from rldsl.compiler.plan import Dropped
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import ClassVar
 from msgspec import structs
 
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import ReshardOp, SyncWeightsOp
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import Group, Program, ReshardOp, SyncWeightsOp
+from rldsl.compiler.plan import Group, Program
 
 
 @dataclass(frozen=True, kw_only=True)

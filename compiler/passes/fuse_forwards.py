@@ -10,9 +10,9 @@ from typing import ClassVar, NamedTuple
 import msgspec
 
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import AnyOp, CollectOp, ComputeOp, Guard, InferHead, InferMethod, InferOp, Reason
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import trunk_of
-from rldsl.compiler.plan import AnyOp, CollectOp, ComputeOp, Guard, InferHead, InferMethod, InferOp, Reason
 
 # With how many forwards of the same layers and tokens, which could not be fused themselves, one more is tried: in a
 # chain, each waiting for the one before, all would be tried in vain.

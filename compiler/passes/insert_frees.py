@@ -9,8 +9,8 @@ from typing import ClassVar
 from msgspec import structs
 
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import AnyOp, FreeOp, Guard, ReshardOp
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import AnyOp, FreeOp, Guard, ReshardOp
 
 Held = tuple[str, object]
 """A field, and a layout in which ranks hold it."""

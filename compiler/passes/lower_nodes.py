@@ -11,11 +11,7 @@ from msgspec import structs
 from rldsl.compiler.expr import Expr, Literal
 from rldsl.compiler.ir import BlockKind, Call, FieldArg, Graph, Input, Keyword, Method, Module, Node
 from rldsl.compiler.methods import METHODS
-from rldsl.compiler.passes.base import Context
-from rldsl.compiler.passes.bind_parameters import number_of, option_of
-from rldsl.compiler.passes.check_counts import batch_of, minibatch_of
-from rldsl.compiler.passes.elide_old_logp import temperature_of
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     Aggregate,
     AnyOp,
     Arg,
@@ -37,6 +33,10 @@ from rldsl.compiler.plan import (
     TakeOp,
     TrainOp,
 )
+from rldsl.compiler.passes.base import Context
+from rldsl.compiler.passes.bind_parameters import number_of, option_of
+from rldsl.compiler.passes.check_counts import batch_of, minibatch_of
+from rldsl.compiler.passes.elide_old_logp import temperature_of
 from rldsl.compiler.signature import Signature
 from rldsl.compiler.specs import data_source
 

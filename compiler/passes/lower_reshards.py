@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import AnyOp, Guard, Move, Reason, ReshardOp
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import AnyOp, Group, Guard, Move, Reason, ReshardOp
+from rldsl.compiler.plan import Group
 from rldsl.compiler.ranks import joined, move_kind
 
 

@@ -6,21 +6,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.ir import Method, ModelKind, Module
+from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, InferOp, Reason, SaveOp, SyncKind, SyncWeightsOp, TrainOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
 from rldsl.compiler.passes.infer_edges import trunk_of
-from rldsl.compiler.plan import (
-    AnyOp,
-    ExtendOp,
-    GenerateOp,
-    Group,
-    InferOp,
-    Reason,
-    SaveOp,
-    SyncKind,
-    SyncWeightsOp,
-    TrainOp,
-)
+from rldsl.compiler.plan import Group
 from rldsl.compiler.ranks import inside, joined
 
 Rollout = GenerateOp | ExtendOp

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.ir import Call, FieldArg, FieldInfo, Method, Module, Node, changed
+from rldsl.compiler.ops import Reason
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
 from rldsl.compiler.passes.infer_edges import edges_of
-from rldsl.compiler.plan import Dropped, Reason
+from rldsl.compiler.plan import Dropped
 from rldsl.types import DType, FieldType
 
 _FORWARDS = frozenset({Method.LOGPROB, Method.VALUE, Method.SCORE})

@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import ClassVar
 
 from rldsl.compiler.ir import Module, Node, changed
+from rldsl.compiler.ops import Reason
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import trunk_of
-from rldsl.compiler.plan import Reason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ from typing import ClassVar, NamedTuple
 import msgspec
 
 from rldsl.compiler.ir import Module
-from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ComputeOp,
@@ -26,6 +25,7 @@ from rldsl.compiler.plan import (
     WaitOp,
     parts,
 )
+from rldsl.compiler.passes.base import Context
 from rldsl.compiler.threads import wants_main_thread
 from rldsl.types import DType
 

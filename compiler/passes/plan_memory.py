@@ -13,11 +13,12 @@ from rldsl.compiler.cost.hardware import Hardware, hardware_of
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.ir import Method, Module
+from rldsl.compiler.ops import AnyOp, Reason, SaveOp, TrainOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import option_of
 from rldsl.compiler.passes.emit_programs import EmitPrograms
 from rldsl.compiler.passes.memory_faults import does_not_fit, pins_cost, within_margin
-from rldsl.compiler.plan import AnyOp, Dropped, FieldSpec, ModelSpec, Plan, Reason, SaveOp, TrainOp
+from rldsl.compiler.plan import Dropped, FieldSpec, ModelSpec, Plan
 from rldsl.compiler.specs import figures_of_deploy, model_spec
 from rldsl.diagnostics import DiagnosticError
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import msgspec
 
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import AnyOp, LoadOp, Reason
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import AnyOp, LoadOp, Reason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.ir import Method, Module, Node, changed
+from rldsl.compiler.ops import Reason
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.plan import Reason
 
 
 @dataclass(frozen=True, kw_only=True)

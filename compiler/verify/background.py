@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rldsl.compiler.plan import AnyOp, CollectOp, ComputeOp, LoadOp, TrainOp, WaitOp
+from rldsl.compiler.ops import AnyOp, CollectOp, ComputeOp, LoadOp, TrainOp, WaitOp
 from rldsl.compiler.verify.facts import Facts, ranks_of
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rldsl.compiler.plan import Arg, ComputeOp, FunctionSpec, TrainOp
+from rldsl.compiler.ops import Arg, ComputeOp, TrainOp
+from rldsl.compiler.plan import FunctionSpec
 from rldsl.compiler.signature import LIBRARY_MODULES, FieldParam, HyperParam, Signature, library_signature
 from rldsl.compiler.verify.facts import Facts
 from rldsl.compiler.verify.header import is_a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rldsl.compiler.plan import CollectOp, FreeOp, LoadOp, TakeOp
+from rldsl.compiler.ops import CollectOp, FreeOp, LoadOp, TakeOp
 from rldsl.compiler.verify.facts import Facts, ranks_of
 
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from rldsl.compiler.ir import EdgeKind
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     FreeOp,
     LoadOp,
     OffloadOp,
     OnloadOp,
-    Plan,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
@@ -22,6 +21,7 @@ from rldsl.compiler.plan import (
     WaitOp,
     parts,
 )
+from rldsl.compiler.plan import Plan
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of, some
 from rldsl.compiler.volume import measured
 

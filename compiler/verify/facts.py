@@ -5,23 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rldsl.compiler.plan import (
-    AnyOp,
-    ExtendOp,
-    FieldSpec,
-    FunctionSpec,
-    GenerateOp,
-    Group,
-    Guard,
-    InferOp,
-    ModelSpec,
-    Plan,
-    Program,
-    ReshardOp,
-    SaveOp,
-    SyncWeightsOp,
-    TrainOp,
-)
+from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, Guard, InferOp, ReshardOp, SaveOp, SyncWeightsOp, TrainOp
+from rldsl.compiler.plan import FieldSpec, FunctionSpec, Group, ModelSpec, Plan, Program
 from rldsl.compiler.ranks import Ranks, contains, words
 from rldsl.types import FieldType
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rldsl.compiler.methods import DATA_SOURCES, MODEL_SOURCES, Setting
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     ComputeOp,
     LoadOp,
     MetricOp,
-    ModelSpec,
     OutputOp,
     Reduction,
     ReshardOp,
@@ -19,6 +18,7 @@ from rldsl.compiler.plan import (
     TrainOp,
     parts,
 )
+from rldsl.compiler.plan import ModelSpec
 from rldsl.compiler.verify.facts import WITH_MODEL, Facts
 
 _PRECISIONS = ("fp32", "bf16")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rldsl.compiler.plan import InferMethod, InferOp
+from rldsl.compiler.ops import InferMethod, InferOp
 from rldsl.compiler.verify.facts import Facts
 
 

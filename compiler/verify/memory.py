@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
     GenerateOp,
     InferOp,
-    MemoryPlan,
     OffloadOp,
     OnloadOp,
-    Program,
     SaveOp,
     State,
-    StateSpec,
     SyncWeightsOp,
     TrainOp,
 )
+from rldsl.compiler.plan import MemoryPlan, Program, StateSpec
 from rldsl.compiler.verify.facts import Facts, ranks_of
 
 Key = tuple[str, State, int]

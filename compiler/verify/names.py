@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rldsl.compiler.ir import ModelKind
-from rldsl.compiler.plan import (
-    AnyOp,
-    ComputeOp,
-    FreeOp,
-    ModelSpec,
-    OffloadOp,
-    OnloadOp,
-    Plan,
-    ReshardOp,
-    SyncWeightsOp,
-    TrainOp,
-    parts,
-)
+from rldsl.compiler.ops import AnyOp, ComputeOp, FreeOp, OffloadOp, OnloadOp, ReshardOp, SyncWeightsOp, TrainOp, parts
+from rldsl.compiler.plan import ModelSpec, Plan
 from rldsl.compiler.verify.facts import WITH_MODEL, type_of
 
 

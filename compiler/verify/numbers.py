@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ExtendOp,
     GenerateOp,
-    Group,
     InferOp,
     LoadOp,
-    Plan,
     ReshardOp,
     SaveOp,
     TakeOp,
     TrainOp,
     parts,
 )
+from rldsl.compiler.plan import Group, Plan
 from rldsl.compiler.verify.facts import Facts
 
 Interval = tuple[str, float, float]

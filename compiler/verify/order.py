@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from rldsl.compiler.plan import AnyOp, Program, ReshardOp, SyncWeightsOp
+from rldsl.compiler.ops import AnyOp, ReshardOp, SyncWeightsOp
+from rldsl.compiler.plan import Program
 from rldsl.compiler.ranks import move_kind, union
 from rldsl.compiler.verify.facts import Facts, ranks_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ComputeOp,
@@ -15,11 +15,11 @@ from rldsl.compiler.plan import (
     Guard,
     MetricOp,
     OutputOp,
-    Program,
     ReshardOp,
     TakeOp,
     WaitOp,
 )
+from rldsl.compiler.plan import Program
 from rldsl.compiler.verify.facts import Facts, Layout, ranks_of, shown
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rldsl.compiler.ir import Method
 from rldsl.compiler.methods import METHODS
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     CollectOp,

@@ -10,18 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from rldsl.compiler.ir import Method, ModelKind
 from rldsl.compiler.methods import ENGINE_AXES, ENGINES, METHODS
-from rldsl.compiler.plan import (
-    ExtendOp,
-    GenerateOp,
-    InferOp,
-    Phase,
-    Program,
-    SaveOp,
-    SyncKind,
-    SyncWeightsOp,
-    TrainOp,
-    parts,
-)
+from rldsl.compiler.ops import ExtendOp, GenerateOp, InferOp, SaveOp, SyncKind, SyncWeightsOp, TrainOp, parts
+from rldsl.compiler.plan import Phase, Program
 from rldsl.compiler.verify.facts import ROLLOUTS, WITH_MODEL, Facts, Rollout, WithModel, ranks_of
 
 Engine = tuple[str, int]

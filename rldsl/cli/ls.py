@@ -26,7 +26,7 @@ from rldsl.compiler.methods import (
     Setting,
     SourceKind,
 )
-from rldsl.compiler.plan import Reduction, Scalar
+from rldsl.compiler.ops import Reduction, Scalar
 from rldsl.compiler.signature import FieldParam, HyperParam, Signature, library_names, library_signature
 
 _HELD = "\xa0"  # a blank at which textwrap does not break

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from rldsl.cli.ls import field_words, source_words
 from rldsl.compiler.ir import Method, ModelKind, ParamType
 from rldsl.compiler.methods import CLUSTERS, DATA_SOURCES, ENGINES, MODEL_SOURCES, Setting
-from rldsl.compiler.plan import Phase, Reduction
+from rldsl.compiler.ops import Reduction
+from rldsl.compiler.plan import Phase
 from rldsl.lsp.calls import arguments, method_words, methods_of, output_names, settings, value_words
 from rldsl.lsp.facts import field_info, function_words
 from rldsl.lsp.scan import (

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rldsl.compiler.cost.memory_terms import Origin, Term
 from rldsl.compiler.cost.op_terms import OpTerms, PlanTerms
-from rldsl.compiler.plan import AnyOp, MemoryPlan, OffloadOp, OnloadOp, OpMemory, Plan, Program, StateSpec
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp
+from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.render.memory import neighbour, presence, states_on
 from rldsl.render.ranks import ranks_of
 from rldsl.render.words import duration, memory_words, plural, state_words

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rldsl.compiler.plan import CollectOp, Plan
+from rldsl.compiler.ops import CollectOp
+from rldsl.compiler.plan import Plan
 from rldsl.render.nodes import Edge, NodeView, edges_of, layers_of, nodes_of
 from rldsl.render.scopes import leaf, scope_of_op
 from rldsl.render.words import every_words, plural

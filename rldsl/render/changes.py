@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from rldsl.compiler.ops import LoadOp, SaveOp, SyncKind, SyncWeightsOp, parts
 from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
-from rldsl.compiler.plan import FunctionSpec, LoadOp, Plan, SaveOp, SyncKind, SyncWeightsOp, parts
+from rldsl.compiler.plan import FunctionSpec, Plan
 from rldsl.render.changes_nodes import Said, node_facts, sayings
 from rldsl.render.facts import Facts
 from rldsl.render.memory import fit_words, moved_words, presence, states_on, unplanned

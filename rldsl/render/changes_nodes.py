@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from rldsl.compiler.plan import AnyOp, Arg, Guard, LoadOp, Plan, SyncWeightsOp, WaitOp, parts
+from rldsl.compiler.ops import AnyOp, Arg, Guard, LoadOp, SyncWeightsOp, WaitOp, parts
+from rldsl.compiler.plan import Plan
 from rldsl.render.nodes import node_id, node_ids, nodes_of
 from rldsl.render.ranks import group_words
 from rldsl.render.scopes import general, scope_of

@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from rldsl.compiler.plan import (
-    AnyOp,
-    FreeOp,
-    LoadOp,
-    ModelSpec,
-    OffloadOp,
-    OnloadOp,
-    Plan,
-    ReshardOp,
-    SaveOp,
-    SyncWeightsOp,
-    WaitOp,
-)
+from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
+from rldsl.compiler.plan import ModelSpec, Plan
 from rldsl.render.arithmetic import move_purpose, op_lines, state_lines
 from rldsl.render.blocks import BlockView, blocks_of
 from rldsl.render.explain_node import ModelOp, NodeExplainer

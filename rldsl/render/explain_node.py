@@ -6,23 +6,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     ComputeOp,
-    Dropped,
     ExtendOp,
     GenerateOp,
     InferOp,
     LoadOp,
-    ModelSpec,
-    Plan,
     Recompute,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
     WaitOp,
 )
+from rldsl.compiler.plan import Dropped, ModelSpec, Plan
 from rldsl.compiler.volume import Rows
 from rldsl.render.arithmetic import op_lines
 from rldsl.render.facts import Facts

@@ -8,19 +8,19 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from rldsl.compiler import dag
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ExtendOp,
     FreeOp,
     GenerateOp,
-    Plan,
     ReshardOp,
     SyncWeightsOp,
     TrainOp,
     WaitOp,
     parts,
 )
+from rldsl.compiler.plan import Plan
 from rldsl.compiler.volume import Rows, Volumes
 from rldsl.types import FieldType
 

@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from rldsl.compiler.plan import (
-    AnyOp,
-    Move,
-    Plan,
-    ReshardOp,
-    SyncKind,
-    SyncWeightsOp,
-    TakeOp,
-    WaitOp,
-)
+from rldsl.compiler.ops import AnyOp, Move, ReshardOp, SyncKind, SyncWeightsOp, TakeOp, WaitOp
+from rldsl.compiler.plan import Plan
 from rldsl.compiler.volume import Sent, Volume
 from rldsl.render.facts import Facts
 from rldsl.render.nodes import node_id

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from rldsl.compiler.plan import AnyOp, FieldSpec, Plan, Program, plan_hash, to_builtins
+from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.plan import FieldSpec, Plan, Program, plan_hash, to_builtins
 from rldsl.render.blocks import parts_of
 from rldsl.render.explain import HELPERS, Explainer
 from rldsl.render.export import fill_of

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from rldsl.compiler.plan import (
-    AnyOp,
-    FreeOp,
-    LoadOp,
-    Program,
-    ReshardOp,
-    SaveOp,
-    SyncWeightsOp,
-    WaitOp,
-)
+from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
+from rldsl.compiler.plan import Program
 from rldsl.render.facts import Facts
 from rldsl.render.nodes import node_ids
 from rldsl.render.ranks import ranks_of

@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rldsl.compiler.plan import (
-    AnyOp,
-    LoadOp,
-    MemoryPlan,
-    OffloadOp,
-    OnloadOp,
-    OpMemory,
-    Plan,
-    Program,
-    ReshardOp,
-    SaveOp,
-    State,
-    StateSpec,
-    SyncWeightsOp,
-    WaitOp,
-)
+from rldsl.compiler.ops import AnyOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, State, SyncWeightsOp, WaitOp
+from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.ranks import contains
 from rldsl.render.nodes import node_ids
 from rldsl.render.ranks import ranks_of

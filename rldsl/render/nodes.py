@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ComputeOp,
@@ -16,11 +16,11 @@ from rldsl.compiler.plan import (
     LoadOp,
     MetricOp,
     OutputOp,
-    Plan,
     TakeOp,
     TrainOp,
     parts,
 )
+from rldsl.compiler.plan import Plan
 from rldsl.render.scopes import Scope, general, inside, leaf, scope_of, scope_of_op
 from rldsl.render.words import call_of, guard_words
 from rldsl.types import NodeType, Role

@@ -7,18 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from rldsl.compiler.plan import (
-    AnyOp,
-    FreeOp,
-    LoadOp,
-    OffloadOp,
-    OnloadOp,
-    Plan,
-    ReshardOp,
-    SaveOp,
-    SyncWeightsOp,
-    WaitOp,
-)
+from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
+from rldsl.compiler.plan import Plan
 from rldsl.render.facts import in_order
 from rldsl.render.nodes import node_ids
 from rldsl.render.scopes import general

@@ -9,7 +9,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from rldsl.compiler.plan import AnyOp, Plan, Program, parts, plan_hash, to_builtins
+from rldsl.compiler.ops import AnyOp, parts
+from rldsl.compiler.plan import Plan, Program, plan_hash, to_builtins
 from rldsl.render.memory import fit_words
 from rldsl.render.nodes import roles_of
 from rldsl.render.rank import phases_words

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rldsl.backends.keys import reward_key
-from rldsl.compiler.plan import AnyOp, MetricOp, Plan, SyncWeightsOp, TakeOp, TrainOp, WaitOp
+from rldsl.compiler.ops import AnyOp, MetricOp, SyncWeightsOp, TakeOp, TrainOp, WaitOp
+from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import Diagnostic
 from rldsl.render.diagnostics import DiagnosticView
 from rldsl.render.measured import measured_lines

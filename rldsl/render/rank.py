@@ -8,7 +8,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from rldsl.compiler.plan import Group, LoadOp, Plan, ReshardOp, TakeOp
+from rldsl.compiler.ops import LoadOp, ReshardOp, TakeOp
+from rldsl.compiler.plan import Group, Plan
 from rldsl.render.ranks import group_words
 
 _SHOWN = 6

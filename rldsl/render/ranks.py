@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rldsl.compiler.plan import AnyOp, Plan, Program
+from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.plan import Plan, Program
 from rldsl.compiler.ranks import words
 from rldsl.render.facts import Facts
 

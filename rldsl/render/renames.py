@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from rldsl.compiler.plan import ComputeOp, ExtendOp, GenerateOp, InferOp, Plan, TrainOp, parts, to_builtins
+from rldsl.compiler.ops import ComputeOp, ExtendOp, GenerateOp, InferOp, TrainOp, parts
+from rldsl.compiler.plan import Plan, to_builtins
 from rldsl.render.scopes import general, leaf, scope_of
 
 _Named = GenerateOp | ExtendOp | InferOp | ComputeOp | TrainOp

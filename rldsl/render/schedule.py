@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ComputeOp,
     FreeOp,
     OffloadOp,
     OnloadOp,
-    Plan,
-    Program,
     ReshardOp,
     SaveOp,
     SyncWeightsOp,
@@ -22,6 +20,7 @@ from rldsl.compiler.plan import (
     WaitOp,
     parts,
 )
+from rldsl.compiler.plan import Plan, Program
 from rldsl.render.facts import in_order
 from rldsl.render.nodes import NodeView, node_id, nodes_of
 from rldsl.render.ranks import ranks_of

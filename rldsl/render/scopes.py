@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rldsl.compiler.plan import AnyOp, LoadOp
+from rldsl.compiler.ops import AnyOp, LoadOp
 
 
 @dataclass(frozen=True, slots=True)

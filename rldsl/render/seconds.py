@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rldsl.compiler.cost.plan_time import PlanTime
-from rldsl.compiler.plan import AnyOp, Program
+from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.plan import Program
 from rldsl.render.memory import label_of
 from rldsl.render.ranks import ranks_of
 from rldsl.render.words import duration, kind_of

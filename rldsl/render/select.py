@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rldsl.compiler.plan import AnyOp, FreeOp, LoadOp, Plan, ReshardOp, SyncWeightsOp
+from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, ReshardOp, SyncWeightsOp
+from rldsl.compiler.plan import Plan
 from rldsl.render.facts import Facts
 from rldsl.render.nodes import Edge, edges_of, node_id, nodes_of
 from rldsl.render.scopes import leaf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rldsl.compiler.plan import ReshardOp
+from rldsl.compiler.ops import ReshardOp
 from rldsl.compiler.volume import ITEM_BYTES, PROMPT_TOKENS, Amount, Rows, Sent, Volume
 from rldsl.render.facts import Facts
 from rldsl.render.words import plural

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     CollectOp,
@@ -17,23 +17,21 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     MetricOp,
-    ModelSpec,
     OffloadOp,
     OnloadOp,
     OutputOp,
-    Plan,
     Reduction,
     ReshardOp,
     SaveOp,
     Scalar,
     State,
-    StateSpec,
     SyncKind,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
     WaitOp,
 )
+from rldsl.compiler.plan import ModelSpec, Plan, StateSpec
 from rldsl.render.scopes import Scope, inside, leaf, scope_of, scope_of_op
 
 _INFER = {

@@ -29,7 +29,7 @@ from rldsl.compiler.ir import (
     SourceCall,
     Use,
 )
-from rldsl.compiler.plan import Reduction, Scalar
+from rldsl.compiler.ops import Reduction, Scalar
 from rldsl.types import PROMPT, SAMPLE, TOKEN, DType, FieldType, NodeType
 
 T = TypeVar("T")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rldsl.compiler.ops import ComputeOp, SaveOp, TrainOp
 from rldsl.compiler.pipeline import Options, check_file, compile_file
-from rldsl.compiler.plan import ComputeOp, SaveOp, TrainOp
 from rldsl.diagnostics import DiagnosticError
 from tests.compiler.programs import PPO, PROGRAM, after, compiled, errors
 from tests.compiler.test_functions import python_file

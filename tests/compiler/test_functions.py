@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rldsl.compiler.ops import ComputeOp
 from rldsl.compiler.pipeline import Options, check_file, compile_file
-from rldsl.compiler.plan import ComputeOp, Source
+from rldsl.compiler.plan import Source
 from rldsl.compiler.signature import library_names, library_signature
 from tests.compiler.programs import PROGRAM
 

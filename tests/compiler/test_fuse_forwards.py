@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import FreeOp, InferMethod, InferOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.fuse_forwards import FuseForwards
 from rldsl.compiler.pipeline import compile_file
-from rldsl.compiler.plan import FreeOp, InferMethod, InferOp, Plan
+from rldsl.compiler.plan import Plan
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import Diagnostics
 from tests.compiler.programs import after, compiled

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rldsl.compiler.ops import AnyOp, Arg, CollectOp, ComputeOp, FreeOp, Guard, LoadOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import AnyOp, Arg, CollectOp, ComputeOp, FreeOp, Guard, LoadOp, Plan, WaitOp
+from rldsl.compiler.plan import Plan
 from rldsl.compiler.verify import verify_plan
 from tests.compiler.programs import EXAMPLES, PPO, PROGRAM, compiled
 

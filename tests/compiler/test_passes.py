@@ -3,7 +3,7 @@
 import pytest
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.plan import CollectOp, FreeOp, GenerateOp, ReshardOp, SyncKind, SyncWeightsOp, TrainOp
+from rldsl.compiler.ops import CollectOp, FreeOp, GenerateOp, ReshardOp, SyncKind, SyncWeightsOp, TrainOp
 from tests.compiler.programs import PPO, PROGRAM, after, compiled
 
 DEPLOYED = PROGRAM + "deploy {\n  actor.train : fsdp(dp = 4)\n  actor.generate : hf(dp = 2)\n}\n"

@@ -15,18 +15,9 @@ from hypothesis import strategies as st
 
 from bench.mutants import wholes
 from rldsl.compiler.format import format_text
+from rldsl.compiler.ops import CollectOp, FreeOp, Move, ReshardOp, SyncKind, SyncWeightsOp, TakeOp
 from rldsl.compiler.pipeline import Options, compile_file, compile_graph
-from rldsl.compiler.plan import (
-    CollectOp,
-    FreeOp,
-    Group,
-    Move,
-    Plan,
-    ReshardOp,
-    SyncKind,
-    SyncWeightsOp,
-    TakeOp,
-)
+from rldsl.compiler.plan import Group, Plan
 from rldsl.compiler.plan_io import dumps
 from rldsl.compiler.printer import print_graph
 from rldsl.compiler.ranks import contains

@@ -9,20 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from rldsl.cli.options import memory
+from rldsl.compiler.ops import AnyOp, FreeOp, OffloadOp, OnloadOp, Recompute, SaveOp, State, TrainOp
 from rldsl.compiler.pipeline import Compiled, Options, compile_file
-from rldsl.compiler.plan import (
-    AnyOp,
-    FreeOp,
-    MemoryPlan,
-    OffloadOp,
-    OnloadOp,
-    Plan,
-    Recompute,
-    SaveOp,
-    State,
-    TrainOp,
-    to_builtins,
-)
+from rldsl.compiler.plan import MemoryPlan, Plan, to_builtins
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
 

@@ -23,8 +23,9 @@ from rldsl.compiler.cost.time_model import (
     packed_work,
     train_seconds,
 )
+from rldsl.compiler.ops import AnyOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import AnyOp, Plan
+from rldsl.compiler.plan import Plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QWEN = "Qwen/Qwen2.5-7B"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rldsl.compiler.ops import LoadOp
 from rldsl.compiler.pipeline import PASS_NAMES, Options, compile_file
-from rldsl.compiler.plan import LoadOp
 from rldsl.render.explain import HELPERS, Explainer
 from rldsl.render.nodes import node_ids
 from rldsl.render.scopes import general

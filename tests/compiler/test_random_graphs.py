@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from rldsl.compiler.format import format_text
 from rldsl.compiler.ir import Graph
+from rldsl.compiler.ops import MetricOp, OutputOp, TakeOp
 from rldsl.compiler.pipeline import Options, compile_graph
-from rldsl.compiler.plan import MetricOp, OutputOp, TakeOp
 from rldsl.compiler.plan_io import dumps, loads
 from rldsl.compiler.printer import print_graph
 from rldsl.compiler.verify import verify_plan

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rldsl.compiler.ops import SyncWeightsOp
 from rldsl.compiler.pipeline import Options, compile_graph
-from rldsl.compiler.plan import SyncWeightsOp
 from rldsl.diagnostics import DiagnosticError, Severity
 from tests.compiler.programs import compiled, graph_of
 

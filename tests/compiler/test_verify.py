@@ -7,7 +7,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import AnyOp, FreeOp, Group, Guard, Plan, Program, ReshardOp, SyncKind, SyncWeightsOp
+from rldsl.compiler.ops import AnyOp, FreeOp, Guard, ReshardOp, SyncKind, SyncWeightsOp
+from rldsl.compiler.plan import Group, Plan, Program
 from rldsl.compiler.verify import InvalidModuleError, verify_module, verify_plan
 from tests.compiler.programs import PPO, PROGRAM, compiled
 

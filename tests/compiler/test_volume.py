@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rldsl.compiler.ops import ReshardOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import ReshardOp
 from rldsl.compiler.volume import Amount, Volumes, symbol, total
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -10,7 +10,7 @@ from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines import generate
 from rldsl.backends.engines.generate import Sampler, Samples
 from rldsl.backends.engines.model import Model
-from rldsl.compiler.plan import ExtendOp, GenerateOp
+from rldsl.compiler.ops import ExtendOp, GenerateOp
 from rldsl.diagnostics import DiagnosticError
 from tests.engine.tiny import load, perturb
 

@@ -14,7 +14,7 @@ from rldsl.algos.losses import policy_loss
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.model import Model
-from rldsl.compiler.plan import Arg
+from rldsl.compiler.ops import Arg
 from tests.engine.tiny import CRITIC, SCRATCH, Rows, changed, quiet, train_op
 from tests.ranks import on_ranks
 

@@ -15,7 +15,8 @@ from rldsl.backends.engines import lora
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.optim import Optimizer
-from rldsl.compiler.plan import Arg, GenerateOp, ModelSpec, TrainOp
+from rldsl.compiler.ops import Arg, GenerateOp, TrainOp
+from rldsl.compiler.plan import ModelSpec
 from rldsl.diagnostics import DiagnosticError
 from tests.engine.tiny import CRITIC, SCRATCH, Rows, load, perturb, train_op, weights
 

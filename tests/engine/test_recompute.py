@@ -16,7 +16,7 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.recompute import layers_of
 from rldsl.backends.engines.train import TrainBatch
-from rldsl.compiler.plan import Recompute
+from rldsl.compiler.ops import Recompute
 from tests.engine.tiny import SCRATCH, Rows, load, perturb, train_op, weights
 from tests.ranks import on_ranks
 

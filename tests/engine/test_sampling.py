@@ -9,7 +9,8 @@ from rldsl.backends.engines import draw as drawing
 from rldsl.backends.engines import generate, sources
 from rldsl.backends.engines.draw import draw
 from rldsl.backends.engines.generate import Sampler, Samples
-from rldsl.compiler.plan import GenerateOp, ModelSpec
+from rldsl.compiler.ops import GenerateOp
+from rldsl.compiler.plan import ModelSpec
 from rldsl.diagnostics import DiagnosticError
 from tests.engine.tiny import load, perturb
 

@@ -14,7 +14,8 @@ from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
-from rldsl.compiler.plan import GenerateOp, ModelSpec
+from rldsl.compiler.ops import GenerateOp
+from rldsl.compiler.plan import ModelSpec
 from tests.engine.tiny import CRITIC, Rows, load, perturb, train_op, weights
 from tests.ranks import on_ranks
 

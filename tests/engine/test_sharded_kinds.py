@@ -15,7 +15,7 @@ from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.lora import is_adapter
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
-from rldsl.compiler.plan import Aggregate, Arg, GenerateOp
+from rldsl.compiler.ops import Aggregate, Arg, GenerateOp
 from tests.engine.tiny import CRITIC, SCRATCH, Rows, changed, train_op, weights
 from tests.ranks import on_ranks
 

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 from rldsl.algos.losses import policy_loss, value_loss
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.model import Model
-from rldsl.compiler.plan import Arg, ModelSpec
+from rldsl.compiler.ops import Arg
+from rldsl.compiler.plan import ModelSpec
 from rldsl.diagnostics import DiagnosticError
 from tests.engine.tiny import (
     CRITIC,

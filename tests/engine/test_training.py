@@ -14,7 +14,7 @@ from rldsl.algos.losses import policy_loss, value_loss
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
-from rldsl.compiler.plan import Aggregate, Arg
+from rldsl.compiler.ops import Aggregate, Arg
 from rldsl.diagnostics import DiagnosticError
 from rldsl.types import TokenLoss
 from tests.engine.tiny import CRITIC, Rows, load, perturb, quiet, reference_logp, reference_value, train_op, weights

@@ -12,7 +12,8 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.train import TrainBatch
-from rldsl.compiler.plan import Arg, ModelSpec, TrainOp
+from rldsl.compiler.ops import Arg, TrainOp
+from rldsl.compiler.plan import ModelSpec
 
 SCRATCH = ModelSpec(
     name="actor",

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.reference import Step
-from rldsl.compiler.plan import Plan, SaveOp, TrainOp
+from rldsl.compiler.ops import SaveOp, TrainOp
+from rldsl.compiler.plan import Plan
 from tests.examples.models import Models
 from tests.examples.runs import CASES, MORE_RANKS, NAMES, STEPS, Run, interpreted, logged, title
 

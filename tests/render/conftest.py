@@ -8,29 +8,22 @@ from pathlib import Path
 import pytest
 from rich.console import RenderableType
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     Arg,
     ComputeOp,
-    Dropped,
-    FieldSpec,
     FreeOp,
-    FunctionSpec,
     GenerateOp,
-    Group,
     InferMethod,
     InferOp,
     LoadOp,
-    ModelSpec,
-    Plan,
-    Program,
     Reason,
     SaveOp,
-    Source,
     SourceSpec,
     SyncKind,
     SyncWeightsOp,
     TrainOp,
 )
+from rldsl.compiler.plan import Dropped, FieldSpec, FunctionSpec, Group, ModelSpec, Plan, Program, Source
 from rldsl.render.style import Terminal
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     CollectOp,
     ComputeOp,
-    Dropped,
     ExtendOp,
     FreeOp,
     GenerateOp,
-    Group,
     Guard,
     InferMethod,
     InferOp,
     LoadOp,
     MetricOp,
-    ModelSpec,
     OutputOp,
-    Plan,
-    Program,
     Reduction,
-    Source,
     SourceSpec,
     SyncKind,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
 )
+from rldsl.compiler.plan import Dropped, Group, ModelSpec, Plan, Program, Source
 
 SEQUENCE = ("tokens", "response_mask", "rollout_logp")
 ROUNDS = 3

@@ -5,7 +5,7 @@ import re
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     CollectOp,
     GenerateOp,
     Guard,
@@ -13,10 +13,10 @@ from rldsl.compiler.plan import (
     InferOp,
     LoadOp,
     MetricOp,
-    Program,
     Reduction,
     SourceSpec,
 )
+from rldsl.compiler.plan import Program
 from rldsl.render.blocks import blocks_of, parts_of
 from rldsl.render.export import dot, mermaid
 from rldsl.render.graph import GraphView

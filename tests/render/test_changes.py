@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import Dropped, Guard, Program, Reason, SyncKind
+from rldsl.compiler.ops import Guard, Reason, SyncKind
+from rldsl.compiler.plan import Dropped, Program
 from rldsl.render.changes import Kind, Side, changes
 from rldsl.render.diff import DiffView
 from rldsl.render.order import moved

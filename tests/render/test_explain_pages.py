@@ -5,7 +5,8 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import Arg, Dropped, Program
+from rldsl.compiler.ops import Arg
+from rldsl.compiler.plan import Dropped, Program
 from rldsl.render.explain import Explainer
 from rldsl.render.pages import PageView
 from tests.render.loops import collecting, talking

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rldsl.compiler.ops import InferOp
 from rldsl.compiler.pipeline import Options, compile_graph
-from rldsl.compiler.plan import InferOp, Plan
+from rldsl.compiler.plan import Plan
 from rldsl.render.changes_nodes import node_facts
 from rldsl.render.facts import Facts
 from rldsl.render.html import page_of

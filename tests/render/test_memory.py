@@ -10,17 +10,8 @@ import pytest
 
 from rldsl.cli import main
 from rldsl.compiler.cost.op_terms import plan_terms
-from rldsl.compiler.plan import (
-    Dropped,
-    MemoryPlan,
-    OffloadOp,
-    OnloadOp,
-    OpMemory,
-    Plan,
-    Program,
-    State,
-    StateSpec,
-)
+from rldsl.compiler.ops import OffloadOp, OnloadOp, State
+from rldsl.compiler.plan import Dropped, MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.plan_io import read_plan
 from rldsl.render.changes import Side, changes
 from rldsl.render.explain import Explainer

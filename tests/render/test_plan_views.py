@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from rldsl.compiler.plan import Arg, Program, ReshardOp
+from rldsl.compiler.ops import Arg, ReshardOp
+from rldsl.compiler.plan import Program
 from rldsl.render.export import dot, mermaid
 from rldsl.render.graph import GraphView
 from rldsl.render.lines import connector

@@ -6,7 +6,8 @@ import re
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import FieldSpec, MetricOp, Program, Reduction
+from rldsl.compiler.ops import MetricOp, Reduction
+from rldsl.compiler.plan import FieldSpec, Program
 from rldsl.render.progress import (
     Progress,
     ProgressView,

@@ -3,18 +3,8 @@
 import msgspec
 import pytest
 
-from rldsl.compiler.plan import (
-    ComputeOp,
-    FieldSpec,
-    Group,
-    InferMethod,
-    InferOp,
-    ModelSpec,
-    Plan,
-    Program,
-    ReshardOp,
-    WaitOp,
-)
+from rldsl.compiler.ops import ComputeOp, InferMethod, InferOp, ReshardOp, WaitOp
+from rldsl.compiler.plan import FieldSpec, Group, ModelSpec, Plan, Program
 from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts, in_order
 from rldsl.render.flows import Kind, Way, flows_of

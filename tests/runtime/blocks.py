@@ -7,23 +7,18 @@ from pathlib import Path
 
 import msgspec
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     CollectOp,
     ComputeOp,
     ExtendOp,
-    FieldSpec,
     FreeOp,
-    FunctionSpec,
     GenerateOp,
-    Group,
     Guard,
     LoadOp,
     MetricOp,
     OutputOp,
-    Plan,
-    Program,
     Reduction,
     ReshardOp,
     SaveOp,
@@ -32,6 +27,7 @@ from rldsl.compiler.plan import (
     TakeOp,
     TrainOp,
 )
+from rldsl.compiler.plan import FieldSpec, FunctionSpec, Group, Plan, Program
 from tests.runtime.plans import (
     BATCH,
     GROUP,

@@ -21,10 +21,11 @@ from rldsl.backends.keys import OWN_KEYS, ROLLOUT, logged_as, mean_fields
 from rldsl.backends.reference import Reference, Step
 from rldsl.backends.runtime import holders_of
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import TrainOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.unroll_loops import UnrollLoops
 from rldsl.compiler.pipeline import OPTIONAL_PASSES, Options, compile_file
-from rldsl.compiler.plan import Plan, TrainOp
+from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import Diagnostics
 
 STEPS = 2

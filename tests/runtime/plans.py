@@ -8,36 +8,38 @@ from pathlib import Path
 
 import msgspec
 
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     ComputeOp,
     ExtendOp,
-    FieldSpec,
     FreeOp,
-    FunctionSpec,
     GenerateOp,
-    Group,
     InferMethod,
     InferOp,
     LoadOp,
-    MemoryPlan,
-    ModelSpec,
     OffloadOp,
     OnloadOp,
-    OpMemory,
-    Plan,
-    Program,
     ReshardOp,
     SaveOp,
     Scalar,
     SourceSpec,
     State,
-    StateSpec,
     SyncKind,
     SyncWeightsOp,
     TrainOp,
     WaitOp,
+)
+from rldsl.compiler.plan import (
+    FieldSpec,
+    FunctionSpec,
+    Group,
+    MemoryPlan,
+    ModelSpec,
+    OpMemory,
+    Plan,
+    Program,
+    StateSpec,
 )
 from rldsl.compiler.ranks import move_kind
 

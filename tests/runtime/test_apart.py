@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rldsl.compiler.ops import CollectOp, ReshardOp
 from rldsl.compiler.pipeline import compile_file
-from rldsl.compiler.plan import CollectOp, ReshardOp
 from rldsl.diagnostics import DiagnosticError
 from tests.runtime.differential import Wanted, Way, difference
 from tests.runtime.pool import Ranks

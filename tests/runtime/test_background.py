@@ -18,8 +18,9 @@ from rldsl.backends.comm import Comm
 from rldsl.backends.data.loader import _Fields
 from rldsl.backends.executor import Executor
 from rldsl.backends.observer import Silent
+from rldsl.compiler.ops import AnyOp, ComputeOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import AnyOp, ComputeOp, Plan, WaitOp
+from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import Diagnostic, DiagnosticError
 from tests.runtime.differential import Outcome, alone, execute
 from tests.runtime.pool import Ranks

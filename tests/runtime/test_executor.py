@@ -17,7 +17,8 @@ from rldsl.backends.data.buffer import Buffer, MissingFieldError
 from rldsl.backends.folder import moved
 from rldsl.backends.rendezvous import Place
 from rldsl.backends.worker import device_of
-from rldsl.compiler.plan import AnyOp, Plan, Source
+from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.plan import Plan, Source
 from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import Diagnostic, DiagnosticError

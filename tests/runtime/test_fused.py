@@ -12,8 +12,9 @@ import torch
 
 from rldsl.backends.engines.module import Scorer
 from rldsl.backends.engines.packing import Layout
+from rldsl.compiler.ops import InferOp
 from rldsl.compiler.pipeline import compile_file
-from rldsl.compiler.plan import InferOp, Plan
+from rldsl.compiler.plan import Plan
 from tests.runtime.differential import STEPS, Outcome, Wanted, Way, alone, difference
 from tests.runtime.pool import Ranks
 

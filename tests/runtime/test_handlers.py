@@ -16,7 +16,7 @@ from rldsl.backends.executor import Executor
 from rldsl.backends.keys import reward_key
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.runtime import changed_models, prompts_of
-from rldsl.compiler.plan import (
+from rldsl.compiler.ops import (
     AnyOp,
     Arg,
     ComputeOp,
@@ -27,11 +27,10 @@ from rldsl.compiler.plan import (
     InferMethod,
     InferOp,
     LoadOp,
-    Plan,
-    Program,
     SaveOp,
     TrainOp,
 )
+from rldsl.compiler.plan import Plan, Program
 from rldsl.diagnostics import DiagnosticError
 from tests.runtime.blocks import TEST, blocks
 from tests.runtime.plans import field, grpo, only_compute, scratch, user_function

@@ -20,8 +20,9 @@ from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.outputs import clear_outputs
 from rldsl.backends.runtime import check_vocabularies
 from rldsl.backends.status import Status
+from rldsl.compiler.ops import MetricOp, OutputOp, Reduction
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import Group, MetricOp, OutputOp, Plan, Program, Reduction
+from rldsl.compiler.plan import Group, Plan, Program
 from rldsl.diagnostics import DiagnosticError
 from tests.runtime.plans import only_compute, user_function
 from tests.runtime.threads import World

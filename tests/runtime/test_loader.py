@@ -14,7 +14,7 @@ import torch
 
 from rldsl.backends.data.batch import Column
 from rldsl.backends.data.loader import Loader
-from rldsl.compiler.plan import LoadOp, Scalar, SourceSpec
+from rldsl.compiler.ops import LoadOp, Scalar, SourceSpec
 from rldsl.diagnostics import Diagnostic, DiagnosticError
 from rldsl.types import FieldType
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.metrics import StepMetrics
-from rldsl.compiler.plan import AnyOp, Guard, MetricOp, Program, Reduction
+from rldsl.compiler.ops import AnyOp, Guard, MetricOp, Reduction
+from rldsl.compiler.plan import Program
 from tests.ranks import on_ranks
 from tests.runtime.plans import only_compute, user_function
 

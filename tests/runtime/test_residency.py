@@ -16,7 +16,8 @@ from rldsl.backends.engines import memory
 from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable
 from rldsl.backends.executor import Executor
-from rldsl.compiler.plan import AnyOp, OffloadOp, OnloadOp, Plan, State
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State
+from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 from rldsl.render.measured import measured_lines
 from tests.runtime.plans import grpo, measured, swapping

@@ -13,7 +13,8 @@ from torch import Tensor
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.reshard import dealt, reshard
-from rldsl.compiler.plan import FieldSpec, GenerateOp, Group, LoadOp, Plan, Program, ReshardOp, SourceSpec
+from rldsl.compiler.ops import GenerateOp, LoadOp, ReshardOp, SourceSpec
+from rldsl.compiler.plan import FieldSpec, Group, Plan, Program
 from rldsl.compiler.volume import Volumes, size_exchange_bytes, wire_bytes
 from rldsl.types import FieldType
 from tests.ranks import on_ranks
