@@ -140,9 +140,9 @@ def compute(rt: Runtime, op: ComputeOp) -> None:
 
 def wait(rt: Runtime, op: WaitOp) -> None:
     """The results of a function that was called in the background; its seconds are its own, those here of waiting."""
-    call, task = rt.running.pop(op.compute)
+    call, task = rt.running.pop(op.begun)
     results = task.result()
-    rt.metrics.add_seconds(op.compute, task.seconds)
+    rt.metrics.add_seconds(op.begun, task.seconds)
     for name, column in call.checked(results).items():
         _put_result(rt, name, column)
 

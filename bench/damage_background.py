@@ -13,7 +13,7 @@ from rldsl.compiler.plan import Plan
 kind("a wait dropped")(lambda d: d.dropped(d.op(WaitOp)))
 kind("a wait moved")(lambda d: d.moved(d.op(WaitOp), before=d.op()))
 kind("a wait at the end")(lambda d: d.moved(d.op(WaitOp)))
-kind("a wait for nothing")(lambda d: d.changed(d.op(WaitOp), compute="ghost"))
+kind("a wait for nothing")(lambda d: d.changed(d.op(WaitOp), begun="ghost"))
 kind("a wait that holds nothing")(lambda d: d.changed(d.op(WaitOp), holds=()))
 kind("a wait on some ranks")(lambda d: _changed_group(d, d.op(WaitOp)))
 kind("a function no longer in the background")(lambda d: d.changed(_begun(d), background=False))
@@ -47,8 +47,8 @@ def _(d: Damage) -> Plan | None:
 @kind("a wait for another function")
 def _(d: Damage) -> Plan | None:
     op = d.op(WaitOp)
-    other = op and d.other((o.id for o in d.plan.ops() if isinstance(o, ComputeOp)), op.compute)
-    return d.changed(op, compute=other) if other else None
+    other = op and d.other((o.id for o in d.plan.ops() if isinstance(o, ComputeOp)), op.begun)
+    return d.changed(op, begun=other) if other else None
 
 
 @kind("a wait in other steps")
@@ -73,14 +73,14 @@ def _(d: Damage) -> Plan | None:
 def _(d: Damage) -> Plan | None:
     op = d.one(o for o in d.plan.ops() if isinstance(o, ComputeOp) and o.reduces)
     made = op and d.changed(op, background=True)
-    wait = op and WaitOp(id="wait", node=op.node, group=op.group, guard=op.guard, compute=op.id, holds=op.reads)
+    wait = op and WaitOp(id="wait", node=op.node, group=op.group, guard=op.guard, begun=op.id, holds=op.reads)
     return made and Damage(made, d.rng).followed(replace(op, background=True), wait)
 
 
 @kind("a result read before the wait")
 def _(d: Damage) -> Plan | None:
     op = d.op(WaitOp)
-    begun = op and next(o for o in d.plan.ops() if o.id == op.compute)
+    begun = op and next(o for o in d.plan.ops() if o.id == op.begun)
     return op and d.moved(d.one(o for o in d.plan.ops() if set(o.reads) & set(begun.writes)), before=op)
 
 
@@ -100,7 +100,7 @@ def _(d: Damage) -> Plan | None:
         return None
     batch = next(o.batch for o in d.plan.ops() if isinstance(o, LoadOp))
     there = ReshardOp(id="there", guard=op.guard, fields=op.holds[:1], source=op.group, target=group, batch=batch)
-    made = d.followed(next(o for o in d.plan.ops() if o.id == op.compute), there)
+    made = d.followed(next(o for o in d.plan.ops() if o.id == op.begun), there)
     return made and Damage(made, d.rng).followed(there, replace(there, id="back", source=group, target=op.group))
 
 

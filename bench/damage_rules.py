@@ -192,7 +192,7 @@ def _(d: Damage) -> Plan | None:
 def _(d: Damage) -> Plan | None:
     op = d.op()
     made = d.changed(op, id="other")
-    wait = d.one(o for o in d.plan.ops() if isinstance(o, WaitOp) and o.compute == op.id)
+    wait = d.one(o for o in d.plan.ops() if isinstance(o, WaitOp) and o.begun == op.id)
     return made and (Damage(made, d.rng).changed(wait, compute="other") if wait else made)
 
 

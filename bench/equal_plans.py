@@ -105,7 +105,7 @@ def _body(plan: Plan, op: AnyOp) -> str:
     if isinstance(op, FreeOp):
         body["fields"] = sorted(op.fields)
     if isinstance(op, WaitOp):
-        body["compute"] = sorted(name for o in plan.ops() if o.id == op.compute for name in o.writes)
+        body["begun"] = sorted(name for o in plan.ops() if o.id == op.begun for name in o.writes)
         body["holds"] = sorted(set(op.holds))
     return json.dumps(body, sort_keys=True)
 
@@ -120,7 +120,7 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
     if isinstance(op, LoadOp):
         yield f"stream {op.stream}", True
     if isinstance(op, WaitOp):
-        begun = (o for o in plan.ops() if o.id == op.compute)
+        begun = (o for o in plan.ops() if o.id == op.begun)
         yield from ((f"field {name} {_held(plan, o.group)}", True) for o in begun for name in o.writes)
     if isinstance(op, OutputOp):
         yield f"file {op.name}", True

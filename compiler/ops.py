@@ -336,12 +336,12 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
 
 
 class WaitOp(Op, tag="wait", frozen=True, kw_only=True):
-    """Wait for the op `compute`, which runs in the background; its results become fields, and its error is raised.
+    """Wait for the op `begun`, which runs in the background; its results become fields, and its error is raised.
 
     `holds` are the fields that it reads.
     """
 
-    compute: str
+    begun: str
     holds: tuple[str, ...]
     by: str = "overlap_computes"
 

@@ -217,4 +217,4 @@ def _begun(op: ComputeOp, beside: Sequence[str], reader: AnyOp | None) -> Comput
 
 def _wait(op: ComputeOp) -> WaitOp:
     holds = tuple(dict.fromkeys(op.reads))
-    return WaitOp(id=f"wait:{op.id}", node=op.node, group=op.group, guard=op.guard, compute=op.id, holds=holds)
+    return WaitOp(id=f"wait:{op.id}", node=op.node, group=op.group, guard=op.guard, begun=op.id, holds=holds)

@@ -20,7 +20,7 @@ def background(facts: Facts) -> Iterator[str]:
         running: dict[str, ComputeOp] = {}
         for op in program.ops:
             if isinstance(op, WaitOp):
-                begun = running.pop(op.compute, None)
+                begun = running.pop(op.begun, None)
                 yield from (problem + where for problem in _wait(op, begun))
             elif isinstance(op, ComputeOp) and op.background:
                 running[op.id] = op
@@ -32,7 +32,7 @@ def background(facts: Facts) -> Iterator[str]:
 
 def _wait(op: WaitOp, begun: ComputeOp | None) -> Iterator[str]:
     if begun is None:
-        yield f"`{op.id}` waits for `{op.compute}`, which does not run in the background there"
+        yield f"`{op.id}` waits for `{op.begun}`, which does not run in the background there"
         return
     if (op.group, op.guard) != (begun.group, begun.guard):
         yield f"`{op.id}` waits on other ranks, or in other steps, than those in which `{begun.id}` runs"

@@ -106,8 +106,8 @@ class _Walk:
         if isinstance(op, ComputeOp) and op.background:
             self.running[op.id] = op, {name: self.rows(name, layout) for name in op.reads}
             return
-        if isinstance(op, WaitOp) and op.compute in self.running:
-            begun, rows = self.running.pop(op.compute)
+        if isinstance(op, WaitOp) and op.begun in self.running:
+            begun, rows = self.running.pop(op.begun)
             writes = begun.writes
             for name, held in rows.items():
                 if held is not self.rows(name, layout):

@@ -81,7 +81,7 @@ class Lowered:
             case SaveOp():
                 return tuple(o for o in self._facts.trainings if o.model == op.model)
             case WaitOp():
-                return tuple(self._by_id[name] for name in (op.compute,) if name in self._by_id)
+                return tuple(self._by_id[name] for name in (op.begun,) if name in self._by_id)
             case _:
                 return ()
 

@@ -107,7 +107,7 @@ def label_of(op: AnyOp) -> str:
         case LoadOp():
             name = f"load {', '.join(map(general, op.columns))}"
         case WaitOp():
-            name = f"wait for {general(op.compute)}"
+            name = f"wait for {general(op.begun)}"
         case _:
             name = ", ".join(map(general, node_ids(op))) or general(op.id)
     return name

@@ -81,7 +81,7 @@ def _name(op: AnyOp) -> str:
     if isinstance(op, SyncWeightsOp | SaveOp | OnloadOp | OffloadOp):
         return _of_model(op)
     if isinstance(op, WaitOp):
-        return f"wait for {general(op.compute)}"
+        return f"wait for {general(op.begun)}"
     if isinstance(op, LoadOp):
         return f"input of {', '.join(sorted(map(general, op.columns)))}"
     if isinstance(op, ReshardOp):

@@ -110,7 +110,7 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | Onl
         case OnloadOp() | OffloadOp():
             return _swapped(op)
         case WaitOp():
-            return f"until {leaf(op.compute)} in the background is done"
+            return f"until {leaf(op.begun)} in the background is done"
         case ReshardOp():
             return f"move rows from group {op.source} to group {op.target} ({op.kind.replace('_', '-')})"
         case SyncWeightsOp():

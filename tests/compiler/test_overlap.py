@@ -58,7 +58,7 @@ def test_a_reward_runs_beside_the_forwards() -> None:
     start = order.index("reward")
     assert order[start : start + 6] == ["reward", "old", "ref", "baseline", "wait:reward", "shaping"]
     reward, wait = op_of(plan, "reward"), op_of(plan, "wait:reward")
-    assert isinstance(wait, WaitOp) and wait.compute == "reward" and wait.node == "reward"
+    assert isinstance(wait, WaitOp) and wait.begun == "reward" and wait.node == "reward"
     assert wait.holds == ("completions", "answers")
     assert reward.because[-1].by == "overlap_computes"
     assert reward.because[-1].why == "runs on the host beside `old`, `ref`, `baseline`: not needed before `shaping`"
@@ -216,7 +216,7 @@ def test_a_function_of_the_background_that_sums_is_refused() -> None:
     ops = list(plan.programs[0].ops)
     at = next(i for i, op in enumerate(ops) if op.id == "advantage")
     ops[at] = gae = msgspec.structs.replace(ops[at], background=True)
-    ops.insert(at + 1, WaitOp(id="wait", node="advantage", compute="advantage", holds=gae.reads))
+    ops.insert(at + 1, WaitOp(id="wait", node="advantage", begun="advantage", holds=gae.reads))
     assert [d.message for d in verify_plan(ops_of(plan, ops))] == [
         "`advantage` sums over ranks in the background, where these are in no order"
     ]

@@ -109,7 +109,7 @@ def test_what_runs_in_the_background():
     ops = (
         ComputeOp(id="reward", node="reward", function="f", args=(), outputs=("score",), background=True),
         InferOp(id="ref", node="ref", model="m", method=InferMethod.LOGPROB, tokens="t", response_mask="r", output="o"),
-        WaitOp(id="wait:reward", node="reward", compute="reward", holds=()),
+        WaitOp(id="wait:reward", node="reward", begun="reward", holds=()),
     )
     plan = Plan(
         algorithm="a", parameters={}, divides=1, models=(), fields=(), functions=(), groups=(Group(name="world"),),

@@ -200,7 +200,7 @@ def in_background(plan: Plan) -> Plan:
     for op in plan.programs[0].ops:
         if isinstance(op, ComputeOp) and op.id == "judge":
             ops.append(msgspec.structs.replace(op, background=True))
-            ops.append(WaitOp(id="wait:judge", node="judge", compute="judge", holds=op.reads))
+            ops.append(WaitOp(id="wait:judge", node="judge", begun="judge", holds=op.reads))
         else:
             ops.append(op)
     return msgspec.structs.replace(plan, programs=(msgspec.structs.replace(plan.programs[0], ops=tuple(ops)),))
