@@ -61,13 +61,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Ranks wait in `op` for those of other classes, which before it run what these do not: `ops`."""
+    """Ranks wait in `op` for those of other classes, which before it run what these do not: `ops`.
+
+    `behind` are others again, for which those wait themselves meanwhile.
+    """
 
     op: str
     number: int
     last: str
     ops: tuple[str, ...]
     seconds: float = 0.0
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +165,15 @@ class _Drawing:
         """Where ranks stand in a collective, in order."""
         for each in ran:
             if each.late:
-                ranks = [ranks_of(self._plan.programs[q], self._plan.world_size) for q in each.late]
                 during = self._run.during(each.late[0], each.came, each.begin)
                 names = tuple(dict.fromkeys(r.op.node or kind_of(r.op) for r in during))
                 seconds = each.begin.seconds - each.came.seconds
-                yield Wait(kind_of(each.op), each.number, " and ".join(ranks), names, seconds)
+                behind = next((r.late for r in during if r.late and r.begin > each.came), ())
+                last, others = self._ranks(each.late), self._ranks(q for q in behind if q != self._p)
+                yield Wait(kind_of(each.op), each.number, last, names, seconds, others)
+
+    def _ranks(self, programs: Iterable[int]) -> str:
+        return " and ".join(ranks_of(self._plan.programs[q], self._plan.world_size) for q in programs)
 
 
 def _label(op: AnyOp, nodes: Mapping[str, NodeView]) -> str:

@@ -101,7 +101,9 @@ def wait_words(chart: Chart, wait: Wait) -> str:
     text = f"{chart.title} wait{'' if several else 's'}{long} in op {wait.number}, {wait.op}, for "
     more = [f"{len(wait.ops) - _NAMED} more"] if len(wait.ops) > _NAMED else []
     names = ", ".join([*wait.ops[:_NAMED], *more])
-    return f"{text}{wait.last}, which run{'' if wait.last.startswith('ranks') else 's'} {names}"
+    s = "" if wait.last.startswith("ranks") else "s"
+    behind = f"wait{s} for {wait.behind}, then " if wait.behind else ""
+    return f"{text}{wait.last}, which {behind}run{s} {names}"
 
 
 class _Parts:
