@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate
+from itertools import accumulate, count
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rldsl.compiler.ops import (
@@ -88,7 +89,7 @@ class Chart:
     lane: tuple[Bar, ...]
     waits: tuple[Wait, ...] = ()
     seconds: tuple[float, ...] = ()
-    taken: Mapping[int, float] | None = None
+    taken: Mapping[int, float] = MappingProxyType({})
 
 
 def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: frozenset[str] | None = None) -> list[Chart]:
@@ -99,6 +100,12 @@ def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: froze
     columns = _Columns(r for each in ran.values() for r in each)
     nodes = {n.id: n for n in nodes_of(plan)}
     return [_Drawing(plan, run, p, columns, nodes).chart(ran[p]) for p in shown]
+
+
+def round_seconds(seconds: float) -> float:
+    """The least of 1, 2, 5, 10, 20, ... microseconds that is no less, for a scale."""
+    steps = (digit * 10.0**power * 1e-6 for power in count() for digit in (1, 2, 5))
+    return next(step for step in steps if step >= seconds)
 
 
 class _Columns:
@@ -114,9 +121,9 @@ class _Columns:
         self._times = sorted(change)
         running = list(accumulate(change[t] for t in self._times))
         # How many columns there are before each time.
-        self._before = [0, *accumulate(int(count > 0) for count in running)]
+        self._before = [0, *accumulate(int(ops > 0) for ops in running)]
         pairs = zip(self._times, self._times[1:], running, strict=False)
-        self.seconds = tuple(after.seconds - time.seconds for time, after, count in pairs if count)
+        self.seconds = tuple(after.seconds - time.seconds for time, after, ops in pairs if ops)
         self.count = len(self.seconds)
 
     def at(self, time: Time) -> int:
@@ -154,8 +161,8 @@ class _Drawing:
             numbers=tuple(numbers),
             lane=tuple(bar for bar in lane if bar.begin < bar.end),
             waits=tuple(self._waits(ran)),
-            seconds=self._columns.seconds if self._run.timed else (),
-            taken={r.number: r.end.seconds - r.begin.seconds for r in ran} if self._run.timed else None,
+            seconds=self._columns.seconds if any(self._columns.seconds) else (),
+            taken={r.number: r.end.seconds - r.begin.seconds for r in ran},
         )
 
     def _bar(self, begin: Time, end: Time, mark: Mark, ran: Ran, role: str = "") -> Bar:
