@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate, count
-from types import MappingProxyType
 from typing import NamedTuple
 
 from rldsl.compiler.ops import (
@@ -89,7 +88,7 @@ class Chart:
     lane: tuple[Bar, ...]
     waits: tuple[Wait, ...] = ()
     seconds: tuple[float, ...] = ()
-    taken: Mapping[int, float] = MappingProxyType({})
+    taken: Mapping[int, float] = field(default_factory=dict)
 
 
 def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: frozenset[str] | None = None) -> list[Chart]:
