@@ -20,6 +20,7 @@ from rldsl.compiler.ops import (
     State,
     SyncWeightsOp,
     TrainOp,
+    WaitOp,
 )
 from rldsl.compiler.plan import MemoryPlan, Program, StateSpec
 from rldsl.compiler.verify.facts import Facts, ranks_of
@@ -107,6 +108,8 @@ class _Walk:
         self.states = {_key(s): s for s in plan.states if facts.member(program, s.group)}
         self.said = {said.op: said for said in plan.ops if said.rank == program.first}
         self.here = {key for key, state in self.states.items() if state.resident}
+        # What is on its way in the background, by the op that began it: it takes its bytes, and nothing may touch it.
+        self.coming: dict[str, Key] = {}
         # Of these the tier below has what the device has, or had.
         self.below = {key for key, state in self.states.items() if not (state.dirty and state.resident)}
         self.highest = 0
@@ -125,9 +128,13 @@ class _Walk:
         """One op: what it needs is there, what it moves is where it says, and there is room."""
         if isinstance(op, OnloadOp):
             yield from self.onload(op)
+        if isinstance(op, WaitOp) and op.begun in self.coming:
+            self.here.add(self.coming.pop(op.begun))
         renewed = self.renewed(op)
-        for key in self.used(op):
-            if key in self.states and key not in self.here:
+        for key in self.used(op) | renewed:
+            if key in self.coming.values():
+                yield f"`{op.id}` uses {_named(key)}, which is on its way to the device"
+            elif key in self.states and key not in self.here | renewed:
                 yield f"`{op.id}` uses {_named(key)}, which is not on the device"
         self.here |= renewed & self.states.keys()
         self.below -= renewed | (self.used(op) if isinstance(op, TrainOp) else set())
@@ -138,17 +145,22 @@ class _Walk:
     def onload(self, op: OnloadOp) -> Iterator[str]:
         """What is away, and was kept."""
         key = _key(op)
-        if key in self.here:
-            yield f"`{op.id}` brings back {_named(key)}, which is on the device"
+        if key in self.here or key in self.coming.values():
+            where = "on the device" if key in self.here else "on its way to the device"
+            yield f"`{op.id}` brings back {_named(key)}, which is {where}"
         if key not in self.below:
             yield f"`{op.id}` brings back {_named(key)}, of which the tier below has an older version"
-        self.here.add(key)
+        if op.background:
+            self.coming[op.id] = key
+        else:
+            self.here.add(key)
 
     def offload(self, op: OffloadOp) -> Iterator[str]:
         """What is there."""
         key = _key(op)
         if key not in self.here:
-            yield f"`{op.id}` takes away {_named(key)}, which is not on the device"
+            where = "on its way to" if key in self.coming.values() else "not on"
+            yield f"`{op.id}` takes away {_named(key)}, which is {where} the device"
         self.here.discard(key)
         if op.keep:
             self.below.add(key)
@@ -158,7 +170,8 @@ class _Walk:
         said = self.said.get(op.id)
         if said is None:
             return
-        held = sum(self.states[key].bytes for key in self.here if key in self.states)
+        there = self.here.union(self.coming.values())
+        held = sum(self.states[key].bytes for key in there if key in self.states)
         if held != said.resident:
             yield f"`{op.id}` runs beside {held:,} bytes of states, and the plan says {said.resident:,}"
         total = held + said.workspace + self.plan.reserve

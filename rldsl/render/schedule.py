@@ -136,12 +136,15 @@ def _chart(
     numbers: list[int | None] = [None] * len(columns)
     lane: dict[int, tuple[Mark, str]] = {}
     shown = [op for op in run.ops[p] if only is None or op.id in only]
+    known = {op.id: op for op in run.ops[p]}
     for op in shown:
         column = columns[run.starts[p, op.id]]
         numbers[column] = run.numbers[p][op.id]
         lane[column] = _mark(op), _role(op, nodes)
         for part in parts((op,)):
-            key = _label(part, nodes), _role(part, nodes)
+            # A wait stands in the row of what it waits for.
+            of = known.get(part.begun, part) if isinstance(part, WaitOp) else part
+            key = _label(of, nodes), _role(of, nodes)
             marks = rows.setdefault(key, {})
             if isinstance(op, WaitOp) and marks:
                 spans.setdefault(key, []).append((max(marks), column))
@@ -173,7 +176,7 @@ def _role(op: AnyOp, nodes: dict[str, NodeView]) -> str:
 def _mark(op: AnyOp) -> Mark:
     if isinstance(op, ReshardOp | SyncWeightsOp | CollectOp | TakeOp):
         return Mark.TALKS
-    if isinstance(op, ComputeOp) and op.background:
+    if isinstance(op, ComputeOp | OnloadOp) and op.background:
         return Mark.BESIDE
     if isinstance(op, WaitOp):
         return Mark.WAITS

@@ -11,16 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rldsl.backends.background import Background
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines import memory
 from rldsl.backends.engines.memory import keep_freed_memory
-from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable
+from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
 from rldsl.backends.executor import Executor
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 from rldsl.render.measured import measured_lines
-from tests.runtime.plans import grpo, measured, swapping
+from tests.runtime.plans import early, grpo, measured, swapping
 from tests.runtime.test_executor import lines, run
 
 CLOCK = ("seconds", "tokens_per_s", "memory/")
@@ -34,13 +35,16 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nothing_changes_to_the_bit(tmp_path: Path, backend: str, ranks: int, precision: str) -> None:
     plan = with_precision(grpo(tmp_path), precision)
+    swapped = swapping(plan, ranks=ranks)
     run(backend, ranks, plan, tmp_path, "plain")
-    seen = run(backend, ranks, swapping(plan, ranks=ranks), tmp_path, "swapped")
-    assert numbers(tmp_path / "swapped") == numbers(tmp_path / "plain")
-    mine, theirs = (load_file(tmp_path / n / "checkpoint" / "model.safetensors") for n in ("swapped", "plain"))
-    assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
-    assert sum(op.startswith("onload:") for op in seen.ops) == 5 * 3
-    assert not list((tmp_path / "swapped").glob("offload*"))
+    for name, each in (("swapped", swapped), ("beside", early(swapped))):
+        seen = run(backend, ranks, each, tmp_path, name)
+        assert numbers(tmp_path / name) == numbers(tmp_path / "plain")
+        mine, theirs = (load_file(tmp_path / n / "checkpoint" / "model.safetensors") for n in (name, "plain"))
+        assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
+        assert sum(op.startswith("onload:") for op in seen.ops) == 5 * 3
+        assert sum(op.startswith("wait:") for op in seen.ops) == (5 * 3 if name == "beside" else 0)
+        assert not list((tmp_path / name).glob("offload*"))
 
 
 def with_precision(plan: Plan, precision: str) -> Plan:
@@ -132,6 +136,55 @@ def test_a_copy_that_is_cut_short(tmp_path: Path) -> None:
     (tmp_path / "state.bin").write_bytes(b"1234")
     with pytest.raises(DiagnosticError, match="shorter"):
         state.onload()
+
+
+def test_what_comes_in_the_background_is_there_after_the_wait(tmp_path: Path) -> None:
+    plan = early(swapping(grpo(tmp_path, save=False), ranks=1))
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
+    model, residency = job.runtime.models["actor"], job.runtime.residency
+    back = moves(plan, OnloadOp, State.WEIGHTS)
+    assert isinstance(back, OnloadOp) and back.background
+    file = tmp_path / "run" / "offload-0" / "actor.weights.bin"
+    residency.onload(back)
+    # Its memory is taken at once, its values come later.
+    assert sum(p.untyped_storage().nbytes() for p in model.scorer.parameters()) == file.stat().st_size
+    assert residency.arrived(back.id) > 0
+    stored = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.float32)
+    assert torch.equal(torch.cat([p.detach().flatten() for p in model.scorer.parameters()]), stored)
+    with pytest.raises(KeyError):
+        residency.arrived(back.id)
+    job.runtime.close()
+
+
+def test_what_a_thread_raises_comes_out_at_the_wait(tmp_path: Path) -> None:
+    plan = early(swapping(grpo(tmp_path, save=False), ranks=1))
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
+    (tmp_path / "run" / "offload-0" / "actor.weights.bin").write_bytes(b"1234")
+    with pytest.raises(DiagnosticError) as caught:
+        job.run_step(0)
+    (found,) = caught.value.diagnostics
+    assert found.code == "RL0101" and "actor.weights.bin" in found.message and "shorter" in found.message
+    assert any("`onload:weights:sync` was to bring it back in the background, step 1" in note for note in found.notes)
+    assert job.runtime.comm.status.op == "wait:onload:weights:sync"
+    job.runtime.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_copies_beside_its_other_work() -> None:
+    device = torch.device("cuda", 0)
+    tensors = [torch.randn(8 << 20, device=device) for _ in range(8)]
+    sums, work = [float(t.sum()) for t in tensors], torch.randn(8192, 8192, device=device)
+    state = Movable(lambda: Contents(tensors), PinnedShelf(device))
+    for _ in range(3):
+        state.offload(store=True)
+        # What is given out next must not be what is still being copied.
+        other = [torch.full((8 << 20,), 7.0, device=device) for _ in range(8)]
+        del other
+        coming = state.begin(Background("unused", torch.device("cpu")))
+        for _ in range(4):
+            work = (work @ work).tanh()
+        coming.result()
+        assert coming.seconds > 0 and [float(t.sum()) for t in tensors] == sums
 
 
 def test_memory_is_measured_where_there_is_a_budget(tmp_path: Path) -> None:
