@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.metrics import StepMetrics
-from rldsl.compiler.ops import AnyOp, Guard, MetricOp, Reduction
+from rldsl.compiler.ops import Guard, MetricOp, Reduction
 from rldsl.compiler.plan import Program
 from tests.ranks import on_ranks
 from tests.runtime.plans import only_compute, user_function
@@ -116,12 +116,12 @@ def test_alone_from_several_ops(tmp_path: Path) -> None:
 
 def test_the_logs_own_keys_stay(tmp_path: Path) -> None:
     plan = only_compute(tmp_path, user_function(tmp_path, "def user(prompts):\n    return [1.0] * len(prompts)\n"))
-    made: list[AnyOp] = [
+    made = [
         MetricOp(id="m", name="step", reduction=Reduction.SUM, field="score"),
         MetricOp(id="n", name="score", reduction=Reduction.SUM, field="score", guard=Guard(every=3)),
     ]
     metrics = StepMetrics(msgspec.structs.replace(plan, programs=(Program(ops=(*plan.ops(), *made)),)), Comm.alone())
-    metrics.add_metric(made[0], torch.tensor([2.0, 3.0]))  # type: ignore[arg-type]
+    metrics.add_metric(made[0], torch.tensor([2.0, 3.0]))
     line = metrics.close(7)
     assert (line["step"], line["metric/step"]) == (7, 5.0)
     assert line["score"] is None, "what the user calls a metric is that metric, though a field has the same name"
