@@ -161,12 +161,18 @@ def compile_file(path: Path, options: Options | None = None) -> Compiled:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Without the collector, which would look for circles in graphs that have none, for a third of the time."""
+    """Without the collector, which would look for circles in graphs that have none, for a third of the time.
+
+    What was made meanwhile then counts as old, or the collector would go through all of it at once.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # else someone has frozen what must stay so
+            gc.freeze()
+            gc.unfreeze()
         if collects:
             gc.enable()
 

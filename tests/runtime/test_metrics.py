@@ -77,21 +77,24 @@ def closed(comm: Comm, shares: int, folder: Path) -> dict[str, float | None]:
     return line
 
 
-def check(line: dict[str, float | None]) -> None:
+def assert_wanted(line: dict[str, float | None]) -> None:
     for name in ROWS:
         for reduction in Reduction:
             want, got = wanted(name, reduction), line[f"{name}.{reduction}"]
             assert got == (None if want is None else pytest.approx(want, rel=1e-9, abs=1e-12)), (name, reduction)
 
 
-def work(comm: Comm, folder: Path) -> None:
+def work(comm: Comm, folder: Path) -> dict[str, float | None]:
     own = folder / f"{comm.rank}"
     own.mkdir()
-    check(closed(comm, WORLD, own))
+    return closed(comm, WORLD, own)
 
 
 def test_over_ranks(tmp_path: Path) -> None:
-    on_ranks(work, tmp_path, WORLD)
+    lines = on_ranks(work, tmp_path, WORLD)
+    assert len(lines) == WORLD
+    for line in lines:
+        assert_wanted(line)
 
 
 def test_from_the_parts_of_ranks_that_do_not_meet(tmp_path: Path) -> None:
@@ -105,13 +108,13 @@ def test_from_the_parts_of_ranks_that_do_not_meet(tmp_path: Path) -> None:
             metrics.add_global("judge", {"loss": 0.5, "kl": float("nan")})
         parts.append(metrics.part())
     line = metrics.line(7, parts)
-    check(line)
+    assert_wanted(line)
     assert line["step"] == 7 and line["judge/loss"] == 0.5 and line["judge/kl"] is None
     assert list(line) == list(metrics.close(8)), "the keys of ranks that end a step together, in their order"
 
 
 def test_alone_from_several_ops(tmp_path: Path) -> None:
-    check(closed(Comm.alone(), 1, tmp_path))
+    assert_wanted(closed(Comm.alone(), 1, tmp_path))
 
 
 def test_the_logs_own_keys_stay(tmp_path: Path) -> None:
