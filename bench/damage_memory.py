@@ -120,7 +120,7 @@ def _(d: Damage) -> Plan | None:
 @kind("memory: an onload behind its user")
 def _(d: Damage) -> Plan | None:
     back = _of(d, OnloadOp)
-    user = back and _user(d, back, before=False)
+    user = back and _user(d, _wait(d, back) or back, before=False)
     made = user and d.dropped(back)
     return made and Damage(made, d.rng).followed(user, back)
 

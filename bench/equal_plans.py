@@ -113,7 +113,7 @@ def _body(plan: Plan, op: AnyOp) -> str:
     if isinstance(op, FreeOp):
         body["fields"] = sorted(op.fields)
     if isinstance(op, WaitOp):
-        body["begun"] = sorted(name for o in plan.ops() if o.id == op.begun for name in (*o.writes, *_moved(o)))
+        body["begun"] = sorted(name for o in plan.ops() if o.id == op.begun for name in (*o.writes, *_moved(plan, o)))
         body["holds"] = sorted(set(op.holds))
     return json.dumps(body, sort_keys=True)
 
@@ -144,8 +144,13 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
         yield f"engine {op.model} {op.staleness}", False
 
 
-def _moved(op: AnyOp) -> tuple[str, ...]:
-    return (f"{op.state} of {op.model} {op.staleness}",) if isinstance(op, OnloadOp | OffloadOp) else ()
+def _moved(plan: Plan, op: AnyOp) -> tuple[str, ...]:
+    """Which move it is of those of a state."""
+    if not isinstance(op, OnloadOp | OffloadOp):
+        return ()
+    moves = [o for o in plan.ops() if isinstance(o, type(op))]
+    alike = [o.id for o in moves if (o.model, o.state, o.staleness) == (op.model, op.state, op.staleness)]
+    return (f"{type(op).__name__} {alike.index(op.id)} of the {op.state} of {op.model} {op.staleness}",)
 
 
 def _state(plan: Plan, op: AnyOp) -> Iterator[str]:

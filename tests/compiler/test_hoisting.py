@@ -187,7 +187,7 @@ def planned(plan: Plan) -> MemoryPlan:
 @pytest.mark.parametrize("budget", [6, 5, 4, 3, 2.65])
 def test_what_is_predicted_agrees(budget: float) -> None:
     plan = small(budget)
-    memory, time = planned(plan), plan_time(plan, Path("/"))
+    memory, time = planned(plan), plan_time(plan)
     assert isinstance(time, PlanTime)
     assert memory.hidden and verify_plan(plan) == []
     assert sum(memory.seconds.values()) == pytest.approx(time.step_seconds, abs=1e-4)
@@ -205,7 +205,7 @@ def test_a_step_takes_less_than_with_all_moves_in_the_foreground() -> None:
     plan = small(3)
     hidden = sum(planned(plan).hidden.values())
     at_once = replace(plan, programs=(replace(plan.programs[0], ops=tuple(in_the_foreground(plan))),))
-    one, other = (plan_time(p, Path("/")) for p in (plan, at_once))
+    one, other = (plan_time(p) for p in (plan, at_once))
     assert isinstance(one, PlanTime) and isinstance(other, PlanTime) and hidden > 1
     assert other.step_seconds - one.step_seconds == pytest.approx(hidden, abs=1e-4)
 
