@@ -15,7 +15,7 @@ from typing import TypedDict
 import msgspec
 
 from rldsl.compiler.frontend import load_graph, read_source
-from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module
+from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module, changed
 from rldsl.compiler.parse import parse
 from rldsl.compiler.passes.base import Context, Pass
 from rldsl.compiler.passes.bind_arguments import BindArguments
@@ -279,7 +279,7 @@ def _deploy_line(option: str, line: str) -> Deploy:
     return replace(
         deploy,
         span=None,
-        figures=tuple(replace(f, span=None) for f in deploy.figures),
+        figures=tuple(changed(f, span=None) for f in deploy.figures),
         layouts=tuple(replace(p, span=None) for p in deploy.layouts),
         places=tuple(replace(p, span=None) for p in deploy.places),
     )
