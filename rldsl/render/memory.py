@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rldsl.compiler.ops import AnyOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, State, SyncWeightsOp, WaitOp
@@ -87,6 +87,19 @@ def moved_words(plan: Plan, memory: MemoryPlan) -> str:
     proved = "no other choice takes less" if not memory.gap else f"at most {memory.gap:.1%} more than the best"
     beside = f", {duration(hidden)} of it beside other work; " if hidden else ", "
     return f"{duration(memory.moved_seconds + hidden)} a step between tiers{beside}{proved} ({memory.solver})"
+
+
+def lasting(plan: Plan) -> dict[str, float]:
+    """The predicted seconds of each op by itself: of a move in the background those that others hide as well."""
+    if plan.memory is None:
+        return {}
+    left = {w.begun: plan.memory.seconds.get(w.id, 0.0) for w in waits_of(plan)}
+    return plan.memory.seconds | {op: s + left.get(op, 0.0) for op, s in plan.memory.hidden.items()}
+
+
+def waits_of(plan: Plan) -> Iterator[WaitOp]:
+    """All waits of a plan, once."""
+    return (op for op in plan.ops() if isinstance(op, WaitOp))
 
 
 def unplanned_words(plan: Plan, memory: MemoryPlan) -> str:

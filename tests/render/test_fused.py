@@ -41,7 +41,7 @@ def test_the_graph_is_that_of_the_plan_without_the_pass(plan: Plan) -> None:
 
 def test_both_nodes_run_in_one_column(plan: Plan) -> None:
     (chart,) = charts_of(plan)
-    marks = {row.label: set(row.marks) for row in chart.rows}
+    marks = {row.label: {bar.begin for bar in row.bars} for row in chart.rows}
     assert marks["old"] == marks["baseline"] and len(marks["old"]) == 1
     assert marks["doubt"].isdisjoint(marks["old"])
 
