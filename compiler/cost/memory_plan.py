@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from rldsl.compiler.cost.footprints import Footprints, Held, Key
 from rldsl.compiler.cost.hardware import Hardware
@@ -24,11 +24,15 @@ _SMALL = (FreeOp, WaitOp, MetricOp, OutputOp)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The ops as they are to run, moves among them, and what a plan says of its memory."""
+    """The ops as they are to run, moves among them, what a plan says of its memory, and seconds of a step.
+
+    `early` makes the same plan with moves in the background, where the budget leaves room.
+    """
 
     ops: tuple[AnyOp, ...]
     memory: MemoryPlan
     step: float
+    early: Callable[[], Planned]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,47 +207,40 @@ class MemoryPlanner:
         keys = dict.fromkeys((*self.footprints.uses(op), *self.footprints.renews(op)))
         return [h for h in self._states_of(row.program) if h.key in keys]
 
-    def _planned(self, budget: int, problem: Problem, choice: Choice) -> Planned:
-        chosen = {op: found[way] for (op, found), way in zip(self._runs.items(), choice.ways, strict=True)}
-        moves = Moves(self.ops, self._uses, [self._gaps[i] for i in sorted(choice.swapped)], self.hardware)
-        room = self._hoisted(problem.free(choice.swapped), chosen, moves)
+    def _planned(self, budget: int, problem: Problem, choice: Choice, *, early: bool = False) -> Planned:
+        free = problem.free(choice.swapped)
         runs = {
-            op: self.runs.fullest(run, min(room[p, op] for p in self._programs_of[op]) + run.workspace)
-            for op, run in chosen.items()
+            op: self.runs.fullest(found[way], min(free[row] for row in work.rows))
+            for (op, found), way, work in zip(self._runs.items(), choice.ways, problem.works, strict=True)
         }
+        moves = Moves(self.ops, self._uses, [self._gaps[i] for i in sorted(choice.swapped)], self.hardware)
+        if early:
+            self._hoist(moves, free, runs)
         ops: list[AnyOp] = []
         for number, op in enumerate(self.ops):
             ops += moves.before(number)
             ops.append(runs[number].op if number in runs else op)
             ops += moves.after(number)
         memory = self._memory(budget, choice, runs, moves)
-        return Planned(ops=tuple(ops), memory=memory, step=choice.seconds - sum(memory.hidden.values()))
+        return Planned(
+            ops=tuple(ops),
+            memory=memory,
+            step=choice.seconds - sum(memory.hidden.values()),
+            early=partial(self._planned, budget, problem, choice, early=True),
+        )
 
-    def _hoisted(self, free: Sequence[int], chosen: Mapping[int, Run], moves: Moves) -> Mapping[tuple[int, int], int]:
-        """Let moves begin early; the room that is left, by program and op, where these run as `chosen`.
-
-        What does not run in every step hides nothing.
-        """
-        room = {(r.program, r.op): free[i] - chosen[r.op].workspace for i, r in enumerate(self._rows)}
+    def _hoist(self, moves: Moves, free: Sequence[int], runs: Mapping[int, Run]) -> None:
+        """Let moves begin early, in the room that the `runs` leave. What does not run in every step hides nothing."""
+        room = {(r.program, r.op): free[i] - runs[r.op].workspace for i, r in enumerate(self._rows)}
         work = [[0.0] * len(self.ops) for _ in self.plan.programs]
         for program, number in room:
             if self.ops[number].guard is None:
-                work[program][number] = chosen[number].seconds
+                work[program][number] = runs[number].seconds
         groups = {held.group: self._programs_with(key) for key, held in self.footprints.states.items()}
-        hoisting = Hoisting(work, room, moves.cuts(groups, len(work)))
-        moves.hoist(hoisting, groups)
-        return hoisting.room
+        moves.hoist(Hoisting(work, room, moves.cuts(groups, len(work))), groups)
 
     def _programs_with(self, key: Key) -> tuple[int, ...]:
         return tuple(p for p in range(len(self.plan.programs)) if self._members[key, p])
-
-    @cached_property
-    def _programs_of(self) -> dict[int, list[int]]:
-        """By op the programs that have it."""
-        found: dict[int, list[int]] = {}
-        for row in self._rows:
-            found.setdefault(row.op, []).append(row.program)
-        return found
 
     def _moved(self, runs: Mapping[int, Run], moves: Moves) -> dict[str, float]:
         """What moves and their waits add to a step, on the ranks where that is most."""

@@ -15,7 +15,7 @@ from rldsl.compiler.cost.residency_gaps import Between, Use
 from rldsl.compiler.cost.time_model import move_seconds
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, WaitOp
 
-_BY = "plan_memory"
+_BY = "overlap_moves"
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def _fitted(
         free = MemoryPlanner(plan, ordered.ops, facts, hardware).fit(budget)
         pins_cost(module, context.found, planned, free, pinned)
     ops = tuple(_explained(op, old) for op, old in _with_old(planned.ops, ordered.ops))
-    return replace(module, ops=ops, memory=planned.memory)
+    return replace(module, ops=ops, memory=planned.memory, planned=planned)
 
 
 def _with_old(ops: tuple[AnyOp, ...], before: tuple[AnyOp, ...]) -> list[tuple[AnyOp, AnyOp | None]]:
