@@ -112,7 +112,7 @@ def _holding_up(plan: Plan) -> list[str]:
 
 
 def main() -> None:
-    """Print the table; ends with 1 where a run left its budget or came to other losses, to the bit with moves beside."""
+    """Print the table; 1 where a run left its budget, or came to other losses: with moves beside, to the bit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--batch", type=int, default=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
 from rldsl.backends.executor import Executor
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 from rldsl.render.measured import measured_lines
@@ -46,6 +48,36 @@ def test_nothing_changes_to_the_bit(tmp_path: Path, backend: str, ranks: int, pr
         assert sum(op.startswith("onload:") for op in seen.ops) == 5 * 3
         assert sum(op.startswith("wait:") for op in seen.ops) == (5 * 3 if name == "beside" else 0)
         assert not list((tmp_path / name).glob("offload*"))
+
+
+TOY = Path(__file__).parents[2] / "examples" / "toy"
+
+
+def least(folder: Path, ranks: int) -> int:
+    """The least budget that the toy PPO fits into, to 64 KiB."""
+    low, high = 0, 1 << 40
+    while high - low > 1 << 16:
+        middle = (low + high) // 2
+        try:
+            compile_file(folder / "ppo.rl", Options(cluster=f"{ranks} x cpu", memory=middle))
+            high = middle
+        except DiagnosticError:
+            low = middle
+    return high
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
+def test_a_compiled_plan_gives_the_same_with_moves_beside(tmp_path: Path, backend: str, ranks: int) -> None:
+    shutil.copytree(TOY, tmp_path, dirs_exist_ok=True)
+    budget = least(tmp_path, ranks)
+    for name, disable in (("beside", frozenset[str]()), ("at once", frozenset({"overlap_moves"}))):
+        options = Options(cluster=f"{ranks} x cpu", memory=budget, disable=disable)
+        plan = compile_file(tmp_path / "ppo.rl", options).plan
+        begun = [op for op in plan.ops() if isinstance(op, OnloadOp) and op.background]
+        assert len(begun) == (3 if name == "beside" else 0)
+        run(backend, ranks, plan, tmp_path, name, steps=2)
+    assert numbers(tmp_path / "beside") == numbers(tmp_path / "at once")
+    assert [line["seconds/onload:critic.weights:baseline"] > 0 for line in lines(tmp_path / "beside")] == [True, True]
 
 
 def with_precision(plan: Plan, precision: str) -> Plan:
