@@ -45,7 +45,6 @@ class Run:
     """Every op begun as early as its ranks can, a collective when its last ranks are there; `ran` by program."""
 
     def __init__(self, plan: Plan) -> None:
-        self.timed = plan.memory is not None and any(plan.memory.seconds.values())
         self._seconds: Mapping[str, float] = lasting(plan)
         # How long moves in the background are waited for: they share a link, and so follow one another.
         moves = plan.memory.hidden if plan.memory is not None else {}
