@@ -139,7 +139,15 @@ def compute(rt: Runtime, op: ComputeOp) -> None:
 
 
 def wait(rt: Runtime, op: WaitOp) -> None:
-    """The results of a function that was called in the background; its seconds are its own, those here of waiting."""
+    """What has begun in the background has ended; its seconds are its own, those here of waiting."""
+    if op.begun in rt.running:
+        _take_results(rt, op)
+    else:
+        rt.metrics.add_seconds(op.begun, rt.residency.arrived(op.begun))
+
+
+def _take_results(rt: Runtime, op: WaitOp) -> None:
+    """A function's."""
     call, task = rt.running.pop(op.begun)
     results = task.result()
     rt.metrics.add_seconds(op.begun, task.seconds)
@@ -303,7 +311,7 @@ def save(rt: Runtime, op: SaveOp) -> None:
 
 
 def onload(rt: Runtime, op: OnloadOp) -> None:
-    """A state of a model comes back to the device."""
+    """A state of a model comes back to the device, or begins to."""
     rt.residency.onload(op)
 
 

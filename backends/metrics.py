@@ -138,7 +138,10 @@ class StepMetrics:
 
     @contextmanager
     def timing(self, op: AnyOp) -> Iterator[None]:
-        """Seconds of `op`; the device is waited for, so that they are not the next op's."""
+        """Seconds of `op`; the device is waited for, so that they are not the next op's.
+
+        But not what runs beside: copies between tiers have a stream of their own.
+        """
         self._counts_rows = self._first.get(op.group, True)
         if op.id not in self._seconds:
             yield
@@ -150,7 +153,7 @@ class StepMetrics:
         try:
             yield
             if self._comm.device.type == "cuda":
-                torch.cuda.synchronize(self._comm.device)
+                torch.cuda.current_stream(self._comm.device).synchronize()
             self._seconds[op.id] += time.perf_counter() - began
         finally:
             if meter is not None:  # also of an op that fails: its thread, if it has one, must end

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from rldsl.backends.background import Background
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
-from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
+from rldsl.backends.engines.tiers import Coming, Contents, DiskShelf, Movable, PinnedShelf
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State, SyncWeightsOp
 from rldsl.compiler.plan import Plan
+from rldsl.diagnostics import DiagnosticError
 
 FOLDER = "offload-{rank}"
 """One of each rank: the last file takes its folder with it, and no other rank may be about to write there."""
@@ -42,6 +47,8 @@ class Residency:
         moves = [op for op in ops if isinstance(op, (OnloadOp, OffloadOp))]
         self._returning = {_key(op) for op in moves if isinstance(op, OnloadOp)}
         self._states = {key: self._movable(key) for key in dict.fromkeys(map(_key, moves))}
+        self._thread = Background("rldsl-onload", torch.device("cpu"))
+        self._coming: dict[str, tuple[Coming, str]] = {}
         states = plan.memory.states if plan.memory is not None else ()
         self._elsewhere = {(s.model, s.state, s.staleness) for s in states if not s.resident} & self._states.keys()
 
@@ -83,8 +90,22 @@ class Residency:
         weights.offload(store=False)
 
     def onload(self, op: OnloadOp) -> None:
-        """Bring a state back."""
-        self._states[_key(op)].onload()
+        """Bring a state back, or begin to."""
+        state = self._states[_key(op)]
+        if op.background:
+            self._coming[op.id] = state.begin(self._thread), self._comm.status.step_words
+        else:
+            state.onload()
+
+    def arrived(self, op: str) -> float:
+        """Wait until what the onload called `op` has begun to bring back is there; the seconds that it took."""
+        coming, begun = self._coming.pop(op)
+        try:
+            coming.result()
+        except DiagnosticError as error:
+            note = f"`{op}` was to bring it back in the background, {begun}"
+            raise DiagnosticError(replace(d, notes=(*d.notes, note)) for d in error.diagnostics) from None
+        return coming.seconds
 
     def offload(self, op: OffloadOp) -> None:
         """Take a state off the device.
@@ -107,7 +128,8 @@ class Residency:
         engine.stored = False
 
     def close(self) -> None:
-        """Remove what lies on the tier below."""
+        """Remove what lies on the tier below; nothing more comes from there."""
+        self._thread.close()
         for state in self._states.values():
             state.close()
 

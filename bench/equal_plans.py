@@ -22,9 +22,12 @@ from rldsl.compiler.ops import (
     GenerateOp,
     InferOp,
     LoadOp,
+    OffloadOp,
+    OnloadOp,
     OutputOp,
     ReshardOp,
     SaveOp,
+    State,
     SyncWeightsOp,
     TakeOp,
     TrainOp,
@@ -56,7 +59,7 @@ def why_equal(one: Plan, other: Plan) -> str | None:
 def _header(plan: Plan) -> dict[str, Any]:
     """All but programs, provenance, and the names that only ops use; declarations in no order."""
     body: dict[str, Any] = json.loads(msgspec.json.encode(plan))
-    trained = {op.model for op in plan.ops() if isinstance(op, TrainOp)}
+    trained, groups = {op.model for op in plan.ops() if isinstance(op, TrainOp)}, {g.name for g in plan.groups}
     for name in ("programs", "dropped", "source", "groups"):
         body.pop(name)
     if plan.world_size is not None:
@@ -68,6 +71,11 @@ def _header(plan: Plan) -> dict[str, Any]:
         field["layouts"] = [_layout(plan, group) for group in field["layouts"]]
     for phase in body["phases"]:
         phase["group"] = _layout(plan, phase["group"])
+    if memory := body.get("memory"):
+        for state in memory["states"]:
+            state["group"] = _layout(plan, state["group"]) if state["group"] in groups else state["group"]
+        for name in ("states", "ops"):
+            memory[name] = sorted(json.dumps(each, sort_keys=True) for each in memory[name])
     for name in ("models", "fields", "functions", "edges", "phases"):
         body[name] = sorted(json.dumps(each, sort_keys=True) for each in body.get(name, ()))
     return body
@@ -105,7 +113,7 @@ def _body(plan: Plan, op: AnyOp) -> str:
     if isinstance(op, FreeOp):
         body["fields"] = sorted(op.fields)
     if isinstance(op, WaitOp):
-        body["begun"] = sorted(name for o in plan.ops() if o.id == op.begun for name in o.writes)
+        body["begun"] = sorted(name for o in plan.ops() if o.id == op.begun for name in (*o.writes, *_moved(plan, o)))
         body["holds"] = sorted(set(op.holds))
     return json.dumps(body, sort_keys=True)
 
@@ -120,16 +128,36 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
     if isinstance(op, LoadOp):
         yield f"stream {op.stream}", True
     if isinstance(op, WaitOp):
-        begun = (o for o in plan.ops() if o.id == op.begun)
-        yield from ((f"field {name} {_held(plan, o.group)}", True) for o in begun for name in o.writes)
+        for begun in (o for o in plan.ops() if o.id == op.begun):
+            yield from ((f"field {name} {_held(plan, begun.group)}", True) for name in begun.writes)
+            yield from ((state, True) for state in _state(plan, begun))
+    yield from ((state, True) for state in _state(plan, op))
     if isinstance(op, OutputOp):
         yield f"file {op.name}", True
     if isinstance(op, GenerateOp | ExtendOp | InferOp | TrainOp | SyncWeightsOp | SaveOp):
-        yield f"trunk {plan.model(op.model).shares or op.model}", isinstance(op, TrainOp)
+        trunk = plan.model(op.model).shares or op.model
+        yield f"trunk {trunk}", isinstance(op, TrainOp)
+        yield from ((f"moments {trunk}", True) for _ in range(isinstance(op, TrainOp)))
     if isinstance(op, SyncWeightsOp):
         yield f"engine {op.model} {op.staleness}", True
     if isinstance(op, GenerateOp | ExtendOp):
         yield f"engine {op.model} {op.staleness}", False
+
+
+def _moved(plan: Plan, op: AnyOp) -> tuple[str, ...]:
+    """Which move it is of those of a state."""
+    if not isinstance(op, OnloadOp | OffloadOp):
+        return ()
+    moves = [o for o in plan.ops() if isinstance(o, type(op))]
+    alike = [o.id for o in moves if (o.model, o.state, o.staleness) == (op.model, op.state, op.staleness)]
+    return (f"{type(op).__name__} {alike.index(op.id)} of the {op.state} of {op.model} {op.staleness}",)
+
+
+def _state(plan: Plan, op: AnyOp) -> Iterator[str]:
+    """What a move changes."""
+    if isinstance(op, OnloadOp | OffloadOp):
+        names = {State.WEIGHTS: "trunk {}", State.OPTIMIZER: "moments {}", State.ENGINE: f"engine {{}} {op.staleness}"}
+        yield names[op.state].format(op.model if op.state is State.ENGINE else plan.model(op.model).shares or op.model)
 
 
 def _rows(plan: Plan, op: AnyOp) -> Iterator[Touch]:

@@ -1,11 +1,11 @@
 """Damaged plans through the verifier: each must be refused, or shown to do what the whole one does.
 
-    python bench/mutants.py [--count 10000] [--seed 0]
+    python bench/mutants.py [--count 10000] [--seed 0] [--only memory]
 
-Plans are compiled from every `examples/*.rl` for several numbers of ranks and layouts, and damaged at random in
-some hundred ways (`bench/damage*.py`, and plan.json itself below), the same for each seed. Prints by kind how many were
-made, refused, and equal by execution and rewriting (`bench/equal_plans.py`), which uses nothing of the verifier's.
-Exit 1 where one was missed, or a whole plan was refused.
+Plans are compiled from every `examples/*.rl` for several numbers of ranks, layouts and budgets of memory, and damaged
+at random in some hundred ways (`bench/damage*.py`, and plan.json itself below), the same for each seed. Prints by kind
+how many were made, refused, and equal by execution and rewriting (`bench/equal_plans.py`), which uses nothing of the
+verifier's. Exit 1 where one was missed, or a whole plan was refused. `--only`: kinds whose name begins so.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import damage_background, damage_groups, damage_heads, damage_order, damage_rules, damage_values
 from bench.damage import KINDS, Damage
+from bench.damage_memory import budgeted
 from bench.equal_plans import why_equal
 from rldsl.compiler.ops import ComputeOp, ExtendOp, GenerateOp, InferOp, TrainOp, parts
 from rldsl.compiler.pipeline import Options, compile_file
@@ -115,7 +116,15 @@ def wholes(files: tuple[Path, ...] = FILES) -> tuple[Whole, ...]:
                 continue
             name = f"{file.relative_to(ROOT)} {options.cluster} {options.layouts}"
             found.append(Whole(name, compiled.plan, compiled.module.signatures))
+        for options in (*map(_on, CLUSTERS[1:3]), *(replace(o, cluster="8 x cpu") for o in islice(apart(file), 3))):
+            for part, made in budgeted(file, options):
+                name = f"{file.relative_to(ROOT)} {options.cluster} {options.layouts} {part}"
+                found.append(Whole(name, made.plan, made.module.signatures))
     return tuple(found)
+
+
+def _on(cluster: str | None) -> Options:
+    return Options(cluster=cluster)
 
 
 # -- damage to plan.json itself
@@ -224,10 +233,10 @@ def judge(kind: str, whole: Whole, rng: random.Random, tally: Tally) -> bool:
     return True
 
 
-def mutants(count: int, seed: int, files: tuple[Path, ...] = FILES) -> dict[str, Tally]:
-    """About as many mutants of each kind, `count` in all."""
+def mutants(count: int, seed: int, files: tuple[Path, ...] = FILES, only: str = "") -> dict[str, Tally]:
+    """About as many mutants of each kind that begins with `only`, `count` in all."""
     rng, plans = random.Random(seed), wholes(files)
-    kinds = [*KINDS, *TEXT_KINDS]
+    kinds = [name for name in (*KINDS, *TEXT_KINDS) if name.startswith(only)]
     tallies = {kind: Tally() for kind in kinds}
     for number in range(count):
         kind = kinds[number % len(kinds)]
@@ -241,21 +250,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="")
     args = parser.parse_args()
     plans = wholes()
     wrong = [w.name for w in plans if verify_plan(w.plan, w.signatures)]
     print(f"{len(plans)} whole plans of {len(FILES)} algorithms: {len(wrong)} refused {wrong or ''}")
     began = time.perf_counter()
-    tallies = mutants(args.count, args.seed)
+    tallies = mutants(args.count, args.seed, only=args.only)
     seconds = time.perf_counter() - began
-    print(f"{'kind of damage':<50} {'made':>6} {'refused':>8} {'equal':>6} {'missed':>7}")
+    print(f"{'kind of damage':<60} {'made':>6} {'refused':>8} {'equal':>6} {'missed':>7}")
     for kind, tally in tallies.items():
         counts = f"{tally.made:>6} {tally.refused:>8} {sum(tally.equal.values()):>6} {len(tally.missed):>7}"
-        print(f"{kind:<50} {counts}  {'; '.join(sorted(set(tally.missed))[:2])}")
+        print(f"{kind:<60} {counts}  {'; '.join(sorted(set(tally.missed))[:2])}")
     total = Tally(*(sum(getattr(t, n) for t in tallies.values()) for n in ("made", "refused")))
     equal = sum((t.equal for t in tallies.values()), Counter[str]())
     missed = sum(len(t.missed) for t in tallies.values())
-    print(f"{'all ' + str(len(tallies)):<50} {total.made:>6} {total.refused:>8} {equal.total():>6} {missed:>7}")
+    print(f"{'all ' + str(len(tallies)):<60} {total.made:>6} {total.refused:>8} {equal.total():>6} {missed:>7}")
     print(f"equal because: {', '.join(f'{why} ({n})' for why, n in equal.most_common())}")
     print(f"{seconds:.1f} s, {seconds / args.count * 1e3:.2f} ms a mutant")
     return 1 if missed or wrong else 0

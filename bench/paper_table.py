@@ -16,7 +16,7 @@ import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -27,7 +27,7 @@ from rldsl.compiler.cost.find_facts import facts_of
 from rldsl.compiler.cost.hardware import hardware_of
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, TrainOp
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, TrainOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
@@ -76,8 +76,8 @@ minibatch. A plan may fill 75.1 GiB of an H100's 79.1; `without margin` it needs
 is the best plan in which no state leaves the device, its micro-batches and recomputation chosen as well: where it says
 `no`, so many GiB are lacking. `as engines run` has all states on the device and the engines' own micro-batches, without
 recomputation. `tokens a micro-batch` are the actor's, with what is made again in the backward pass. What `leaves the
-device` is away while it is not used, in the host's memory, or dropped and made anew; `moves` are the seconds a step
-that it takes, as if nothing went on beside them.
+device` is away while it is not used, in the host's memory, or dropped and made anew; `moves` are the seconds that this
+adds to a step, without what runs beside other work.
 
 """
 _INPUT = """  param batch : int = {batch} prompts
@@ -196,13 +196,15 @@ def unmoved(plan: Plan) -> int | Shortage:
     facts = {m.name: f for m in plan.models if isinstance(f := facts_of(m), ModelFacts)}
     programs = tuple(replace(p, ops=tuple(_still(p.ops))) for p in plan.programs)
     still = replace(plan, programs=programs)
-    planner = MemoryPlanner(still, tuple(_still(plan.ops())), facts, hardware_of(plan.cluster, plan.figures))
+    planner = MemoryPlanner(still, tuple(_still(tuple(plan.ops()))), facts, hardware_of(plan.cluster, plan.figures))
     found = planner.fit(plan.memory.budget, moves=False)
     return found if isinstance(found, Shortage) else found.memory.peak
 
 
-def _still(ops: Iterable[AnyOp]) -> Iterator[AnyOp]:
-    return (op for op in ops if not isinstance(op, OnloadOp | OffloadOp))
+def _still(ops: Collection[AnyOp]) -> Iterator[AnyOp]:
+    """Without moves, and waits for them."""
+    moves = {op.id for op in ops if isinstance(op, OnloadOp | OffloadOp)}
+    return (op for op in ops if op.id not in moves and not (isinstance(op, WaitOp) and op.begun in moves))
 
 
 def row(line: Line) -> str:

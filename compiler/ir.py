@@ -27,6 +27,8 @@ from rldsl.types import FieldType, NodeType
 if TYPE_CHECKING:
     import networkx as nx
 
+    from rldsl.compiler.cost.memory_plan import Planned
+
 
 changed = msgspec.structs.replace
 """A part of a graph with other values of some names; what it keeps beside its fields is left behind."""
@@ -449,7 +451,7 @@ class FieldInfo(Frozen, frozen=True, kw_only=True):
 class Module:
     """What the passes hand on: the graph and all that has been learnt or decided about it so far.
 
-    `batches` says how many prompts each set of prompts has, at most, in a step.
+    `batches` says how many prompts each set of prompts has, at most, in a step. `planned` is what `memory` came from.
     `origins` holds, for each model, the one whose source its weights come from: itself, or what it copies.
     """
 
@@ -470,3 +472,4 @@ class Module:
     dropped: tuple[Dropped, ...] = ()
     programs: tuple[Program, ...] = ()
     memory: MemoryPlan | None = None
+    planned: Planned | None = None

@@ -338,7 +338,7 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
 class WaitOp(Op, tag="wait", frozen=True, kw_only=True):
     """Wait for the op `begun`, which runs in the background; its results become fields, and its error is raised.
 
-    `holds` are the fields that it reads.
+    A state that it brings back may be used from here on. `holds` are the fields that it reads.
     """
 
     begun: str
@@ -536,13 +536,15 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
 class OnloadOp(Op, tag="onload", frozen=True, kw_only=True):
     """Bring back a state of `model` that an `OffloadOp` took off the device: `bytes` of each rank of the group.
 
-    `staleness` is that of the rollouts whose engine it is.
+    `staleness` is that of the rollouts whose engine it is. In the `background` it only begins here, and takes its bytes
+    from here on: it is there after the `WaitOp` that names it.
     """
 
     model: str
     state: State
     bytes: int
     staleness: int = 0
+    background: bool = False
     by: str = "plan_memory"
 
 

@@ -42,6 +42,7 @@ from rldsl.compiler.passes.lower_weights import LowerWeights
 from rldsl.compiler.passes.merge_equal_nodes import MergeEqualNodes
 from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
 from rldsl.compiler.passes.overlap_computes import OverlapComputes
+from rldsl.compiler.passes.overlap_moves import OverlapMoves
 from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
 from rldsl.compiler.passes.plan_memory import PlanMemory
 from rldsl.compiler.passes.prefetch_loads import PrefetchLoads
@@ -92,6 +93,7 @@ LOWERING: tuple[Pass, ...] = (
     OverlapComputes(),  # after all that reads, moves or uses a model; before frees: what it reads stays until the wait
     InsertFrees(),  # last of the rewrites: it must see every reader
     PlanMemory(),  # after frees: fields that are held take memory too
+    OverlapMoves(),  # needs the moves, and the room that is left
     EmitPrograms(),
 )
 """Run on a program without errors, each on what the one before left without errors."""
@@ -108,6 +110,7 @@ OPTIONAL_PASSES = frozenset(
         PrefetchLoads.name,
         OverlapComputes.name,
         PlanMemory.name,
+        OverlapMoves.name,
     }
 )
 """Those without which a plan still is one, only slower."""

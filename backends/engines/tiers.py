@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, UntypedStorage
 
+from rldsl.backends.background import Background
 from rldsl.backends.engines.memory import give_back
 from rldsl.backends.engines.optim import local
 from rldsl.diagnostics import fail
+
+
+class Coming(Protocol):
+    """Storages that are being filled: nothing may touch them before `result`, and `seconds` are known after it."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, beside whatever else went on."""
+
+    def result(self) -> None:
+        """They are full, or what went wrong is raised."""
 
 
 class Shelf(Protocol):
@@ -27,6 +41,9 @@ class Shelf(Protocol):
 
     def fetch(self, storages: Sequence[UntypedStorage]) -> None:
         """Fill them, which have their sizes again, with what was stored."""
+
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
+        """Begin to fill them, by `thread` where the processor copies; one after the other in the order of beginning."""
 
     def close(self) -> None:
         """Remove the copy."""
@@ -56,6 +73,10 @@ class DiskShelf:
                     _read(file.readinto, _memory(storage))
         except OSError as error:
             fail("RL0101", f"cannot read `{self._path}` again: {error.strerror or error}")
+
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
+        """On the thread, which leaves the interpreter to others while the system reads."""
+        return thread.start(partial(self.fetch, storages))
 
     def close(self) -> None:
         """Remove the file, and its folder after the last one."""
@@ -100,18 +121,55 @@ class PinnedShelf:
 
     def fetch(self, storages: Sequence[UntypedStorage]) -> None:
         """What the device does next comes after the copy."""
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
+        self._filling(storages).before(torch.cuda.current_stream(self._device))
+
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
+        """By the device itself, behind what it was told to do so far; what it is told next runs beside the copy."""
+        return self._filling(storages)
+
+    def _filling(self, storages: Sequence[UntypedStorage]) -> _Copy:
+        # Their memory may be what the device has just been done with. It is not given to others before the copy has
+        # ended, as whoever frees it has waited for that.
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        begun = self._mark()
         with torch.cuda.stream(self._stream):
             for host, storage in zip(self._host, storages, strict=True):
-                there = _bytes(storage)
-                there.copy_(host, non_blocking=True)
-                there.record_stream(self._stream)
-        current.wait_stream(self._stream)
+                _bytes(storage).copy_(host, non_blocking=True)
+        return _Copy(begun, self._mark(), self._device)
+
+    def _mark(self) -> torch.cuda.Event:
+        make_event: Any = torch.cuda.Event
+        event: torch.cuda.Event = make_event(enable_timing=True)
+        event.record(self._stream)
+        return event
 
     def close(self) -> None:
-        """Free the host's memory."""
+        """Free the host's memory, once no copy needs it."""
+        self._stream.synchronize()
         self._host = []
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A copy to the device between two events."""
+
+    begun: torch.cuda.Event
+    ended: torch.cuda.Event
+    device: torch.device
+
+    @property
+    def seconds(self) -> float:
+        """By the device's clock."""
+        return float(self.begun.elapsed_time(self.ended)) / 1000
+
+    def before(self, stream: torch.cuda.Stream) -> None:
+        """What the stream is given from now on comes after the copy; the processor does not wait."""
+        stream.wait_event(self.ended)
+
+    def result(self) -> None:
+        """The processor waits as well: an op's seconds are counted until the device is done with it anyway."""
+        self.before(torch.cuda.current_stream(self.device))
+        self.ended.synchronize()
 
 
 def _bytes(storage: UntypedStorage) -> Tensor:
@@ -150,9 +208,17 @@ class Movable:
 
     def onload(self) -> None:
         """Bring it back as it was."""
+        self._shelf.fetch(self._emptied())
+
+    def begin(self, thread: Background) -> Coming:
+        """Begin to bring it back: it takes its memory now, and may be used once that has ended."""
+        return self._shelf.begin(self._emptied(), thread)
+
+    def _emptied(self) -> list[UntypedStorage]:
+        """Its storages, with room for what was stored."""
         assert self.stored, "what was dropped must be made anew: the verifier refuses such plans"
         self.make_room()
-        self._shelf.fetch([s for s, _ in self._values])
+        return [s for s, _ in self._values]
 
     def make_room(self) -> None:
         """Memory for it, with any values: it will be written over."""

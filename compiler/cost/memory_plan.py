@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from rldsl.compiler.cost.footprints import Footprints, Held, Key
 from rldsl.compiler.cost.hardware import Hardware
+from rldsl.compiler.cost.hoisting import Hoisting
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.moves import Moves, waited
 from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choose, least
 from rldsl.compiler.cost.residency_gaps import Between, Use, gaps_of
 from rldsl.compiler.cost.time_model import move_seconds
@@ -23,11 +25,15 @@ _UNBOUNDED = 1 << 62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The ops as they are to run, moves among them, and what a plan says of its memory."""
+    """The ops as they are to run, moves among them, what a plan says of its memory, and seconds of a step.
+
+    `early` makes the same plan with moves in the background, where the budget leaves room.
+    """
 
     ops: tuple[AnyOp, ...]
     memory: MemoryPlan
     step: float
+    early: Callable[[], Planned]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,46 +215,89 @@ class MemoryPlanner:
         keys = dict.fromkeys((*self.footprints.uses(op), *self.footprints.renews(op)))
         return [h for h in self._states_of(row.program) if h.key in keys]
 
-    def _planned(self, budget: int, problem: Problem, choice: Choice) -> Planned:
+    def _planned(self, budget: int, problem: Problem, choice: Choice, *, early: bool = False) -> Planned:
         free = problem.free(choice.swapped)
         runs = {
             op: self.runs.fullest(found[way], min(free[row] for row in work.rows))
             for (op, found), way, work in zip(self._runs.items(), choice.ways, problem.works, strict=True)
         }
-        moves = _Moves(self, choice)
+        moves = Moves(self.ops, self._uses, [self._gaps[i] for i in sorted(choice.swapped)], self.hardware)
+        if early:
+            self._hoist(moves, free, runs)
         ops: list[AnyOp] = []
         for number, op in enumerate(self.ops):
-            ops += moves.before.get(number, ())
+            ops += moves.before(number)
             ops.append(runs[number].op if number in runs else op)
-            ops += moves.after.get(number, ())
-        seconds = {self.ops[i].id: run.seconds for i, run in runs.items() if run.seconds}
-        seconds |= moves.seconds
-        memory = self._memory(budget, choice, runs, moves, seconds)
-        return Planned(ops=tuple(ops), memory=memory, step=choice.seconds)
+            ops += moves.after(number)
+        memory = self._memory(budget, choice, runs, moves)
+        return Planned(
+            ops=tuple(ops),
+            memory=memory,
+            step=choice.seconds - sum(memory.hidden.values()),
+            early=partial(self._planned, budget, problem, choice, early=True),
+        )
 
-    def _memory(
-        self, budget: int, choice: Choice, runs: Mapping[int, Run], moves: _Moves, seconds: dict[str, float]
-    ) -> MemoryPlan:
+    def _hoist(self, moves: Moves, free: Sequence[int], runs: Mapping[int, Run]) -> None:
+        """Let moves begin early, in the room that the `runs` leave. What does not run in every step hides nothing."""
+        room = {(r.program, r.op): free[i] - runs[r.op].workspace for i, r in enumerate(self._rows)}
+        work = [[0.0] * len(self.ops) for _ in self.plan.programs]
+        for program, number in room:
+            if self.ops[number].guard is None:
+                work[program][number] = runs[number].seconds
+        groups = {held.group: self._programs_with(key) for key, held in self.footprints.states.items()}
+        moves.hoist(Hoisting(work, room, moves.cuts(groups, len(work))), groups)
+
+    def _programs_with(self, key: Key) -> tuple[int, ...]:
+        return tuple(p for p in range(len(self.plan.programs)) if self._members[key, p])
+
+    def _moved(self, runs: Mapping[int, Run], moves: Moves) -> dict[str, float]:
+        """What moves and their waits add to a step, on the ranks where that is most."""
+        steady = {self.ops[i].id: run.seconds for i, run in runs.items() if self.ops[i].guard is None}
+        found: dict[str, float] = {}
+        for program, ranks in enumerate(self.plan.programs):
+            mine = {op.id for op in ranks.ops}
+            groups = {held.group for held in self._states_of(program)}
+            for name, lasting in waited(moves.sequence(mine, groups), steady | moves.seconds):
+                found[name] = max(found.get(name, 0.0), lasting)
+        return found
+
+    def _memory(self, budget: int, choice: Choice, runs: Mapping[int, Run], moves: Moves) -> MemoryPlan:
         reserve = self.footprints.reserve.bytes
         told = [m for p in range(len(self.plan.programs)) for m in self._told(p, runs, moves)]
         most = max(told, key=lambda m: m.workspace + m.resident)
         naive = [self._naive(row, runs) for row in self._rows]
         unplanned = max(range(len(naive)), key=lambda i: naive[i])
+        seconds = {self.ops[i].id: run.seconds for i, run in runs.items() if run.seconds}
+        moved = self._moved(runs, moves)
         return MemoryPlan(
             budget=budget,
             reserve=reserve,
-            states=tuple(moves.specs()),
+            states=tuple(self._specs(moves)),
             ops=tuple(told),
             peak=most.workspace + most.resident + reserve,
             peak_op=most.op,
             unplanned=naive[unplanned] + reserve,
             unplanned_op=self.ops[self._rows[unplanned].op].id,
-            seconds={op: round(s, 6) for op, s in seconds.items()},
-            moved_seconds=round(sum(moves.seconds.values()), 6),
+            seconds={op: round(s, 6) for op, s in (seconds | moved).items()},
+            moved_seconds=round(sum(moved.values()), 6),
+            hidden={op: round(s, 6) for op, s in moves.hidden(moved).items()},
             solver=choice.solver,
             gap=round(choice.gap, 6),
             assumed=(*self.footprints.assumed, *(f"`{r.op.id}`: {r.note}" for r in runs.values() if r.note)),
         )
+
+    def _specs(self, moves: Moves) -> Iterator[StateSpec]:
+        """The states, as a plan has them."""
+        for (model, state, staleness), held in self.footprints.states.items():
+            yield StateSpec(
+                model=model,
+                state=State(state),
+                group=held.group,
+                bytes=held.bytes,
+                staleness=staleness,
+                dirty=held.dirty,
+                resident=moves.resident(held.key),
+            )
 
     def _naive(self, row: _Row, runs: Mapping[int, Run]) -> int:
         """With all states on the device, and ops run as the engine would by itself."""
@@ -258,14 +307,14 @@ class MemoryPlanner:
         own = footprint.bytes - footprint.resident_bytes if footprint else runs[row.op].workspace
         return states + again + own + self._columns[row]
 
-    def _told(self, program: int, runs: Mapping[int, Run], moves: _Moves) -> Iterator[OpMemory]:
+    def _told(self, program: int, runs: Mapping[int, Run], moves: Moves) -> Iterator[OpMemory]:
         """What a class of ranks holds in each of its ops, moves included."""
         ranks: Program = self.plan.programs[program]
         mine = {op.id for op in ranks.ops}
         here = {h.key for h in self._states_of(program) if moves.resident(h.key)}
         for number, op in enumerate(self.ops):
-            for back in moves.before.get(number, ()):
-                if self._members[_key(back), program]:
+            for back in moves.before(number):
+                if isinstance(back, OnloadOp) and self._members[_key(back), program]:
                     here.add(_key(back))
                     yield self._move(back, here, number, program)
             row = _Row(program, number)
@@ -274,7 +323,7 @@ class MemoryPlanner:
                 here |= {h.key for h in self._needed(row)}
                 if number in runs:
                     yield self._op(row, runs[number], here, double)
-            for away in moves.after.get(number, ()):
+            for away in moves.after(number):
                 if self._members[_key(away), program]:
                     yield self._move(away, here, number, program)
                     here.discard(_key(away))
@@ -315,79 +364,6 @@ class MemoryPlanner:
             at=at,
             categories={str(c): b for c, b in sorted(categories.items()) if b},
         )
-
-
-class _Moves:
-    """The moves that a choice asks for, by number of the op that they stand before or after."""
-
-    def __init__(self, planner: MemoryPlanner, choice: Choice) -> None:
-        self.planner = planner
-        self.before: dict[int, list[OnloadOp]] = {}
-        self.after: dict[int, list[OffloadOp]] = {}
-        self.seconds: dict[str, float] = {}
-        self.away: set[Key] = set()
-        written: set[tuple[Key, int]] = set()
-        chosen = [planner._gaps[i] for i in sorted(choice.swapped)]
-        for held, gap in sorted(chosen, key=_from_version):
-            fresh = not gap.renewed and gap.version is not None and (held.key, gap.version) not in written
-            if fresh and gap.version is not None:
-                written.add((held.key, gap.version))
-            self._add(held, gap, keep=fresh)
-
-    def _add(self, held: Held, gap: Between, *, keep: bool) -> None:
-        uses, (model, state, staleness) = self.planner._uses[held.key], held.key
-        first, last = uses[gap.begin].op, uses[gap.end].op
-        name = f"{model}.{state}" + (f".{staleness}" if staleness else "")
-        seconds = move_seconds(self.planner.hardware, held.bytes)
-        off = OffloadOp(
-            id=f"offload:{name}:{self.planner.ops[first].id}",
-            group=held.group,
-            model=model,
-            state=state,
-            bytes=held.bytes,
-            staleness=staleness,
-            keep=keep,
-        )
-        self.after.setdefault(first, []).append(off)
-        if keep:
-            self.seconds[off.id] = seconds
-        if last <= first:
-            self.away.add(held.key)
-        if not gap.renewed:
-            on = OnloadOp(
-                id=f"onload:{name}:{self.planner.ops[last].id}",
-                group=held.group,
-                model=model,
-                state=state,
-                bytes=held.bytes,
-                staleness=staleness,
-            )
-            self.before.setdefault(last, []).append(on)
-            self.seconds[on.id] = seconds
-
-    def resident(self, key: Key) -> bool:
-        """Whether a state is on the device when a step begins."""
-        return key not in self.away
-
-    def specs(self) -> Iterator[StateSpec]:
-        """The states, as a plan has them."""
-        for (model, state, staleness), held in self.planner.footprints.states.items():
-            yield StateSpec(
-                model=model,
-                state=State(state),
-                group=held.group,
-                bytes=held.bytes,
-                staleness=staleness,
-                dirty=held.dirty,
-                resident=self.resident(held.key),
-            )
-
-
-def _from_version(item: tuple[Held, Between]) -> tuple[str, bool, int]:
-    """Gaps of a state from the use on that last changed it, so that the first one of a version writes it."""
-    held, gap = item
-    wrapped = gap.version is not None and gap.begin < gap.version
-    return str(held.key), wrapped, gap.begin
 
 
 def _key(move: OnloadOp | OffloadOp) -> Key:

@@ -16,6 +16,7 @@ from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import NoFacts, facts_of
 from rldsl.compiler.cost.footprints import OURS
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
+from rldsl.compiler.cost.lanes import Lane
 from rldsl.compiler.cost.memory_generation import ENGINE_KV
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES
@@ -242,16 +243,17 @@ class PlanTime:
     def timeline(self, steps: int = 1) -> tuple[Timed, ...]:
         """When each op of each program runs: in order, a collective when the last of its ranks comes to it.
 
-        An op that runs in every k-th step counts a k-th, one without known seconds nothing.
+        An op that runs in every k-th step counts a k-th, one without known seconds nothing. What a move in the
+        background takes beside others counts in none, what is left when it is waited for counts there.
         """
-        lasting = self._durations
+        ops, lasting = {op.id: op for op in self.plan.ops()}, self._durations
         coming = {p.first: [(k, op.id) for k in range(steps) for op in p.ops][::-1] for p in self.plan.programs}
         sharing = {
             op.id: [p.first for p in self.plan.programs if any(o.id == op.id for o in p.ops)]
-            for op in self.plan.ops()
+            for op in ops.values()
             if op.collective
         }
-        clocks = dict.fromkeys(coming, 0.0)
+        lanes = {first: Lane() for first in coming}
         found: list[Timed] = []
         while any(coming.values()):
             before = len(found)
@@ -261,10 +263,11 @@ class PlanTime:
                     together = sharing.get(op, [first])
                     if any(coming[f][-1] != (step, op) for f in together):
                         break
-                    begin = max(clocks[f] for f in together)
-                    clocks |= dict.fromkeys(together, begin + lasting[op])
-                    found += [Timed(first=f, step=step, op=op, begin=begin, end=clocks[f]) for f in together]
+                    latest = max(lanes[f].now for f in together)
                     for each in together:
+                        lanes[each].now = latest
+                        begin, end = lanes[each].run(ops[op], lasting[op])
+                        found.append(Timed(first=each, step=step, op=op, begin=begin, end=end))
                         coming[each].pop()
             assert len(found) > before, "a verified plan has no deadlock"
         return tuple(found)

@@ -153,7 +153,7 @@ def _fitted(module: Module, planning: _Planning, budget: int) -> Module:
         free = replace(planning, pinned={}).best(module, budget)
         pins_cost(module, found, planned, free.outcome, planning.pinned)
     ops = tuple(_explained(op, old) for op, old in _with_old(planned.ops, made.module.ops))
-    return replace(made.module, ops=ops, memory=planned.memory)
+    return replace(made.module, ops=ops, memory=planned.memory, planned=planned)
 
 
 def _with_old(ops: tuple[AnyOp, ...], before: tuple[AnyOp, ...]) -> list[tuple[AnyOp, AnyOp | None]]:

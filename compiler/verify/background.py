@@ -1,15 +1,18 @@
-"""What begins in the background is waited for, once; beside it nothing runs that it could meet."""
+"""What begins in the background is waited for, once; beside it nothing runs that it could meet.
+
+Which fields a function holds `residency` proves, and what becomes of a state on its way `memory`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rldsl.compiler.ops import AnyOp, CollectOp, ComputeOp, LoadOp, TrainOp, WaitOp
+from rldsl.compiler.ops import AnyOp, CollectOp, ComputeOp, LoadOp, OnloadOp, TrainOp, WaitOp
 from rldsl.compiler.verify.facts import Facts, ranks_of
 
 
 def background(facts: Facts) -> Iterator[str]:
-    """Walks each program with the functions that run beside it; which fields they hold `residency` proves."""
+    """Walks each program with what runs beside it."""
     for op in facts.ops:
         if isinstance(op, ComputeOp) and op.background and op.collective:
             yield f"`{op.id}` sums over ranks in the background, where these are in no order"
@@ -17,20 +20,21 @@ def background(facts: Facts) -> Iterator[str]:
             yield f"`{op.id}` reads ahead, and reads the same rows each time"
     for program in facts.plan.programs:
         where = f" ({ranks_of(program)})"
-        running: dict[str, ComputeOp] = {}
+        running: dict[str, ComputeOp | OnloadOp] = {}
         for op in program.ops:
             if isinstance(op, WaitOp):
                 begun = running.pop(op.begun, None)
                 yield from (problem + where for problem in _wait(op, begun))
-            elif isinstance(op, ComputeOp) and op.background:
+            elif isinstance(op, ComputeOp | OnloadOp) and op.background:
                 running[op.id] = op
             else:
-                yield from (problem + where for problem in _meets(op, running.values(), facts))
+                functions = (each for each in running.values() if isinstance(each, ComputeOp))
+                yield from (problem + where for problem in _meets(op, functions, facts))
         for name in running:
             yield f"nothing waits for `{name}`, which runs in the background{where}"
 
 
-def _wait(op: WaitOp, begun: ComputeOp | None) -> Iterator[str]:
+def _wait(op: WaitOp, begun: ComputeOp | OnloadOp | None) -> Iterator[str]:
     if begun is None:
         yield f"`{op.id}` waits for `{op.begun}`, which does not run in the background there"
         return

@@ -12,14 +12,19 @@ from collections.abc import Iterator
 from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
+    FreeOp,
     GenerateOp,
     InferOp,
+    MetricOp,
     OffloadOp,
     OnloadOp,
+    OutputOp,
     SaveOp,
     State,
+    SyncKind,
     SyncWeightsOp,
     TrainOp,
+    WaitOp,
 )
 from rldsl.compiler.plan import MemoryPlan, Program, StateSpec
 from rldsl.compiler.verify.facts import Facts, ranks_of
@@ -37,17 +42,20 @@ def memory(facts: Facts) -> Iterator[str]:
             if isinstance(op, OnloadOp | OffloadOp)
         )
         return
-    problems = [*_declared(plan, facts), *_figures(plan, facts)]
+    problems = [*_declared(plan, facts), *_complete(plan, facts), *_figures(plan, facts)]
     yield from problems
     if problems:
         return
-    highest = 0
+    taken: dict[str, int] = {}
     for program in facts.plan.programs:
         walk = _Walk(plan, facts, program)
         yield from walk.problems()
-        highest = max(highest, walk.highest)
-    if not plan.peak - 1 <= highest <= plan.peak + 1:
+        taken |= {op: max(size, taken.get(op, 0)) for op, size in walk.taken.items()}
+    highest = max(taken.values(), default=0)
+    if plan.peak != highest:
         yield f"the plan says that its peak is {plan.peak:,} bytes, and it is {highest:,}"
+    elif taken.get(plan.peak_op) != highest:
+        yield f"the plan says that its peak is in `{plan.peak_op}`, which takes less"
 
 
 def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
@@ -76,6 +84,25 @@ def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
                 yield f"`{op.id}` moves a state in some steps only"
 
 
+def _complete(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
+    """The states are those that there must be: weights of each trunk, moments of what is trained, those of engines.
+
+    An engine has weights of its own where they are not handed over in place, or it is not ours: that alone is not
+    known of a plan from elsewhere.
+    """
+    trunks, states = facts.trunks, {_key(s) for s in plan.states}
+    of = {trunks[p.model] for p in facts.plan.phases}
+    trained = {trunk for trunk in of if _trained(trunk, facts)}
+    handed = {(op.model, op.staleness): op.sync for op in facts.ops if isinstance(op, SyncWeightsOp)}
+    engines = {(model, State.ENGINE, age) for model, age in handed}
+    needed = {(m, State.WEIGHTS, 0) for m in of} | {(m, State.OPTIMIZER, 0) for m in trained}
+    needed |= {(m, State.ENGINE, age) for (m, age), sync in handed.items() if sync is not SyncKind.LOCAL}
+    for key in sorted(needed - states, key=str):
+        yield f"{_named(key)} is missing in the plan's memory"
+    for key in sorted(states - needed - engines, key=str):
+        yield f"{_named(key)} is nothing that an op has"
+
+
 def _figures(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
     """What is said of ops is of ops that are there, and can be."""
     known = {(op.id, program.first) for program in facts.plan.programs for op in program.ops}
@@ -89,14 +116,18 @@ def _figures(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
         seen.add(key)
         if said.workspace < 0 or sum(said.categories.values()) != said.workspace + said.resident:
             yield f"the parts of what `{said.op}` takes are not what it takes"
-    wanting = {(op.id, p.first) for p in facts.plan.programs for op in p.ops if isinstance(op, _WITH_STATES)}
+    wanting = {(op.id, p.first) for p in facts.plan.programs for op in p.ops if not isinstance(op, _SMALL)}
     for name, rank in sorted(wanting - seen):
         yield f"nothing is said of the memory of `{name}` on rank {rank}"
+    ops = {op.id for op in facts.ops}
+    for name in sorted({*plan.seconds, *plan.hidden} - ops):
+        yield f"seconds are told of `{name}`, which is no op"
     if plan.budget < 1 or plan.reserve < 0:
         yield f"a budget of {plan.budget} bytes, of which {plan.reserve} are set aside"
 
 
-_WITH_STATES = (InferOp, TrainOp, GenerateOp, ExtendOp, SyncWeightsOp, SaveOp, OnloadOp, OffloadOp)
+_SMALL = (FreeOp, WaitOp, MetricOp, OutputOp)
+"""Ops that only bring others' data to an end: they need no more than these."""
 
 
 class _Walk:
@@ -107,9 +138,13 @@ class _Walk:
         self.states = {_key(s): s for s in plan.states if facts.member(program, s.group)}
         self.said = {said.op: said for said in plan.ops if said.rank == program.first}
         self.here = {key for key, state in self.states.items() if state.resident}
+        # What is on its way in the background, by the op that began it: it takes its bytes, and nothing may touch it.
+        self.coming: dict[str, Key] = {}
         # Of these the tier below has what the device has, or had.
         self.below = {key for key, state in self.states.items() if not (state.dirty and state.resident)}
-        self.highest = 0
+        # Written since it last changed, and not brought back yet: by which op.
+        self.unread: dict[Key, str] = {}
+        self.taken: dict[str, int] = {}
 
     def problems(self) -> Iterator[str]:
         """What is wrong, with the ranks."""
@@ -125,10 +160,16 @@ class _Walk:
         """One op: what it needs is there, what it moves is where it says, and there is room."""
         if isinstance(op, OnloadOp):
             yield from self.onload(op)
+        if isinstance(op, WaitOp) and op.begun in self.coming:
+            self.here.add(self.coming.pop(op.begun))
         renewed = self.renewed(op)
-        for key in self.used(op):
-            if key in self.states and key not in self.here:
+        for key in self.used(op) | renewed:
+            if key in self.coming.values():
+                yield f"`{op.id}` uses {_named(key)}, which is on its way to the device"
+            elif key in self.states and key not in self.here | renewed:
                 yield f"`{op.id}` uses {_named(key)}, which is not on the device"
+        for key in renewed & self.unread.keys():
+            yield f"`{self.unread.pop(key)}` writes {_named(key)} for nothing: it is made anew"
         self.here |= renewed & self.states.keys()
         self.below -= renewed | (self.used(op) if isinstance(op, TrainOp) else set())
         yield from self.room(op)
@@ -138,31 +179,41 @@ class _Walk:
     def onload(self, op: OnloadOp) -> Iterator[str]:
         """What is away, and was kept."""
         key = _key(op)
-        if key in self.here:
-            yield f"`{op.id}` brings back {_named(key)}, which is on the device"
+        if key in self.here or key in self.coming.values():
+            where = "on the device" if key in self.here else "on its way to the device"
+            yield f"`{op.id}` brings back {_named(key)}, which is {where}"
         if key not in self.below:
             yield f"`{op.id}` brings back {_named(key)}, of which the tier below has an older version"
-        self.here.add(key)
+        self.unread.pop(key, None)
+        if op.background:
+            self.coming[op.id] = key
+        else:
+            self.here.add(key)
 
     def offload(self, op: OffloadOp) -> Iterator[str]:
         """What is there."""
         key = _key(op)
         if key not in self.here:
-            yield f"`{op.id}` takes away {_named(key)}, which is not on the device"
+            where = "on its way to" if key in self.coming.values() else "not on"
+            yield f"`{op.id}` takes away {_named(key)}, which is {where} the device"
         self.here.discard(key)
         if op.keep:
+            if key in self.below:
+                yield f"`{op.id}` writes {_named(key)} for nothing: the tier below has it"
             self.below.add(key)
+            self.unread[key] = op.id
 
     def room(self, op: AnyOp) -> Iterator[str]:
         """The states on the device, what the op needs beside them, and what is set aside."""
         said = self.said.get(op.id)
         if said is None:
             return
-        held = sum(self.states[key].bytes for key in self.here if key in self.states)
+        there = self.here.union(self.coming.values())
+        held = sum(self.states[key].bytes for key in there if key in self.states)
         if held != said.resident:
             yield f"`{op.id}` runs beside {held:,} bytes of states, and the plan says {said.resident:,}"
         total = held + said.workspace + self.plan.reserve
-        self.highest = max(self.highest, total)
+        self.taken[op.id] = max(total, self.taken.get(op.id, 0))
         if total > self.plan.budget:
             yield f"`{op.id}` takes {total:,} bytes of a budget of {self.plan.budget:,}"
 

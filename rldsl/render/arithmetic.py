@@ -8,7 +8,7 @@ from rldsl.compiler.cost.memory_terms import Origin, Term
 from rldsl.compiler.cost.op_terms import OpTerms, PlanTerms
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp
 from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
-from rldsl.render.memory import neighbour, presence, states_on
+from rldsl.render.memory import lasting, neighbour, presence, states_on
 from rldsl.render.ranks import ranks_of
 from rldsl.render.words import duration, memory_words, plural, state_words
 
@@ -28,8 +28,9 @@ def op_lines(plan: Plan, terms: PlanTerms | None, op: AnyOp) -> list[Lines]:
     known = {t.said.rank: t for t in terms.of(op.id)} if terms else {}
     programs = {p.first: p for p in plan.programs}
     alike: dict[tuple[tuple[str, tuple[str, ...]], ...], list[Program]] = {}
+    took = _seconds(plan, memory, op)
     for said in told:
-        lines = tuple((head, tuple(each)) for head, each in _one(memory, said, known.get(said.rank)))
+        lines = tuple((head, tuple(each)) for head, each in _one(memory, said, known.get(said.rank), took))
         alike.setdefault(lines, []).append(programs[said.rank])
     found: list[Lines] = []
     for several, on in alike.items():
@@ -38,15 +39,14 @@ def op_lines(plan: Plan, terms: PlanTerms | None, op: AnyOp) -> list[Lines]:
     return found
 
 
-def _one(memory: MemoryPlan, said: OpMemory, terms: OpTerms | None) -> Iterator[Lines]:
+def _one(memory: MemoryPlan, said: OpMemory, terms: OpTerms | None, took: str) -> Iterator[Lines]:
     whole = said.resident + said.workspace + memory.reserve
     states, beside, aside = map(memory_words, (said.resident, said.workspace, memory.reserve))
     parts = f"{states} of states + {beside} beside them + {aside} set aside"
     least = f", {memory_words(memory.budget - whole)} below the budget"
-    seconds = memory.seconds.get(said.op)
     yield "memory", [f"{parts} = {memory_words(whole)} a rank at the most, `{said.at}`{least}"]
-    if seconds:
-        yield "predicted", [duration(seconds)]
+    if took:
+        yield "predicted", [took]
     if terms is None or not terms.agrees:
         why = "the models' sizes are not at hand" if terms is None else "the models are others than the plan's"
         ordered = sorted(said.categories.items(), key=lambda item: -item[1])
@@ -56,6 +56,15 @@ def _one(memory: MemoryPlan, said: OpMemory, terms: OpTerms | None) -> Iterator[
     held = [(f"{key[0]}: ", term) for key, each in terms.states for term in each]
     yield "states", _listed(held, whole)
     yield "beside them", _listed([("", term) for term in terms.own], whole)
+
+
+def _seconds(plan: Plan, memory: MemoryPlan, op: AnyOp) -> str:
+    """`12.5 s`; of what runs beside other ops how much these hide."""
+    whole, hidden = lasting(plan).get(op.id, 0.0), memory.hidden.get(op.id)
+    if hidden is None:
+        return duration(whole) if whole else ""
+    waited = f"{duration(whole - hidden)} are waited for" if whole > hidden else "nothing is waited for"
+    return f"{duration(whole)}, {duration(hidden)} of it beside other ops; {waited}"
 
 
 def _listed(terms: Sequence[tuple[str, Term]], whole: int) -> list[str]:

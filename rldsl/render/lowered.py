@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
+from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, OnloadOp, ReshardOp, SaveOp, SyncWeightsOp, WaitOp
 from rldsl.compiler.plan import Program
 from rldsl.render.facts import Facts
 from rldsl.render.nodes import node_ids
@@ -106,7 +106,8 @@ class Lowered:
                 readers = {r.id: r for f in op.columns for r in self._facts.readers.get(f, ())}
                 yield f"rows for {_named(readers.values())}"
             case _:
-                yield from (f"what {_named((o,))} made" for o in self.served(op))
+                for served in self.served(op):
+                    yield f"what {_named((served,))} {'brings back' if isinstance(served, OnloadOp) else 'made'}"
 
     def _writer(self, field: str) -> str:
         writer = self._facts.writer.get(field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rldsl.compiler.ops import AnyOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, State, SyncWeightsOp, WaitOp
@@ -10,7 +11,7 @@ from rldsl.compiler.ranks import contains
 from rldsl.render.nodes import node_ids
 from rldsl.render.ranks import ranks_of
 from rldsl.render.scopes import general
-from rldsl.render.words import duration, memory_words, state_words
+from rldsl.render.words import begun_words, duration, memory_words, state_words
 
 CATEGORIES = (
     "weights",
@@ -75,13 +76,30 @@ def _peak_label(plan: Plan, memory: MemoryPlan) -> str:
 
 
 def moved_words(plan: Plan, memory: MemoryPlan) -> str:
-    """`3.4 s a step between tiers, no other choice takes less (search)`; that nothing moves."""
+    """`3.4 s a step between tiers, 1.2 s of it beside other work; no other choice takes less (search)`; that nothing
+    moves.
+    """
     if not any(isinstance(op, OnloadOp | OffloadOp) for op in plan.ops()):
         return "all states stay on the device"
-    if not memory.moved_seconds:
+    hidden = sum(memory.hidden.values())
+    if not memory.moved_seconds + hidden:
         return "no time between tiers: what leaves the device is dropped and made anew"
     proved = "no other choice takes less" if not memory.gap else f"at most {memory.gap:.1%} more than the best"
-    return f"{duration(memory.moved_seconds)} a step between tiers, {proved} ({memory.solver})"
+    beside = f", {duration(hidden)} of it beside other work; " if hidden else ", "
+    return f"{duration(memory.moved_seconds + hidden)} a step between tiers{beside}{proved} ({memory.solver})"
+
+
+def lasting(plan: Plan) -> dict[str, float]:
+    """The predicted seconds of each op by itself: of a move in the background those that others hide as well."""
+    if plan.memory is None:
+        return {}
+    left = {w.begun: plan.memory.seconds.get(w.id, 0.0) for w in waits_of(plan)}
+    return plan.memory.seconds | {op: s + left.get(op, 0.0) for op, s in plan.memory.hidden.items()}
+
+
+def waits_of(plan: Plan) -> Iterator[WaitOp]:
+    """All waits of a plan, once."""
+    return (op for op in plan.ops() if isinstance(op, WaitOp))
 
 
 def unplanned_words(plan: Plan, memory: MemoryPlan) -> str:
@@ -107,7 +125,7 @@ def label_of(op: AnyOp) -> str:
         case LoadOp():
             name = f"load {', '.join(map(general, op.columns))}"
         case WaitOp():
-            name = f"wait for {general(op.begun)}"
+            name = f"wait for {general(begun_words(op))}"
         case _:
             name = ", ".join(map(general, node_ids(op))) or general(op.id)
     return name
@@ -140,22 +158,25 @@ def states_on(plan: Plan, program: Program) -> list[StateSpec]:
 
 
 def presence(program: Program, state: StateSpec) -> str:
-    """When a state is on the device: `always`, `from ref to ref`, `from rollout (made anew) to rollout`."""
+    """When a state is on the device: `always`, `from ref to ref`, `from rollout (made anew) to rollout`.
+
+    What comes in the background takes its bytes earlier: `in ref, on its way from old`.
+    """
     key = (state.model, state.state, state.staleness)
-    spans, begin = [], "the step's begin" if state.resident else ""
+    spans, begin, early = [], "the step's begin" if state.resident else "", ""
     for number, op in enumerate(program.ops):
         if isinstance(op, OnloadOp | OffloadOp) and (op.model, op.state, op.staleness) == key:
             beside = neighbour(program, number)
             if isinstance(op, OnloadOp):
-                begin = beside
+                begin, early = beside, f", on its way from {_next(program, number)}" if op.background else ""
             else:
-                spans.append(f"from {begin} to {beside}" if begin != beside else f"in {beside}")
-                begin = ""
+                spans.append((f"from {begin} to {beside}" if begin != beside else f"in {beside}") + early)
+                begin = early = ""
         elif not begin and _renews(op, state):
             begin = label_of(op)
     if begin and not spans:
-        return "always" if state.resident else f"from {begin}"
-    return "; ".join([*spans, *([f"from {begin} to the step's end"] if begin else [])])
+        return "always" if state.resident else f"from {begin}{early}"
+    return "; ".join([*spans, *([f"from {begin} to the step's end{early}"] if begin else [])])
 
 
 def _renews(op: AnyOp, state: StateSpec) -> bool:
@@ -164,7 +185,20 @@ def _renews(op: AnyOp, state: StateSpec) -> bool:
 
 
 def neighbour(program: Program, number: int) -> str:
-    """The op for which the move at `number` is there: the next one that is no move, or for what leaves the last."""
-    forth = isinstance(program.ops[number], OnloadOp)
-    beside = program.ops[number + 1 :] if forth else reversed(program.ops[:number])
-    return next((label_of(op) for op in beside if not isinstance(op, OnloadOp | OffloadOp)), "the step's end")
+    """The op for which the move at `number` is there: the next one that is no move, or for what leaves the last.
+
+    For what comes in the background it is the one behind its wait.
+    """
+    op = program.ops[number]
+    if isinstance(op, OffloadOp):
+        return _first(reversed(program.ops[:number]))
+    waits = (i for i, o in enumerate(program.ops) if isinstance(o, WaitOp) and o.begun == op.id)
+    return _next(program, next(waits, number))
+
+
+def _next(program: Program, number: int) -> str:
+    return _first(program.ops[number + 1 :])
+
+
+def _first(ops: Iterable[AnyOp]) -> str:
+    return next((label_of(op) for op in ops if not isinstance(op, OnloadOp | OffloadOp | WaitOp)), "the step's end")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rldsl.compiler.ops import AnyOp, FreeOp, WaitOp
 from rldsl.compiler.plan import Plan
 from rldsl.render.facts import in_order
+from rldsl.render.memory import lasting, waits_of
 
 
 class Time(NamedTuple):
@@ -44,7 +45,10 @@ class Run:
     """Every op begun as early as its ranks can, a collective when its last ranks are there; `ran` by program."""
 
     def __init__(self, plan: Plan) -> None:
-        self._seconds: Mapping[str, float] = plan.memory.seconds if plan.memory is not None else {}
+        self._seconds: Mapping[str, float] = lasting(plan)
+        # How long moves in the background are waited for: they share a link, and so follow one another.
+        moves = plan.memory.hidden if plan.memory is not None else {}
+        self._left = {w.begun: self._seconds.get(w.id, 0.0) for w in waits_of(plan) if w.begun in moves}
         self._numbers = [{op.id: i for i, op in enumerate(p.ops)} for p in plan.programs]
         self.ran: list[list[Ran]] = [[] for _ in plan.programs]
         self._clock = [Time()] * len(plan.programs)
@@ -96,6 +100,8 @@ class Run:
     def _wait(self, op: WaitOp, p: int) -> None:
         came = self._clock[p]
         last, late, done = self._begun.get((p, op.begun), (came, (), came))
+        if op.begun in self._left:
+            done = came.later(Time(self._left[op.begun]))
         begin = max(came, last)
         late = late if begin > came else ()
         self._add(op, p, Ran(op, self._numbers[p][op.id], came, begin, max(begin, done).later(_TICK), late))

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rldsl.compiler.cost.plan_time import PlanTime
-from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.ops import AnyOp, OnloadOp
 from rldsl.compiler.plan import Program
 from rldsl.render.memory import label_of
 from rldsl.render.ranks import ranks_of
@@ -85,4 +85,5 @@ def _percent(share: float) -> str:
 
 
 def _name(op: AnyOp) -> str:
-    return f"{op.node}: {kind_of(op)}" if op.node else label_of(op)
+    beside = " (beside)" if isinstance(op, OnloadOp) and op.background else ""
+    return f"{op.node}: {kind_of(op)}" if op.node else f"{label_of(op)}{beside}"

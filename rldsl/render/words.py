@@ -110,7 +110,7 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | Onl
         case OnloadOp() | OffloadOp():
             return _swapped(op)
         case WaitOp():
-            return f"until {leaf(op.begun)} in the background is done"
+            return f"until {begun_words(op)} in the background is done"
         case ReshardOp():
             return f"move rows from group {op.source} to group {op.target} ({move_word(op)}){_left(op)}"
         case SyncWeightsOp():
@@ -137,8 +137,13 @@ def _left(op: ReshardOp) -> str:
 def _swapped(op: OnloadOp | OffloadOp) -> str:
     what = f"{state_words(op)}, {memory_words(op.bytes)} a rank,"
     if isinstance(op, OnloadOp):
-        return f"{what} back onto the device"
+        return f"{what} back onto the device" + (", begun in the background" if op.background else "")
     return f"{what} off the device, " + ("written to the tier below" if op.keep else "dropped: nothing is lost")
+
+
+def begun_words(op: WaitOp) -> str:
+    """What a wait is for: a function by its node, a move by its id, as it has no node."""
+    return op.begun if op.node is None else leaf(op.begun)
 
 
 def state_words(of: StateSpec | OnloadOp | OffloadOp) -> str:

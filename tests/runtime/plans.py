@@ -231,6 +231,24 @@ def swapping(plan: Plan, *, ranks: int) -> Plan:
     return measured(msgspec.structs.replace(plan, programs=programs), away=tuple(State)[: 3 if ranks > 1 else 2])
 
 
+def early(plan: Plan) -> Plan:
+    """Each onload in the background, begun as early as can be: behind the offload of its state, or first in the step."""
+
+    def begun(ops: tuple[AnyOp, ...]) -> tuple[AnyOp, ...]:
+        made: list[AnyOp] = []
+        for op in ops:
+            if not isinstance(op, OnloadOp):
+                made.append(op)
+                continue
+            left = (i for i, o in enumerate(made) if isinstance(o, OffloadOp) and o.state is op.state)
+            made.insert(max(left, default=-1) + 1, msgspec.structs.replace(op, background=True))
+            made.append(WaitOp(id=f"wait:{op.id}", group=op.group, begun=op.id, holds=()))
+        return tuple(made)
+
+    programs = tuple(msgspec.structs.replace(p, ops=begun(p.ops)) for p in plan.programs)
+    return msgspec.structs.replace(plan, programs=programs)
+
+
 def _moved(kind: type[OnloadOp] | type[OffloadOp], at: str, *, state: State, **options: bool) -> OnloadOp | OffloadOp:
     word = "onload" if kind is OnloadOp else "offload"
     return kind(id=f"{word}:{state}:{at}", model="actor", state=state, bytes=1, **options)

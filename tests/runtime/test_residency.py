@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,18 +13,20 @@ import torch
 from safetensors.torch import load_file
 
 from rldsl.backends import executor, runtime
+from rldsl.backends.background import Background
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines import memory
 from rldsl.backends.engines.memory import give_back, keep_freed_memory
 from rldsl.backends.engines.model import Model
-from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable
+from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
 from rldsl.backends.executor import Executor
 from rldsl.backends.metrics import StepMetrics
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 from rldsl.render.measured import measured_lines
-from tests.runtime.plans import grpo, measured, swapping
+from tests.runtime.plans import early, grpo, measured, swapping
 from tests.runtime.test_executor import lines, run
 
 CLOCK = ("seconds", "tokens_per_s", "memory/")
@@ -37,13 +40,46 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nothing_changes_to_the_bit(tmp_path: Path, backend: str, ranks: int, precision: str) -> None:
     plan = with_precision(grpo(tmp_path), precision)
+    swapped = swapping(plan, ranks=ranks)
     run(backend, ranks, plan, tmp_path, "plain")
-    seen = run(backend, ranks, swapping(plan, ranks=ranks), tmp_path, "swapped")
-    assert numbers(tmp_path / "swapped") == numbers(tmp_path / "plain")
-    mine, theirs = (load_file(tmp_path / n / "checkpoint" / "model.safetensors") for n in ("swapped", "plain"))
-    assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
-    assert sum(op.startswith("onload:") for op in seen.ops) == 5 * 3
-    assert not list((tmp_path / "swapped").glob("offload*"))
+    for name, each in (("swapped", swapped), ("beside", early(swapped))):
+        seen = run(backend, ranks, each, tmp_path, name)
+        assert numbers(tmp_path / name) == numbers(tmp_path / "plain")
+        mine, theirs = (load_file(tmp_path / n / "checkpoint" / "model.safetensors") for n in (name, "plain"))
+        assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
+        assert sum(op.startswith("onload:") for op in seen.ops) == 5 * 3
+        assert sum(op.startswith("wait:") for op in seen.ops) == (5 * 3 if name == "beside" else 0)
+        assert not list((tmp_path / name).glob("offload*"))
+
+
+TOY = Path(__file__).parents[2] / "examples" / "toy"
+
+
+def least(folder: Path, ranks: int) -> int:
+    """The least budget that the toy PPO fits into, to 64 KiB."""
+    low, high = 0, 1 << 40
+    while high - low > 1 << 16:
+        middle = (low + high) // 2
+        try:
+            compile_file(folder / "ppo.rl", Options(cluster=f"{ranks} x cpu", memory=middle))
+            high = middle
+        except DiagnosticError:
+            low = middle
+    return high
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
+def test_a_compiled_plan_gives_the_same_with_moves_beside(tmp_path: Path, backend: str, ranks: int) -> None:
+    shutil.copytree(TOY, tmp_path, dirs_exist_ok=True)
+    budget = least(tmp_path, ranks)
+    for name, disable in (("beside", frozenset[str]()), ("at once", frozenset({"overlap_moves"}))):
+        options = Options(cluster=f"{ranks} x cpu", memory=budget, disable=disable)
+        plan = compile_file(tmp_path / "ppo.rl", options).plan
+        begun = [op for op in plan.ops() if isinstance(op, OnloadOp) and op.background]
+        assert len(begun) == (3 if name == "beside" else 0)
+        run(backend, ranks, plan, tmp_path, name, steps=2)
+    assert numbers(tmp_path / "beside") == numbers(tmp_path / "at once")
+    assert [line["seconds/onload:critic.weights:baseline"] > 0 for line in lines(tmp_path / "beside")] == [True, True]
 
 
 def with_precision(plan: Plan, precision: str) -> Plan:
@@ -164,6 +200,55 @@ def test_a_copy_that_is_cut_short(tmp_path: Path) -> None:
     (tmp_path / "state.bin").write_bytes(b"1234")
     with pytest.raises(DiagnosticError, match="shorter"):
         state.onload()
+
+
+def test_what_comes_in_the_background_is_there_after_the_wait(tmp_path: Path) -> None:
+    plan = early(swapping(grpo(tmp_path, save=False), ranks=1))
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
+    model, residency = job.runtime.models["actor"], job.runtime.residency
+    back = moves(plan, OnloadOp, State.WEIGHTS)
+    assert isinstance(back, OnloadOp) and back.background
+    file = tmp_path / "run" / "offload-0" / "actor.weights.bin"
+    residency.onload(back)
+    # Its memory is taken at once, its values come later.
+    assert sum(p.untyped_storage().nbytes() for p in model.scorer.parameters()) == file.stat().st_size
+    assert residency.arrived(back.id) > 0
+    stored = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.float32)
+    assert torch.equal(torch.cat([p.detach().flatten() for p in model.scorer.parameters()]), stored)
+    with pytest.raises(KeyError):
+        residency.arrived(back.id)
+    job.runtime.close()
+
+
+def test_what_a_thread_raises_comes_out_at_the_wait(tmp_path: Path) -> None:
+    plan = early(swapping(grpo(tmp_path, save=False), ranks=1))
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
+    (tmp_path / "run" / "offload-0" / "actor.weights.bin").write_bytes(b"1234")
+    with pytest.raises(DiagnosticError) as caught:
+        job.run_step(0)
+    (found,) = caught.value.diagnostics
+    assert found.code == "RL0101" and "actor.weights.bin" in found.message and "shorter" in found.message
+    assert any("`onload:weights:sync` was to bring it back in the background, step 1" in note for note in found.notes)
+    assert job.runtime.comm.status.op == "wait:onload:weights:sync"
+    job.runtime.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_copies_beside_its_other_work() -> None:
+    device = torch.device("cuda", 0)
+    tensors = [torch.randn(8 << 20, device=device) for _ in range(8)]
+    sums, work = [float(t.sum()) for t in tensors], torch.randn(8192, 8192, device=device)
+    state = Movable(lambda: Contents(tensors), PinnedShelf(device))
+    for _ in range(3):
+        state.offload(store=True)
+        # What is given out next must not be what is still being copied.
+        other = [torch.full((8 << 20,), 7.0, device=device) for _ in range(8)]
+        del other
+        coming = state.begin(Background("unused", torch.device("cpu")))
+        for _ in range(4):
+            work = (work @ work).tanh()
+        coming.result()
+        assert coming.seconds > 0 and [float(t.sum()) for t in tensors] == sums
 
 
 def test_memory_is_measured_where_there_is_a_budget(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""When the ops of one class of ranks run: in order, but for what is in the background, and moves share one link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, WaitOp
+
+
+@dataclass(slots=True)
+class Lane:
+    """The clock of a class of ranks, in seconds.
+
+    `now` is when the next op may begin, `link` when the link to the tier below is free: one move follows the other.
+    """
+
+    now: float = 0.0
+    link: float = 0.0
+    _ends: dict[str, float] = field(default_factory=dict)
+
+    def run(self, op: AnyOp, lasting: float) -> tuple[float, float]:
+        """From when to when an op of so many seconds runs; a wait lasts until what it waits for has ended."""
+        begin = self.now
+        if isinstance(op, WaitOp):
+            end = max(begin, self._ends.pop(op.begun, begin))
+        elif isinstance(op, OnloadOp | OffloadOp) and lasting:
+            begin = max(begin, self.link)
+            end = self.link = begin + lasting
+        else:
+            end = begin + lasting
+        if isinstance(op, OnloadOp) and op.background:
+            self._ends[op.id] = end
+        else:
+            self.now = end
+        return begin, end
