@@ -10,7 +10,7 @@ from typing import ClassVar
 from rldsl.compiler.ir import Module, Node, changed
 from rldsl.compiler.ops import Reason
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.passes.infer_edges import trunk_of
+from rldsl.compiler.passes.infer_edges import holder_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class OrderEqualDepths:
         layers: dict[int, list[Node]] = {}
         for node_id in module.order:
             layers.setdefault(module.depths[node_id], []).append(module.graph.node_of[node_id])
-        trunks = {n.id: trunk_of(n.call.model, module.graph) for n in module.graph.nodes if n.call.model}
+        trunks = {n.id: holder_of(n.call.model, module.graph) for n in module.graph.nodes if n.call.model}
         sequence = _sequence([_models(layer, trunks) for layer in layers.values()])
         order: list[str] = []
         for layer, models in zip(layers.values(), sequence, strict=True):

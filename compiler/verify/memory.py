@@ -20,6 +20,7 @@ from rldsl.compiler.ops import (
     State,
     SyncWeightsOp,
     TrainOp,
+    parts,
 )
 from rldsl.compiler.plan import MemoryPlan, Program, StateSpec
 from rldsl.compiler.verify.facts import Facts, ranks_of
@@ -62,9 +63,12 @@ def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
         if state.dirty is not trained:
             does = "changes" if trained else "does not change"
             yield f"training {does} {_named(_key(state))}, and the plan says otherwise"
+        if state.state is not State.ENGINE and facts.holders.get(state.model, state.model) != state.model:
+            yield f"{_named(_key(state))} is not its own: it has those of `{facts.holders[state.model]}`"
         if state.bytes < 0:
             yield f"{_named(_key(state))} has {state.bytes} bytes"
         states[_key(state)] = state
+    yield from (f"nothing is said of {_named(key)}" for key in sorted(_needed(facts) - states.keys()))
     for op in facts.ops:
         if isinstance(op, OnloadOp | OffloadOp):
             held = states.get(_key(op))
@@ -74,6 +78,12 @@ def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
                 yield f"`{op.id}` moves {op.bytes} bytes on `{op.group}`, of {held.bytes} on `{held.group}`"
             elif op.guard is not None:
                 yield f"`{op.id}` moves a state in some steps only"
+
+
+def _needed(facts: Facts) -> set[Key]:
+    """The weights that forwards and trainings run on."""
+    ops = (op for op in parts(facts.ops) if isinstance(op, InferOp | TrainOp))
+    return {(facts.holders[op.model], State.WEIGHTS, 0) for op in ops}
 
 
 def _figures(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
@@ -168,19 +178,19 @@ class _Walk:
 
     def used(self, op: AnyOp) -> set[Key]:
         """The states that an op works with as they are."""
-        trunks = self.facts.trunks
+        holders = self.facts.holders
         match op:
             case InferOp():
-                return {(trunks[p.model], State.WEIGHTS, 0) for p in op.parts}
+                return {(holders[p.model], State.WEIGHTS, 0) for p in op.parts}
             case TrainOp():
-                return {(trunks[op.model], State.WEIGHTS, 0), (trunks[op.model], State.OPTIMIZER, 0)}
+                return {(holders[op.model], State.WEIGHTS, 0), (holders[op.model], State.OPTIMIZER, 0)}
             case SaveOp():
-                return {(trunks[op.model], State.WEIGHTS, 0)}
+                return {(holders[op.model], State.WEIGHTS, 0)}
             case SyncWeightsOp():
-                return {(trunks[op.model], State.WEIGHTS, 0)} if self.trained(op.model) else set()
+                return {(holders[op.model], State.WEIGHTS, 0)} if self.trained(op.model) else set()
             case GenerateOp() | ExtendOp():
                 engine = (op.model, State.ENGINE, op.staleness)
-                return {engine} if engine in self.states else {(trunks[op.model], State.WEIGHTS, 0)}
+                return {engine} if engine in self.states else {(holders[op.model], State.WEIGHTS, 0)}
         return set()
 
     def renewed(self, op: AnyOp) -> set[Key]:
