@@ -48,7 +48,7 @@ def _model(model: ModelSpec, plan: Plan) -> Iterator[str]:
     trunk = next((m for m in plan.models if m.name == model.shares), None)
     if trunk is None:
         yield f"model `{model.name}` shares the trunk of `{model.shares}`, which is not there"
-    elif trunk.holder != trunk.name or trunk.kind != ModelKind.POLICY or model.kind != ModelKind.VALUE:
+    elif trunk.shares or trunk.base_of or trunk.kind != ModelKind.POLICY or model.kind != ModelKind.VALUE:
         yield f"model `{model.name}` cannot share the trunk of `{trunk.name}`: a value's head sits on a policy's trunk"
 
 
@@ -58,7 +58,7 @@ def _base(model: ModelSpec, other: ModelSpec | None) -> Iterator[str]:
         yield f"model `{model.name}` is the base of `{model.base_of}`, which is not there"
         return
     beneath = f"model `{model.name}` cannot be the base of `{other.name}`"
-    if other.holder != other.name or model.shares is not None or {model.kind, other.kind} != {ModelKind.POLICY}:
+    if other.shares or other.base_of or model.shares or {model.kind, other.kind} != {ModelKind.POLICY}:
         yield f"{beneath}: a policy is that of another, which has layers of its own"
     elif not other.lora_rank:
         yield f"{beneath}: that has no adapters"
