@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.dag import leading_to
-from rldsl.compiler.ir import SINKS, Edge, EdgeKind, Graph, Method, Module, Node
+from rldsl.compiler.ir import SINKS, Edge, EdgeKind, Graph, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import edges_of
 from rldsl.compiler.passes.unroll_loops import is_take
@@ -95,6 +95,6 @@ def _without_unread_rows(graph: Graph, read: set[str]) -> Graph:
             return node
         outputs = tuple(o for o, gone in zip(node.outputs, drop, strict=False) if not gone)
         args = tuple(a for a, gone in zip(node.call.args, [False, *drop], strict=False) if not gone)
-        return replace(node, outputs=outputs, call=replace(node.call, args=args))
+        return changed(node, outputs=outputs, call=changed(node.call, args=args))
 
     return replace(graph, nodes=tuple(map(thin, graph.nodes)))

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rldsl.backends import executor, runtime
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines import memory
 from rldsl.backends.engines.memory import keep_freed_memory
+from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable
 from rldsl.backends.executor import Executor
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State
@@ -53,15 +55,37 @@ def test_what_is_away_takes_no_memory(tmp_path: Path) -> None:
     job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
     model = job.runtime.models["actor"]
     assert model.optimizer is not None
-    held = lambda: sum(p.untyped_storage().nbytes() for p in model.scorer.parameters())  # noqa: E731
-    assert held() == 0
+    assert held(model) == 0
     job.runtime.residency.onload(moves(plan, OnloadOp, State.WEIGHTS))
-    whole = held()
+    whole = held(model)
     assert whole == 4 * sum(p.numel() for p in model.scorer.parameters())
     file = tmp_path / "run" / "offload-0" / "actor.weights.bin"
     assert file.stat().st_size == whole
     job.runtime.close()
     assert not file.parent.exists()
+
+
+def held(model: Model) -> int:
+    return sum(p.untyped_storage().nbytes() for p in model.scorer.parameters())
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when models are loaded, and off the device, nor when the run folder cannot be begun."""
+    folder, plan = tmp_path / "run", swapping(grpo(tmp_path, save=False), ranks=1)
+    seen: list[list[Path]] = []
+
+    def refused(*_: object) -> None:
+        seen.append(list(folder.glob("offload-0/*")))
+        raise OSError
+
+    with monkeypatch.context() as patched, pytest.raises(OSError):
+        patched.setattr(runtime, "check_vocabularies", refused)
+        Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=folder)
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=folder)
+    monkeypatch.setattr(executor, "clear_outputs", refused)
+    with pytest.raises(OSError):
+        job.run()
+    assert all(seen) and len(seen) == 2 and not list(folder.glob("offload*"))
 
 
 def moves(plan: Plan, kind: type[OnloadOp] | type[OffloadOp], state: State) -> AnyOp:
