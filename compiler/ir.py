@@ -6,6 +6,7 @@ Everything is frozen; spans take no part in equality, so that a `.rl` file and i
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -408,14 +409,27 @@ class Graph:
 
     def with_nodes(self, nodes: tuple[Node, ...]) -> Graph:
         """The same graph with other nodes, and only the edges between them."""
+        if len(nodes) == len(self.nodes) and all(map(operator.is_, nodes, self.nodes)):
+            return self
         if [n.id for n in nodes] == [n.id for n in self.nodes]:
-            made = replace(self, nodes=nodes)
-            if "in_order" in self.__dict__:  # it depends on no more than ids and edges
-                made.__dict__["in_order"] = self.in_order
-            return made
+            return self._ordered_alike(replace(self, nodes=nodes))
         ids = {n.id for n in nodes}
         edges = tuple(e for e in self.edges if e.source in ids and e.target in ids)
         return replace(self, nodes=nodes, edges=edges)
+
+    def with_edges(self, edges: tuple[Edge, ...]) -> Graph:
+        """The same graph with other edges."""
+        return self if edges == self.edges else replace(self, edges=edges)
+
+    def with_values(self, models: tuple[Model, ...], inputs: tuple[Input, ...], blocks: tuple[Block, ...]) -> Graph:
+        """The same graph with other models, inputs and blocks, of the same names."""
+        return self._ordered_alike(replace(self, models=models, inputs=inputs, blocks=blocks))
+
+    def _ordered_alike(self, other: Graph) -> Graph:
+        """`other`, whose order depends on no more than ids and edges, which are those of this graph."""
+        if "in_order" in self.__dict__:
+            other.__dict__["in_order"] = self.in_order
+        return other
 
 
 class FieldInfo(Frozen, frozen=True, kw_only=True):
