@@ -44,6 +44,7 @@ bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/learning.py
 	$(BIN)/python bench/rank_equality.py
 	$(BIN)/python bench/fuse_forwards.py
+	$(BIN)/python bench/shared_base.py
 	$(BIN)/python bench/elisions.py --steps 3
 	$(BIN)/python bench/random_programs.py --count 50
 	@echo "beside TRL and a hand-written script: python bench/train_throughput.py --help"

@@ -111,7 +111,7 @@ class Runtime:
         return self._functions.find(self.spec_of(op))
 
     def _load_models(self, ops: Sequence[AnyOp]) -> None:
-        """Models of which this rank holds a part, trunks before the heads that share them, and those it samples from.
+        """Models of which this rank holds a part, then those that run through their layers, and what it samples from.
 
         A model that no op trains is loaded frozen: it needs neither masters nor an optimiser. What is loaded follows
         from the whole plan, as all ranks that hold a part of a model must load it alike. On a rank that only samples
@@ -119,28 +119,28 @@ class Runtime:
         """
         groups = holders_of(self.plan)
         used = {op.model for op in parts(self.plan.ops()) if isinstance(op, _WITH_WEIGHTS)}
-        here = {_trunk(op.model, self.plan) for op in parts(ops) if isinstance(op, _WITH_WEIGHTS)}
+        here = {self.plan.model(op.model).holder for op in parts(ops) if isinstance(op, _WITH_WEIGHTS)}
         specs = [
             replace(m, trainable=m.trainable and m.name in self.trained)
             for m in self.plan.models
-            if _trunk(m.name, self.plan) in here and (m.name in groups or m.name in used)
+            if m.holder in here and (m.name in groups or m.name in used)
         ]
         made = self.models
-        for spec in sorted(specs, key=lambda m: m.shares is not None):
-            trunk = _trunk(spec.name, self.plan)
-            holders = members(self.plan.group(groups[trunk]), self.comm.world_size)
+        for spec in sorted(specs, key=lambda m: m.holder != m.name):
+            own = spec.holder == spec.name
+            holders = members(self.plan.group(groups[spec.holder]), self.comm.world_size)
             if self.comm.rank in holders:
                 made[spec.name] = self._engine.load(
                     spec,
-                    comm=self.group(groups[trunk]),
+                    comm=self.group(groups[spec.holder]),
                     seed=self.plan.seed,
                     heads=[m for m in specs if m.shares == spec.name],
-                    trunk=None if spec.shares is None else made[spec.shares],
+                    trunk=None if own else made[spec.holder],
                 )
-            elif spec.shares is None:
+            elif own:
                 alone, frozen = self.comm.by_itself(), replace(spec, trainable=False)
                 made[spec.name] = self._engine.load(frozen, comm=alone, seed=self.plan.seed, heads=[], trunk=None)
-            if spec.shares is None and self.comm.rank in holders:
+            if own and self.comm.rank in holders:
                 self.residency.begin(spec.name, State.WEIGHTS)
                 self.residency.begin(spec.name, State.OPTIMIZER)
 
@@ -151,7 +151,7 @@ class Runtime:
         # One order on all ranks.
         for name, age in sorted(routes.keys() | sampled):
             model, way = self.models[name], routes.get((name, age))
-            with self.residency.at_hand(_trunk(name, self.plan)):
+            with self.residency.at_hand(model.spec.holder):
                 if (name, age) in sampled:
                     self.samplers[name, age] = self._engine.sampler(model, seed=self.plan.seed, staleness=age)
                 elif way is not None and way.meets and model.sharded:
@@ -228,7 +228,7 @@ def _stream(op: LoadOp) -> str:
 
 
 def _trunk(model: str, plan: Plan) -> str:
-    """The model that holds the layers which `model` runs through: itself, unless it shares another's."""
+    """The model whose training changes `model`: itself, unless it shares another's trunk."""
     return plan.model(model).shares or model
 
 
@@ -251,11 +251,11 @@ def changed_models(plan: Plan) -> frozenset[str]:
 
 
 def holders_of(plan: Plan) -> dict[str, str]:
-    """The group over which each trunk lies: that of training and inference, else of transfers, else of rollouts."""
+    """The group over which each model's own layers lie: that of its passes, else of transfers, else of rollouts."""
     groups: dict[str, str] = {}
     for kinds in ((GenerateOp, ExtendOp), (SyncWeightsOp,), (InferOp, TrainOp)):
         groups |= {
-            _trunk(op.model, plan): op.source if isinstance(op, SyncWeightsOp) else op.group
+            plan.model(op.model).holder: op.source if isinstance(op, SyncWeightsOp) else op.group
             for op in plan.ops()
             if isinstance(op, kinds) and isinstance(op, _WITH_WEIGHTS)
         }

@@ -6,13 +6,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bench.damage import Damage, kind
+from bench.damage import MODEL_OPS, Damage, kind
 from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
     ExtendOp,
     GenerateOp,
     Guard,
+    InferOp,
     MetricOp,
     OutputOp,
     Reason,
@@ -108,6 +109,55 @@ def _(d: Damage) -> Plan | None:
 @kind("a trunk that is not there, or of another kind")
 def _(d: Damage) -> Plan | None:
     return d.spec("models", lambda m: {"shares": d.rng.choice(("ghost", m.name))})
+
+
+def _base(d: Damage) -> Any:
+    """A model that lies beneath another's adapters."""
+    return d.one(m for m in d.plan.models if m.base_of)
+
+
+def _model(d: Damage, name: str, **fields: Any) -> Plan:
+    return d.header(models=tuple(replace(m, **fields) if m.name == name else m for m in d.plan.models))
+
+
+@kind("a model beneath adapters that it has no part in")
+def _(d: Damage) -> Plan | None:
+    model = d.one(d.plan.models)
+    other = d.other((*(m.name for m in d.plan.models), "ghost"), model.base_of)
+    return _model(d, model.name, base_of=other)
+
+
+@kind("a base of what is trained whole")
+def _(d: Damage) -> Plan | None:
+    base = _base(d)
+    return base and _model(d, base.base_of, lora_rank=0, lora_alpha=0.0, lora_targets="")
+
+
+@kind("a base that began otherwise")
+def _(d: Damage) -> Plan | None:
+    base = _base(d)
+    name = base and d.rng.choice((base.name, base.base_of))
+    other = {"fp32": "bf16", "bf16": "fp32"}
+    what = (
+        d.rng.choice(({"source": "other"}, {"source_args": {"seed": 7}}, {"precision": other[base.precision]}))
+        if base
+        else {}
+    )
+    return name and _model(d, name, **what)
+
+
+@kind("a base that does more than score")
+def _(d: Damage) -> Plan | None:
+    base = _base(d)
+    op = base and d.one(o for o in d.plan.ops() if isinstance(o, MODEL_OPS) and o.model == base.base_of)
+    # A pass of the trained model by its base is another algorithm, as with any two policies.
+    return op and d.changed(op, model=base.name) if not isinstance(op, InferOp) else None
+
+
+@kind("a base with weights of its own")
+def _(d: Damage) -> Plan | None:
+    base = _base(d)
+    return base and _model(d, base.name, base_of=None)
 
 
 @kind("a checkpoint elsewhere")

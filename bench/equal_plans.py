@@ -32,8 +32,9 @@ from rldsl.compiler.ops import (
     TakeOp,
     TrainOp,
     WaitOp,
+    parts,
 )
-from rldsl.compiler.plan import Plan, Program
+from rldsl.compiler.plan import ModelSpec, Plan, Program
 
 Touch = tuple[str, bool]  # a thing, and whether it is changed
 
@@ -67,6 +68,8 @@ def _header(plan: Plan) -> dict[str, Any]:
     for model in body["models"]:
         # The runtime loads a model frozen unless it is trainable and some op trains it.
         model["trainable"] = model.get("trainable", True) and model["name"] in trained
+        if _has_equal_weights(plan, plan.model(model["name"])):
+            model["base_of"] = None
     for field in body["fields"]:
         field["layouts"] = [_layout(plan, group) for group in field["layouts"]]
     for phase in body["phases"]:
@@ -79,6 +82,22 @@ def _header(plan: Plan) -> dict[str, Any]:
     for name in ("models", "fields", "functions", "edges", "phases"):
         body[name] = sorted(json.dumps(each, sort_keys=True) for each in body.get(name, ()))
     return body
+
+
+def _has_equal_weights(plan: Plan, model: ModelSpec) -> bool:
+    """Whether the weights on which a base runs are those that it would load itself, where it would load them.
+
+    They stay so: adapters are all that is trained above them, and of the model itself nothing is.
+    """
+    above = next((m for m in plan.models if m.name == model.base_of), None)
+    if above is None or above.lora_rank < 1 or above.kind != "policy":
+        return False
+    passes = [op for op in parts(plan.ops()) if isinstance(op, InferOp | TrainOp)]
+    alike = all(getattr(model, n) == getattr(above, n) for n in ("kind", "source", "source_args", "precision"))
+    scores = all(isinstance(op, InferOp) for op in passes if op.model == model.name)
+    lie = {str(_layout(plan, op.group)) for op in passes if op.model in (model.name, above.name)}
+    engines = {p.engine for p in plan.phases if p.model in (model.name, above.name) and p.phase != "generate"}
+    return alike and scores and len(lie) == 1 and len(engines) < 2
 
 
 def _cuts(plan: Plan) -> set[int]:

@@ -143,7 +143,8 @@ class Model:
     """Named weights: from a source, a copy of another model (frozen or trained on its own), or a head on one.
 
     `shares` names the model whose trunk it uses: one set of weights below two heads. `options` are those of LoRA.
-    `origin_span` is where another model is named.
+    `base_of` names the model beneath whose adapters its weights lie (see `share_base_weights`). `origin_span` is where
+    another model is named.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Model:
     source: SourceCall | None = None
     copy_of: str | None = None
     shares: str | None = None
+    base_of: str | None = None
     frozen: bool = False
     options: tuple[Keyword, ...] = ()
     span: Span | None = field(default=None, compare=False)

@@ -47,6 +47,7 @@ from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
 from rldsl.compiler.passes.plan_memory import PlanMemory
 from rldsl.compiler.passes.prefetch_loads import PrefetchLoads
 from rldsl.compiler.passes.resolve_names import ResolveNames
+from rldsl.compiler.passes.share_base_weights import ShareBaseWeights
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
 from rldsl.compiler.passes.unroll_loops import UnrollLoops
 from rldsl.compiler.passes.warn_unused import WarnUnused
@@ -83,6 +84,7 @@ LOWERING: tuple[Pass, ...] = (
     EliminateDead(),
     PlaceOnMesh(),
     CheckShapes(),  # needs the groups
+    ShareBaseWeights(),  # needs to know where each model lies; before the order, which counts changes of weights
     ComputeDepth(),
     OrderEqualDepths(),
     LowerNodes(),  # needs the order
@@ -105,6 +107,7 @@ OPTIONAL_PASSES = frozenset(
         MergeEqualNodes.name,
         ElideOldLogp.name,
         SkipZeroRows.name,
+        ShareBaseWeights.name,
         OrderEqualDepths.name,
         FuseForwards.name,
         PrefetchLoads.name,

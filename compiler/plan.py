@@ -37,7 +37,8 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     """Named weights. `source` is a path, a hub name or `package:...`; `scratch` builds a small random one.
 
     `shares` names the model whose trunk this one's head sits on. With `lora_rank` above 0 only low-rank adapters of
-    the layers in `lora_targets` are trained, scaled by `lora_alpha` / `lora_rank`.
+    the layers in `lora_targets` are trained, scaled by `lora_alpha` / `lora_rank`. `base_of` names a model that lies
+    on the weights which this one is, and adds adapters: this one has none of its own, and runs its layers without them.
     """
 
     name: str
@@ -46,11 +47,17 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     source_args: dict[str, Scalar] = {}
     copy_of: str | None = None
     shares: str | None = None
+    base_of: str | None = None
     trainable: bool = True
     precision: str = "fp32"
     lora_rank: int = 0
     lora_alpha: float = 0.0
     lora_targets: str = ""
+
+    @property
+    def holder(self) -> str:
+        """The model that has the layers which this one runs through: itself, unless it uses another's."""
+        return self.shares or self.base_of or self.name
 
 
 class FieldSpec(Struct, frozen=True, kw_only=True):

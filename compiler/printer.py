@@ -192,6 +192,8 @@ def print_module(module: Module) -> str:
         parts.append(
             "".join(f"# {name} : {i.type} x {i.per_prompt}, by {i.producer}\n" for name, i in module.fields.items())
         )
+    bases = [m for m in module.graph.models if m.base_of]
+    parts.append("".join(f"# {m.name} is {m.base_of} without its adapters\n" for m in bases))
     if module.order:
         parts.append(
             "".join(f"# depth {module.depths[n]}  {n}  on {module.placement.get(n, '?')}\n" for n in module.order)

@@ -44,6 +44,7 @@ def model_spec(model: Model, module: Module) -> ModelSpec:
         source_args=args,
         copy_of=model.copy_of,
         shares=model.shares,
+        base_of=model.base_of,
         trainable=not model.frozen,
         precision=precision,
         **_adapters(model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,16 +75,34 @@ def _refuse(spec: ModelSpec, target: str, known: Iterable[str]) -> None:
     )
 
 
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """Inside, adapted layers of `module` compute as if they never had been, to the bit.
+
+    Nothing is copied or moved, and under FSDP2 each layer is gathered as it is otherwise. For forwards alone: what
+    requires a gradient stays as it is.
+    """
+    layers: list[Any] = [m for m in module.modules() if isinstance(getattr(m, "base_layer", None), nn.Module)]
+    for layer in layers:
+        layer.forward = layer.base_layer.forward
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
 def plain(
-    weights: Mapping[str, Tensor], spec: ModelSpec, whole: Callable[[Tensor], Tensor]
+    weights: Mapping[str, Tensor], spec: ModelSpec, whole: Callable[[Tensor], Tensor], *, merged: bool = True
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every weight by its plain name, as `whole` gives it; with its adapter W + alpha / rank * B A, in float32.
+    """Every weight by its plain name, as `whole` gives it; if `merged`, with its adapter W + alpha / rank * B A, in
+    float32.
 
     One after the other, so that of the weights that `whole` gathers few need be held at a time.
     """
     for name, weight in weights.items():
         layer, adapted, leaf = name.partition(_BASE)
-        if adapted and leaf == "weight":
+        if adapted and leaf == "weight" and merged:
             a, b = (whole(weights[layer + end]).float() for end in (_A, _B))
             scale = alpha(spec) / spec.lora_rank
             yield f"{layer}.{leaf}", torch.addmm(whole(weight).float(), b, a, alpha=scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Model:
 
     `precision` bf16 computes in bfloat16 over float32 masters; frozen weights have no masters. Models that share a
     trunk share scorer and optimiser: `trunk` is the spec it was loaded by, `head` the number of this model's head
-    there, None for its own.
+    there, None for its own. The base of a model with adapters shares its scorer, and has no optimiser.
     """
 
     def __init__(
@@ -63,21 +64,29 @@ class Model:
         """Load or build the weights. Every rank of `comm` must call it.
 
         For value models that share a trunk: load the trunk's model with all their specs as `heads`, then each of them
-        with that model as `trunk`, which loads nothing more. The trunk trains if any of these specs is trainable, and
-        a step with any head moves it: the trunk's model then has new weights too. With `lora_rank`, only adapters and
-        heads of values train; a frozen model needs no adapters. Errors as `sources.load`, `lora.add_adapters` and
-        `Scorer` have them, and RL0607 for a trunk that could not be saved with another head.
+        with that model as `trunk`, which loads nothing more; so too the base of a model with adapters. The trunk trains
+        if any of these specs is trainable, and a step with any head moves it: the trunk's model then has new weights
+        too. With `lora_rank`, only adapters and heads of values train; a frozen model needs no adapters. Errors as
+        `sources.load`, `lora.add_adapters` and `Scorer` have them, and RL0607 for a trunk that could not be saved with
+        another head.
         """
         if trunk is not None:
-            assert spec.kind == sources.VALUE, f"`{spec.name}` is no value model: only these share trunks"
-            head = trunk.scorer.head_names.index(spec.name)
-            return cls(spec, trunk.scorer, trunk.tokenizer, trunk.comm, trunk.optimizer, trunk=trunk.trunk, head=head)
+            return cls.upon(trunk, spec)
         if comm.device.type == "cpu":
             keep_freed_memory()
         loaded = sources.load(spec, seed=seed)
         scorer = _scorer(loaded.module, spec, heads, seed=seed).to(comm.device)
         optimizer = _placed(scorer, comm, _dtype(spec))
         return cls(spec, scorer, loaded.tokenizer, comm, optimizer, trunk=spec)
+
+    @classmethod
+    def upon(cls, trunk: Model, spec: ModelSpec) -> Model:
+        """A model that runs through the layers of `trunk`: a further head, or `trunk` without its adapters."""
+        if spec.base_of is not None:
+            return cls(spec, trunk.scorer, trunk.tokenizer, trunk.comm, None, trunk=trunk.trunk)
+        assert spec.kind == sources.VALUE, f"`{spec.name}` is no value model: only these share trunks"
+        head = trunk.scorer.head_names.index(spec.name)
+        return cls(spec, trunk.scorer, trunk.tokenizer, trunk.comm, trunk.optimizer, trunk=trunk.trunk, head=head)
 
     @property
     def sharded(self) -> bool:
@@ -109,7 +118,12 @@ class Model:
 
         A micro-batch has up to `micro_batch_tokens`, 0: as many as the engine likes.
         """
-        return score.per_token(self.scorer, self.comm, tokens, asks, micro_batch_tokens=micro_batch_tokens)
+        with self.layers():
+            return score.per_token(self.scorer, self.comm, tokens, asks, micro_batch_tokens=micro_batch_tokens)
+
+    def layers(self) -> AbstractContextManager[None]:
+        """Inside, the scorer's layers are those of this model: without adapters, if it lies beneath them."""
+        return nullcontext() if self.spec.base_of is None else lora.without_adapters(self.scorer)
 
     def score(self, tokens: Ragged, response_mask: Ragged, *, micro_batch_tokens: int = 0) -> Tensor:
         """f32[sample]: a reward model's number at the last token of each row, as transformers' classifiers have it.
@@ -140,7 +154,7 @@ class Model:
         held = {n: masters.get(n, p) for n, p in self.scorer.named_parameters() if n not in others}
         if dtype is None and masters:
             dtype = torch.float32
-        for name, weight in lora.plain(held, self.trunk, _whole):
+        for name, weight in lora.plain(held, self.trunk, _whole, merged=self.spec.base_of is None):
             yield published(name), weight.detach().to(dtype or weight.dtype)
 
     def save(self, path: Path) -> None:

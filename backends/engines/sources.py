@@ -126,6 +126,13 @@ def _pretrained(where: str, spec: ModelSpec) -> Loaded:
             module = _LOADERS[spec.kind](where, spec, arguments)
     except (OSError, ValueError) as error:
         _cannot_load(where, spec, error)
+    if getattr(module, "_hf_peft_config_loaded", False):
+        fail(
+            "RL0602",
+            f"model `{spec.name}`: `{spec.source}` has adapters, which lie beside the weights of another model",
+            expected="whole weights: what is trained and what is copied begins with them",
+            fix="merge them by peft: `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()`, then save it",
+        )
     return Loaded(module=module, tokenizer=tokenizer)
 
 

@@ -84,13 +84,13 @@ class Footprints:
         assert plan.world_size is not None, "how much a rank holds depends on how many there are"
         self.plan, self.facts, self.hardware, self.world = plan, facts, hardware, plan.world_size
         self.volumes = Volumes(plan)
-        self._shares = {m.name: m.shares or m.name for m in plan.models}
+        self._holders = {m.name: m.holder for m in plan.models}
         self._ops = tuple(plan.ops())
         self._known: dict[str, tuple[States, ...]] = {}
 
     def trunk(self, model: str) -> str:
-        """The model whose weights `model` has: itself, unless it shares another's trunk."""
-        return self._shares[model]
+        """The model whose weights `model` has: itself, unless it shares another's trunk or is another's base."""
+        return self._holders[model]
 
     @property
     def reserve(self) -> Term:

@@ -71,6 +71,12 @@ def trunk_of(model: str, graph: Graph) -> str:
     return declared.shares if declared is not None and declared.shares else model
 
 
+def holder_of(model: str, graph: Graph) -> str:
+    """The model whose layers `model` runs through: that of its trunk, or the one whose base it is."""
+    declared = graph.model_of.get(model)
+    return declared.base_of if declared is not None and declared.base_of else trunk_of(model, graph)
+
+
 def _weight_edges(graph: Graph) -> dict[str, list[Edge]]:
     """By target: from every user of weights into the first node that trains them, and from each of those into the next.
 

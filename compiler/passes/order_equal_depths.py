@@ -10,7 +10,7 @@ from typing import ClassVar
 from rldsl.compiler.ir import Module, Node, changed
 from rldsl.compiler.ops import Reason
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.passes.infer_edges import trunk_of
+from rldsl.compiler.passes.infer_edges import holder_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def layers_of(order: Iterable[str], depths: Mapping[str, int]) -> list[tuple[str
 
 def trunks_of(module: Module) -> dict[str, str]:
     """By node that needs a model, the one whose weights it uses."""
-    return {n.id: trunk_of(n.call.model, module.graph) for n in module.graph.nodes if n.call.model}
+    return {n.id: holder_of(n.call.model, module.graph) for n in module.graph.nodes if n.call.model}
 
 
 def overtaking(layers: Iterable[tuple[str, ...]], order: Iterable[str]) -> Iterator[tuple[str, str]]:

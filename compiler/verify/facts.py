@@ -65,7 +65,9 @@ class Facts:
         self.models: dict[str, ModelSpec] = {m.name: m for m in plan.models}
         self.functions: dict[str, FunctionSpec] = {f.name: f for f in plan.functions}
         self.layouts: dict[str, Layout] = {g.name: _layout(g, plan.world_size) for g in plan.groups}
+        # Whose training changes a model, and whose layers it runs through: a base lies beneath what is trained.
         self.trunks: dict[str, str] = {m.name: m.shares or m.name for m in plan.models}
+        self.holders: dict[str, str] = {m.name: m.holder for m in plan.models}
         self.writer: dict[str, AnyOp] = {}
         for op in self.ops:
             if not isinstance(op, ReshardOp):

@@ -53,7 +53,7 @@ def _unused(facts: Facts) -> Iterator[str]:
     used_groups |= {g for op in facts.ops if isinstance(op, (ReshardOp, SyncWeightsOp)) for g in (op.source, op.target)}
     used_groups |= {p.group for p in facts.plan.phases}
     used_models = {op.model for op in parts(facts.ops) if isinstance(op, WITH_MODEL)}
-    used_models |= {facts.trunks[m] for m in used_models}
+    used_models |= {facts.holders[m] for m in used_models}
     called = {op.function for op in facts.ops if isinstance(op, ComputeOp)}
     called |= {op.loss for op in facts.ops if isinstance(op, TrainOp)}
     for what, declared, used in (

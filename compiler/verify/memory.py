@@ -70,6 +70,8 @@ def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
         if state.dirty is not trained:
             does = "changes" if trained else "does not change"
             yield f"training {does} {_named(_key(state))}, and the plan says otherwise"
+        if state.state is not State.ENGINE and facts.holders.get(state.model, state.model) != state.model:
+            yield f"{_named(_key(state))} is not its own: it has those of `{facts.holders[state.model]}`"
         if state.bytes < 0:
             yield f"{_named(_key(state))} has {state.bytes} bytes"
         states[_key(state)] = state
@@ -85,14 +87,14 @@ def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
 
 
 def _complete(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
-    """The states are those that there must be: weights of each trunk, moments of what is trained, those of engines.
+    """The states are those that there must be: weights of each model that has some, moments of what is trained, those of engines.
 
     An engine has weights of its own where they are not handed over in place, or it is not ours: that alone is not
     known of a plan from elsewhere.
     """
-    trunks, states = facts.trunks, {_key(s) for s in plan.states}
-    of = {trunks[p.model] for p in facts.plan.phases}
-    trained = {trunk for trunk in of if _trained(trunk, facts)}
+    states = {_key(s) for s in plan.states}
+    of = {facts.holders[p.model] for p in facts.plan.phases}
+    trained = {model for model in of if _trained(model, facts)}
     handed = {(op.model, op.staleness): op.sync for op in facts.ops if isinstance(op, SyncWeightsOp)}
     engines = {(model, State.ENGINE, age) for model, age in handed}
     needed = {(m, State.WEIGHTS, 0) for m in of} | {(m, State.OPTIMIZER, 0) for m in trained}
@@ -219,19 +221,19 @@ class _Walk:
 
     def used(self, op: AnyOp) -> set[Key]:
         """The states that an op works with as they are."""
-        trunks = self.facts.trunks
+        holders = self.facts.holders
         match op:
             case InferOp():
-                return {(trunks[p.model], State.WEIGHTS, 0) for p in op.parts}
+                return {(holders[p.model], State.WEIGHTS, 0) for p in op.parts}
             case TrainOp():
-                return {(trunks[op.model], State.WEIGHTS, 0), (trunks[op.model], State.OPTIMIZER, 0)}
+                return {(holders[op.model], State.WEIGHTS, 0), (holders[op.model], State.OPTIMIZER, 0)}
             case SaveOp():
-                return {(trunks[op.model], State.WEIGHTS, 0)}
+                return {(holders[op.model], State.WEIGHTS, 0)}
             case SyncWeightsOp():
-                return {(trunks[op.model], State.WEIGHTS, 0)} if self.trained(op.model) else set()
+                return {(holders[op.model], State.WEIGHTS, 0)} if self.trained(op.model) else set()
             case GenerateOp() | ExtendOp():
                 engine = (op.model, State.ENGINE, op.staleness)
-                return {engine} if engine in self.states else {(trunks[op.model], State.WEIGHTS, 0)}
+                return {engine} if engine in self.states else {(holders[op.model], State.WEIGHTS, 0)}
         return set()
 
     def renewed(self, op: AnyOp) -> set[Key]:

@@ -41,13 +41,33 @@ def _twice(what: str, given: Iterable[str]) -> Iterator[str]:
 def _model(model: ModelSpec, plan: Plan) -> Iterator[str]:
     if model.kind not in set(ModelKind):
         yield f"model `{model.name}` is of no known kind: `{model.kind}`"
+    if model.base_of is not None:
+        yield from _base(model, next((m for m in plan.models if m.name == model.base_of), None))
     if model.shares is None:
         return
     trunk = next((m for m in plan.models if m.name == model.shares), None)
     if trunk is None:
         yield f"model `{model.name}` shares the trunk of `{model.shares}`, which is not there"
-    elif trunk.shares is not None or trunk.kind != ModelKind.POLICY or model.kind != ModelKind.VALUE:
+    elif trunk.shares or trunk.base_of or trunk.kind != ModelKind.POLICY or model.kind != ModelKind.VALUE:
         yield f"model `{model.name}` cannot share the trunk of `{trunk.name}`: a value's head sits on a policy's trunk"
+
+
+def _base(model: ModelSpec, other: ModelSpec | None) -> Iterator[str]:
+    """Both began alike, and the one that it is the base of trains adapters alone."""
+    if other is None:
+        yield f"model `{model.name}` is the base of `{model.base_of}`, which is not there"
+        return
+    beneath = f"model `{model.name}` cannot be the base of `{other.name}`"
+    if other.shares or other.base_of or model.shares or {model.kind, other.kind} != {ModelKind.POLICY}:
+        yield f"{beneath}: a policy is that of another, which has layers of its own"
+    elif not other.lora_rank:
+        yield f"{beneath}: that has no adapters"
+    elif _beginning(model) != _beginning(other):
+        yield f"{beneath}: their sources or precisions differ"
+
+
+def _beginning(model: ModelSpec) -> tuple[object, ...]:
+    return model.source, model.source_args, model.precision
 
 
 def _phases(plan: Plan) -> Iterator[str]:

@@ -24,6 +24,7 @@ def weights(facts: Facts) -> Iterator[str]:
         yield from _kind(op, facts)
     yield from _holders(used, facts)
     yield from _phases(used, facts)
+    yield from _bases(used, facts)
     yield from _draws(used)
     rollouts: dict[Engine, list[Rollout]] = {}
     for op in used:
@@ -64,7 +65,7 @@ def _holders(used: Sequence[WithModel], facts: Facts) -> Iterator[str]:
             if not isinstance(op, kinds):
                 continue
             end = op.source if isinstance(op, SyncWeightsOp) else op.group
-            group = holder.setdefault(facts.trunks[op.model], end)
+            group = holder.setdefault(facts.holders[op.model], end)
             if not isinstance(op, ROLLOUTS) and facts.layouts[end] != facts.layouts[group]:
                 yield f"`{op.id}` runs on `{end}`, and `{op.model}` is sharded over `{group}`"
             if isinstance(op, (*ROLLOUTS, SyncWeightsOp)):
@@ -99,6 +100,21 @@ def _phases(used: Sequence[WithModel], facts: Facts) -> Iterator[str]:
         for axis in ("tp", "cp", "pp", "ep"):
             if getattr(group, axis) > 1 and axis not in axes:
                 yield f"`{spec.model}.{spec.phase}` has {axis} = {getattr(group, axis)}, which `{spec.engine}` has not"
+
+
+def _bases(used: Sequence[WithModel], facts: Facts) -> Iterator[str]:
+    """What lies beneath another's adapters only scores, by the engine that trains these."""
+    for op in used:
+        base_of = facts.models[op.model].base_of
+        if base_of is not None and not isinstance(op, InferOp):
+            yield f"`{op.id}` needs weights of `{op.model}`'s own, and they are those of `{base_of}`"
+    engines = {(p.model, p.phase): p.engine for p in facts.plan.phases}
+    for model in facts.plan.models:
+        if model.base_of is None or not engines:
+            continue
+        mine, theirs = engines.get((model.name, Phase.INFER)), engines.get((model.base_of, Phase.TRAIN))
+        if mine != theirs:
+            yield f"`{model.name}` runs by {mine}, and `{model.base_of}`, whose base it is, by {theirs}"
 
 
 def _draws(used: Sequence[WithModel]) -> Iterator[str]:

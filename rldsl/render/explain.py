@@ -189,13 +189,14 @@ class Explainer:
         saves = [describe(op) for op in ops if isinstance(op, SaveOp)]
         related = [f"copied by {m.name}" for m in self._plan.models if m.copy_of == model.name]
         related += [f"its trunk is also that of {m.name}" for m in self._plan.models if m.shares == model.name]
+        related += [f"without its adapters it is {m.name}" for m in self._plan.models if m.base_of == model.name]
         sections = [
             ("is", [model_words(model), *related]),
             ("used by", users),
             ("trained", trained or ["never"]),
             ("synced", [*syncs, *(r.why for op in ops if isinstance(op, SyncWeightsOp) for r in op.because)]),
             ("saved", saves),
-            ("memory", state_lines(self._plan, self._origin.terms, [self._facts.trunk(model.name), model.name])),
+            ("memory", state_lines(self._plan, self._origin.terms, [model.holder, model.name])),
         ]
         return page(model.name, "model", self._place(model.name), sections)
 

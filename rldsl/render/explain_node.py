@@ -233,7 +233,9 @@ class NodeExplainer:
 
     def _read_weights(self, op: InferOp, trainings: list[TrainOp]) -> Iterator[str]:
         if not trainings:
-            yield f"those of `{op.model}`, which never change"
+            base_of = self._plan.model(op.model).base_of
+            whose = f"`{base_of}` beneath its adapters" if base_of else f"`{op.model}`"
+            yield f"those of {whose}, which never change"
             return
         before = [t for t in trainings if self._facts.comes_before(t, op)]
         when = f"after {_listed(map(self.label, before))}" if before else "as the step began"

@@ -218,6 +218,8 @@ def model_words(model: ModelSpec) -> str:
     if model.lora_rank:
         targets = model.lora_targets.replace(",", ", ").replace("  ", " ")
         state = f"LoRA adapters trained (rank {model.lora_rank}, alpha {number(model.lora_alpha)}, {targets})"
+    if model.base_of:
+        state = f"frozen: the layers of {model.base_of} without its adapters"
     return f"{model.kind}, {origin}, {state}, {model.precision}"
 
 

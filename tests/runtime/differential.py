@@ -109,7 +109,7 @@ def execute(plan: Plan, comm: Comm, folder: Path, run_dir: Path, engine: Engine 
 
 def holds(plan: Plan, model: str, comm: Comm) -> bool:
     """Whether this rank has a part of a model's weights, rather than what it last got to sample from."""
-    group = plan.group(holders_of(plan)[plan.model(model).shares or model])
+    group = plan.group(holders_of(plan)[plan.model(model).holder])
     return group.index(comm.rank, comm.world_size) is not None
 
 

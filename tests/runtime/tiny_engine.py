@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,9 @@ class TinyModel(Model):
         cls, spec: ModelSpec, *, comm: Comm, seed: int, heads: Sequence[ModelSpec] = (), trunk: Model | None = None
     ) -> TinyModel:
         if trunk is not None:
-            head = trunk.scorer.head_names.index(spec.name)
-            return cls(spec, trunk.scorer, trunk.tokenizer, trunk.comm, trunk.optimizer, trunk=trunk.trunk, head=head)
+            made = cls.upon(trunk, spec)
+            assert isinstance(made, TinyModel)
+            return made
         chosen = spec.source_args.get("seed")
         assert spec.source == "scratch", "this engine makes small random models only"
         tokenizer = Characters(str(spec.source_args["alphabet"]))
@@ -178,14 +180,24 @@ class TinyModel(Model):
             frozen = spec.lora_rank and name in ("embed", "own") and not (name == "own" and spec.kind != POLICY)
             parameter.requires_grad_(trainable and not frozen)
         optimizer = SummingOptimizer(scorer, comm) if trainable else None
-        made: Any = tokenizer
-        return cls(spec, scorer, made, comm, optimizer, trunk=spec)
+        reads: Any = tokenizer
+        return cls(spec, scorer, reads, comm, optimizer, trunk=spec)
+
+    @contextmanager
+    def layers(self) -> Iterator[None]:
+        scale = self.scorer.scale
+        self.scorer.scale = scale if self.spec.base_of is None else 0.0
+        try:
+            yield
+        finally:
+            self.scorer.scale = scale
 
     def each_weight(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         others = self.scorer.beside(self.head)
         whole = {name: p.detach() for name, p in self.scorer.named_parameters() if name not in others}
         plain = {n: w for n, w in whole.items() if not n.startswith("lora")}
-        return iter((plain | {"embed": self.scorer.trunk().detach()}).items())
+        with self.layers():
+            return iter((plain | {"embed": self.scorer.trunk().detach()}).items())
 
     def save(self, path: Path) -> None:
         weights = self.weights()
