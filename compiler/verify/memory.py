@@ -87,7 +87,7 @@ def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
 
 
 def _complete(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
-    """The states are those that there must be: weights of each model that has some, moments of what is trained, those of engines.
+    """The states are those that there must be: weights of models that have some, moments where trained, engines' own.
 
     An engine has weights of its own where they are not handed over in place, or it is not ours: that alone is not
     known of a plan from elsewhere.
