@@ -12,13 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.memory_oracle import held_between_steps
-from bench.memory_tracker import Alive
-from rldsl.backends.comm import Comm
 from rldsl.backends.engines import checkpoint
-from rldsl.backends.engines.model import Model
-from tests.engine.tiny import CRITIC, SCRATCH, changed, load, perturb
-from tests.ranks import on_ranks
+from tests.engine.tiny import CRITIC, load, perturb
 
 SHAPE = {
     "vocab_size": 17,
@@ -121,36 +116,6 @@ def test_a_failure_midway_leaves_the_one_before(tmp_path: Path, monkeypatch: pyt
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
     after = tensors(tmp_path / "checkpoint")
     assert all(torch.equal(after[n], before[n]) for n in before)
-
-
-LARGER = {"alphabet": "0123456789=+ ", "hidden": 128, "layers": 6, "heads": 2, "seed": 3}
-SPECS = {
-    "fp32": {"precision": "fp32"},
-    "bf16": {"precision": "bf16"},
-    "adapters": {"precision": "bf16", "lora_rank": 4},
-}
-
-
-def peaks(comm: Comm, folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Bytes that saving takes beside the model; in float32, of the largest weight and of all."""
-    found = {}
-    for name, options in SPECS.items():
-        model = Model.load(changed(SCRATCH, source_args=LARGER, **options), comm=comm, seed=0)
-        alive = Alive()
-        alive.add(held_between_steps(model.scorer, model.optimizer))
-        before = alive.now
-        with alive:
-            model.save(folder / name)
-        sizes = [4 * p.numel() for p in model.scorer.parameters()]
-        found[name] = alive.peak - before, max(sizes), sum(sizes)
-    return found
-
-
-def test_no_rank_holds_much_more_than_one_weight(tmp_path: Path) -> None:
-    # One that is gathered, its parts, and the one before, which gloo's threads may not have let go of yet.
-    for each in (*on_ranks(peaks, tmp_path), peaks(Comm.alone(), tmp_path)):
-        for name, (peak, largest, whole) in each.items():
-            assert peak <= 4 * largest < whole / 4, name
 
 
 def test_a_value_model_has_its_head(tmp_path: Path) -> None:
