@@ -144,8 +144,11 @@ class Model:
         if dtype is None and masters:
             dtype = torch.float32
         for name, weight in lora.plain(held, self.trunk, whole):
-            yield published(name), weight.detach().to(dtype or weight.dtype)
-            del weight  # or the next would be gathered beside it
+            made = weight.detach().to(dtype or weight.dtype)
+            # Nothing is held here while the next is gathered.
+            del weight
+            yield published(name), made
+            del made
 
     def save(self, path: Path) -> None:
         """Write weights and tokenizer to the directory `path`, in place of what is there; the first rank writes.
