@@ -108,7 +108,7 @@ def estimate(run: Run) -> Footprint:
     if run.wave is not None:
         return generating(run.wave, states)
     if run.phase == "save":
-        return saving(states, cpu=True)
+        return saving(states)
     budget = run.budget if run.phase == "train" else 4 * score.budget(CPU, 0)
     packed = [_packed(run, rank, budget) for rank in range(run.ranks)]
     micro, attention = max(packed, key=lambda m: m[0].places)

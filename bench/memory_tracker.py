@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, UntypedStorage
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -38,6 +39,8 @@ class Alive(TorchDispatchMode):
 
     def _see(self, tensor: Tensor) -> None:
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        # What wraps a tensor that is still on its way claims as much storage as that has.
+        local = local.elem if isinstance(local, AsyncCollectiveTensor) else local
         if local.is_meta:
             return
         storage = local.untyped_storage()

@@ -319,11 +319,11 @@ class Footprints:
         """What passes through; the copies that are handed over are states."""
         if op.sync is SyncKind.LOCAL:
             return Footprint(moments=(Moment(name="handing weights over", terms=()),))
-        return _passing(handing_over(self._largest(op.model), cpu=self.hardware.name == "cpu"))
+        return _passing(handing_over(self._largest(op.model)))
 
     def _saving(self, op: SaveOp) -> Footprint:
         """What passes through."""
-        return _passing(saving(self._largest(op.model), cpu=self.hardware.name == "cpu"))
+        return _passing(saving(self._largest(op.model)))
 
     # Rows.
 

@@ -130,25 +130,25 @@ class Generating:
         return Footprint.of(nonzero([self.weights]), moments)
 
 
-def handing_over(states: States, *, cpu: bool = False) -> Footprint:
+def handing_over(states: States) -> Footprint:
     """Trained weights to a sampler that has a copy of its own, which is written over one weight after the other."""
     copy = product(
         Category.WEIGHTS, "weights to generate with", (states.width, "B"), (states.shard.parameters, "parameters")
     )
-    passing = _one_by_one(states, states.width, cpu=cpu)
+    passing = _one_by_one(states, states.width)
     return Footprint.of((*states.resident, copy), {"handing weights over": passing})
 
 
-def saving(states: States, *, cpu: bool = False) -> Footprint:
+def saving(states: States) -> Footprint:
     """Weights to a file, one after the other: in float32 where any of the model's is trained."""
-    passing = _one_by_one(states, FLOAT32 if states.trained else states.width, cpu=cpu)
+    passing = _one_by_one(states, FLOAT32 if states.trained else states.width)
     return Footprint.of(states.resident, {"writing": passing})
 
 
-def _one_by_one(states: States, width: int, *, cpu: bool) -> tuple[Term, ...]:
+def _one_by_one(states: States, width: int) -> tuple[Term, ...]:
     """The most that weights take as they come whole, `width` bytes a number; adapters are merged in float32.
 
-    Gloo's threads let go of what they have gathered a little late: two more were found alive.
+    The thread that has gathered one may let go of it when the next one has begun: gloo's were seen to.
     """
     shard = states.shard
     held = FLOAT32 if states.full else states.width
@@ -157,5 +157,5 @@ def _one_by_one(states: States, width: int, *, cpu: bool) -> tuple[Term, ...]:
     if states.trained and not states.full:
         matrix = max(t.numbers for moe in shard.kinds for t in shard.layer_tensors(moe=moe))
         tensors.append(product(*_ONE_WEIGHT, (states.sharded * held + 2 * FLOAT32, "B"), (matrix, "parameters")))
-    late = (2 * held * states.sharded * cpu, "B"), (shard.largest_layer_tensor, "parameters")
-    return max(tensors, key=lambda t: t.bytes), product(Category.COMMUNICATION, "what gloo has not freed yet", *late)
+    late = (states.sharded * held, "B"), (shard.largest_layer_tensor, "parameters")
+    return max(tensors, key=lambda t: t.bytes), product(Category.COMMUNICATION, "the one before", *late)

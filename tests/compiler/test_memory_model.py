@@ -267,7 +267,6 @@ def test_weights_are_handed_over_and_saved_one_after_the_other() -> None:
     resident, largest = sum(t.bytes for t in states().resident), states().shard.largest_tensor
     assert 4 * largest < saving(states()).bytes - resident < 5 * largest
     assert 6 * largest < handing_over(states()).bytes - resident - 2 * P < 7 * largest
-    assert saving(states(), cpu=True).bytes > saving(states()).bytes
     alone = states(axes=Axes())
     assert saving(alone).bytes == sum(t.bytes for t in alone.resident)
 

@@ -48,10 +48,10 @@ def peaks(comm: Comm, folder: Path) -> dict[tuple[str, str], Peak]:
 
 
 def test_no_rank_holds_much_more_than_one_weight(tmp_path: Path) -> None:
-    # One that is gathered, its parts, and the one before, which gloo's threads may not have let go of yet.
+    # The one before, a gathered one, what it is cast to; with its adapter, itself and their sum in float32.
     for each in (*on_ranks(peaks, tmp_path), peaks(Comm.alone(), tmp_path)):
-        for what, (peak, largest, whole) in each.items():
-            assert peak <= 4 * largest < whole / 4, what
+        for (name, what), (peak, largest, whole) in each.items():
+            assert peak <= (3.6 if name == "adapters" else 2.6) * largest < whole / 4, (name, what)
 
 
 def test_a_sampler_keeps_its_storage_and_has_the_new_weights() -> None:
