@@ -15,7 +15,7 @@ from typing import TypedDict
 import msgspec
 
 from rldsl.compiler.frontend import load_graph, read_source
-from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module
+from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module, changed
 from rldsl.compiler.parse import parse
 from rldsl.compiler.passes.base import Context, Pass
 from rldsl.compiler.passes.bind_arguments import BindArguments
@@ -161,12 +161,18 @@ def compile_file(path: Path, options: Options | None = None) -> Compiled:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Without the collector, which would look for circles in graphs that have none, for a third of the time."""
+    """Without the collector, which would look for circles in graphs that have none, for a third of the time.
+
+    What was made meanwhile then counts as old, or the collector would go through all of it at once.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # else someone has frozen what must stay so
+            gc.freeze()
+            gc.unfreeze()
         if collects:
             gc.enable()
 
@@ -185,6 +191,7 @@ def compile_graph(graph: Graph, options: Options, *, source_dir: Path, found: Di
     graph = replace(graph, deploy=_deploy(options, graph.deploy))
     module = run_passes(Module(graph=graph), CHECKS, context, options)
     context.found.raise_if_errors()
+    context = replace(context, relower=_relower(context, options))
     for one in LOWERING:
         module = run_passes(module, (one,), context, options)
         context.found.raise_if_errors()
@@ -206,6 +213,23 @@ def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, optio
         if options.observe:
             options.observe(one.name, module, time.perf_counter() - begin)
     return module
+
+
+def _relower(context: Context, options: Options) -> Callable[[Module], Module] | None:
+    """The passes between the order and the memory plan, for this to try other orders."""
+    if OrderEqualDepths.name in options.disable:
+        return None
+    names = [p.name for p in LOWERING]
+    between = LOWERING[names.index(OrderEqualDepths.name) + 1 : names.index(PlanMemory.name)]
+    passes = [p for p in between if p.name not in options.disable]
+    quiet = replace(context, found=Diagnostics())  # what there is to say has been said of the first order
+
+    def relower(module: Module) -> Module:
+        for one in passes:
+            module = one.apply(module, quiet)
+        return module
+
+    return relower
 
 
 def _context(options: Options, source_dir: Path, found: Diagnostics) -> Context:
@@ -273,7 +297,7 @@ def _deploy_line(option: str, line: str) -> Deploy:
     return replace(
         deploy,
         span=None,
-        figures=tuple(replace(f, span=None) for f in deploy.figures),
+        figures=tuple(changed(f, span=None) for f in deploy.figures),
         layouts=tuple(replace(p, span=None) for p in deploy.layouts),
         places=tuple(replace(p, span=None) for p in deploy.places),
     )

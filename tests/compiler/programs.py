@@ -11,6 +11,8 @@ from rldsl.compiler.pipeline import CHECKS, LOWERING, Compiled, Options, compile
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, Severity
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+CLUSTERS = sorted((EXAMPLES / "clusters").glob("*.rl"))
+ALGORITHMS = sorted({*EXAMPLES.rglob("*.rl")} - {*CLUSTERS})
 
 PROGRAM = """\
 algorithm small {

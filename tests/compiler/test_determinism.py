@@ -19,10 +19,10 @@ import pytest
 
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan_io import dumps
-from tests.compiler.programs import EXAMPLES
+from tests.compiler.programs import ALGORITHMS, EXAMPLES
 
 ROOT = Path(__file__).parents[2]
-NAMES = sorted(str(p.relative_to(EXAMPLES)) for p in EXAMPLES.rglob("*") if p.suffix in (".rl", ".py"))
+NAMES = sorted(str(p.relative_to(EXAMPLES)) for p in (*ALGORITHMS, *EXAMPLES.rglob("*.py")))
 PLANS = [n for n in NAMES if n != "toy/oracle.py"]  # that one holds functions
 SUPPORTED = ("3.11", "3.12", "3.13")
 NEEDED = ("lark>=1.2.2", "msgspec>=0.19", "networkx>=3.2", "rich>=13.7")

@@ -13,14 +13,14 @@ from rldsl.compiler.frontend import load_graph, read_source
 from rldsl.compiler.parse import parse
 from rldsl.compiler.printer import print_graph
 from rldsl.diagnostics import Diagnostics
-from tests.compiler.programs import EXAMPLES, PPO, PROGRAM, graph_of
+from tests.compiler.programs import ALGORITHMS, CLUSTERS, EXAMPLES, PPO, PROGRAM, graph_of
 from tests.compiler.wrong_programs import Program, all_programs
 
 REFERENCE = (EXAMPLES.parent / "grammar" / "reference.md").read_text()
 TEXTS = {
     "small": PROGRAM,
     "ppo": PPO,
-    **{p.relative_to(EXAMPLES).as_posix(): p.read_text() for p in sorted(EXAMPLES.rglob("*.rl"))},
+    **{p.relative_to(EXAMPLES).as_posix(): p.read_text() for p in (*ALGORITHMS, *CLUSTERS)},
     **{f"reference {i}": text for i, text in enumerate(re.findall(r"```rl\n(.*?)```", REFERENCE, re.DOTALL))},
 }
 # Those without a `.rl` file of the same name are functions, no algorithms.

@@ -11,7 +11,7 @@ import pytest
 
 from rldsl.backends import local
 from rldsl.compiler.pipeline import Options, compile_file
-from tests.compiler.programs import EXAMPLES
+from tests.compiler.programs import ALGORITHMS, EXAMPLES
 from tests.examples.runs import logged
 
 TOYS = sorted(p.stem for p in (EXAMPLES / "toy").glob("*.rl"))
@@ -38,7 +38,7 @@ def test_a_command_of_the_readme_would_run(command: str) -> None:
 
 def test_the_readme_names_every_example() -> None:
     named = sorted(shlex.split(command)[2] for command in COMMANDS)
-    assert named == sorted(p.relative_to(EXAMPLES.parent).as_posix() for p in EXAMPLES.rglob("*.rl"))
+    assert named == sorted(p.relative_to(EXAMPLES.parent).as_posix() for p in ALGORITHMS)
     papers = re.findall(r"\[(\S+)\]\(https://arxiv.org/abs/(\S+)\)", README)
     assert all(shown == linked for shown, linked in papers)
     for example, paper in re.findall(r"^\| `(\w+)` .*\[(\S+)\]", README, re.MULTILINE):

@@ -64,7 +64,8 @@ def test_uses_are_the_parsers(text: str):
     exprs = [k.value for k in keywords] + [a for c in calls for a in c.args] + [i.batch for i in inputs]
     exprs += [n.when for n in nodes if n.when] + [e for b in graph.blocks for e in (b.bound, b.until) if e]
     assert sorted(used(text, Kind.PARAM)) == sorted(r.name for e in exprs for r in references(e))
-    assert sorted(used(text, Kind.NODE)) == sorted(name for n in nodes for name in n.after)
+    placed = [p.node for p in graph.deploy.places] if graph.deploy else []
+    assert sorted(used(text, Kind.NODE)) == sorted([*placed, *(name for n in nodes for name in n.after)])
 
 
 ONE_LINE = " ".join(" ".join(line.partition("#")[0].split()) for line in MAIN.splitlines())
