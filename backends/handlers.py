@@ -248,7 +248,7 @@ def move(rt: Runtime, op: ReshardOp) -> None:
 def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
     """The sampler takes the weights as trained so far; those of a model that no op trains it took when made."""
     if op.model in rt.trained:
-        rt.residency.renew(op, in_place=rt.comm.rank not in rt.route(op).holders)
+        rt.residency.renew(op)
         transfer(rt.route(op), rt.comm, rt.models[op.model], rt.samplers.get((op.model, op.staleness)))
 
 

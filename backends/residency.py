@@ -116,15 +116,13 @@ class Residency:
         state = self._states[_key(op)]
         state.offload(store=op.keep or (_key(op) in self._returning and not state.stored))
 
-    def renew(self, op: SyncWeightsOp, *, in_place: bool) -> None:
-        """The engine of `op` is about to get new weights, `in_place` of those that it had or instead of them."""
+    def renew(self, op: SyncWeightsOp) -> None:
+        """The engine of `op` is about to get new weights in place of those that it had."""
         engine = self._states.get((op.model, State.ENGINE, op.staleness))
         if engine is None:
             return
-        if engine.away and in_place:
+        if engine.away:
             engine.make_room()
-        if not in_place:
-            engine.forget()
         engine.stored = False
 
     def close(self) -> None:

@@ -100,7 +100,7 @@ class Wave:
 class Case:
     """A micro-batch of `packs` x `length` places, of which `states` are before response tokens.
 
-    `masked`: attention as our engine has it, with a mask; otherwise causal without one.
+    `masked`: packs of several rows, which see by a mask; otherwise single rows, causal without one.
     """
 
     model: str
@@ -195,14 +195,14 @@ def generating(wave: Wave, states: States) -> Footprint:
 
 
 def _train(model: str, packs: int, length: int, states: int, axes: Axes, **others: Any) -> Case:
-    """Long rows without a mask; packs of at most 512 places as our engine has them."""
+    """As our engine has them: long rows without a mask, short ones in packs of at most 512 places with one."""
     return Case(
         model=model,
         packs=packs,
         length=length,
         states=states,
         axes=axes,
-        masked=others.pop("masked", length <= 512),
+        masked=length <= 512,
         rows_per_pack=4 if length == 512 else 1,
         **others,
     )
@@ -228,7 +228,7 @@ DERIVED_WITH: tuple[Case, ...] = (
     _train(_SEVEN, 1, 4096, 2048, Axes(dp=8)),
     _train(_SEVEN, 1, 4096, 2048, Axes(dp=8), recompute="full"),
     _train(_SEVEN, 1, 4096, 2048, Axes(dp=8), recompute="selective"),
-    _train(_SEVEN, 1, 4096, 2048, Axes(dp=8), logits="whole", masked=True),
+    _train(_SEVEN, 1, 4096, 2048, Axes(dp=8), logits="whole"),
     _train(_SEVEN, 1, 4096, 2048, Axes(dp=2, cp=4)),
     _train(_SEVEN, 1, 4096, 2048, Axes(dp=2, pp=4)),
     _train(_SEVEN, 1, 4096, 2048, Axes(dp=2), lora_rank=16),
@@ -244,14 +244,14 @@ CASES: tuple[Case, ...] = (
     # As our engine trains: packs with a mask, logits in pieces.
     _train(_SMALL, 8, 512, 2048, Axes()),
     _train(_SMALL, 2, 512, 512, Axes(), precision="fp32"),
-    _train(_SMALL, 2, 1024, 512, Axes(dp=2), precision="fp32", masked=True),
+    _train(_SMALL, 2, 1024, 512, Axes(dp=2), precision="fp32"),
     _train(_HALF, 4, 512, 1024, Axes()),
     _train(_HALF, 8, 512, 3072, Axes(dp=16)),
     _train(_ONE, 4, 512, 1536, Axes(dp=4)),
-    _train(_ONE, 2, 1024, 1024, Axes(dp=2), precision="fp32", masked=True),
+    _train(_ONE, 2, 1024, 1024, Axes(dp=2), precision="fp32"),
     _train(_SEVEN, 32, 512, 8192, Axes(dp=32)),
-    _train(_SEVEN, 1, 8192, 4096, Axes(dp=16), masked=True),
-    _train(_LLAMA, 2, 2048, 2048, Axes(dp=64), masked=True),
+    _train(_SEVEN, 1, 8192, 4096, Axes(dp=16)),
+    _train(_LLAMA, 2, 2048, 2048, Axes(dp=64)),
     _train(_LARGE, 8, 512, 2048, Axes(dp=64)),
     _train(_LARGEST, 4, 512, 1024, Axes(dp=256)),
     # Long rows, recomputation, logits otherwise.

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -50,7 +51,7 @@ from rldsl.compiler.ops import TrainOp
 from rldsl.compiler.plan import ModelSpec
 
 CPU = torch.device("cpu")
-FLASH, GATHERED = "rldsl_flash", "rldsl_gathered_keys"
+GATHERED = "rldsl_gathered_keys"
 STEP = TrainOp(
     id="t", model="m", tokens="", response_mask="", loss="", args=(), lr=1e-6, batch=1, minibatch=1, max_grad_norm=0.1
 )
@@ -65,12 +66,6 @@ class Measured:
     seconds: float
 
 
-def _flash(_: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> tuple[Tensor, None]:
-    grouped = key.shape[1] != query.shape[1]
-    out = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-    return out.transpose(1, 2), None
-
-
 def _gathered(owner: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> tuple[Tensor, None]:
     """This rank's queries see the keys and values of all cp ranks."""
     sub = dist.distributed_c10d._world.pg_names  # the groups of this process, the last one made by `_pretended`
@@ -80,7 +75,6 @@ def _gathered(owner: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, 
     return out.transpose(1, 2), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(FLASH, _flash)
 ALL_ATTENTION_FUNCTIONS.register(GATHERED, _gathered)
 
 
@@ -96,11 +90,6 @@ def _even_chunks(hidden: Tensor, weight: Tensor, state: Tensor, at_once: int) ->
 def _norm(_: Optimizer, gradients: list[Tensor]) -> float:
     torch._foreach_norm(gradients)
     return 1.0
-
-
-def _unmasked_hidden(scorer: Scorer, layout: Layout, cache: Any = None) -> Tensor:
-    nothing: Any = None
-    return scorer.body(layout.tokens, layout.positions, nothing, cache)
 
 
 def _whole_logits(scorer: Scorer, micro: MicroBatch, _: Any) -> list[Tensor]:
@@ -133,8 +122,6 @@ def _pretended(case: Case) -> Iterator[tuple[Comm, DeviceMesh | None]]:
         mock.patch.object(Optimizer, "_norm", _norm),
         FakeTensorMode(allow_non_fake_inputs=True),
     ]
-    if not case.masked:
-        patches.append(mock.patch.object(Scorer, "hidden", _unmasked_hidden))
     if case.logits == "whole":
         patches.append(mock.patch.object(Scorer, "forward", _whole_logits))
     if case.stage < case.axes.pp - 1:
@@ -182,8 +169,8 @@ def build(case: Case, comm: Comm, mesh: DeviceMesh | None) -> tuple[Scorer, Opti
     # Adapters of fake tensors cannot be moved to a device, and are there already.
     with mock.patch.object(torch.nn.Module, "to", lambda module, *_, **__: module):
         scorer = model._scorer(module, spec, (), seed=0)
-    if not case.masked:
-        module.config._attn_implementation = GATHERED if case.axes.cp > 1 else FLASH
+    if case.axes.cp > 1:
+        module.config._attn_implementation = GATHERED
     _cut_ends(module, case)
     _recompute(scorer, case)
     if case.axes.ep > 1:
@@ -253,7 +240,7 @@ def micro_batch(case: Case) -> MicroBatch:
         layout=Layout(
             tokens=torch.zeros(shape, dtype=torch.int64),
             positions=torch.zeros(shape, dtype=torch.int64),
-            visible=torch.zeros((*shape, shape[1]) if case.masked else (1,), dtype=torch.bool),
+            visible=torch.zeros((*shape, shape[1]), dtype=torch.bool) if case.masked else None,
         ),
         states=states,
         pair_state=states.clone(),
@@ -289,40 +276,48 @@ def measure(case: Case) -> Measured:
     tracker = Alive()
     with _pretended(case) as (comm, mesh):
         scorer, optimizer = build(case, comm, mesh)
-        work = _work(case, scorer, optimizer, comm)
         if optimizer is not None:
             _one_step(scorer, optimizer, case, 1)
-        before = work() if case.phase == "sync" else []
-        tracker.add((*held_between_steps(scorer, optimizer), *before))
+        work, engine = _work(case, scorer, optimizer, comm)
+        tracker.add((*held_between_steps(scorer, optimizer), *engine))
         with tracker:
-            after = work()
+            work()
         resident = tracker.now
-        del after
     return Measured(peak=tracker.peak, resident=resident, seconds=time.perf_counter() - began)
 
 
-def _work(case: Case, scorer: Scorer, optimizer: Optimizer | None, comm: Comm) -> Callable[[], list[Tensor]]:
-    """What is measured; it returns what it leaves behind."""
+def _work(
+    case: Case, scorer: Scorer, optimizer: Optimizer | None, comm: Comm
+) -> tuple[Callable[[], None], list[Tensor]]:
+    """What is measured, and the weights that its sampler has beside the trainer's."""
+    if case.phase == "sync":
+        spec = _spec(case)
+        nothing: Any = None
+        held = model.Model(spec, scorer, nothing, comm, optimizer, trunk=spec)
+        sampler = _sampler(scorer)
+        sampler.own_copy, sampler.name = True, spec.name
+        sampler.sync(held)
+        return partial(sampler.sync, held), list(sampler.scorer.parameters())
 
-    def work() -> list[Tensor]:
-        if case.phase == "train":
-            assert optimizer is not None
-            # One more than are in flight at once: gradients are there already when the last one comes.
-            _one_step(scorer, optimizer, case, case.axes.pp - case.stage + 1)
-            return []
-        with torch.no_grad():
-            if case.phase == "sync":
-                spec = _spec(case)
-                nothing: Any = None
-                held = model.Model(spec, scorer, nothing, comm, optimizer, trunk=spec)
-                return list(held.weights(dtype=held.dtype).values())
-            if case.wave is not None:
-                _generate(scorer, case.wave)
-            else:
-                _score(scorer, case)
-            return []
+    @torch.no_grad()
+    def work() -> None:
+        if case.wave is not None:
+            _generate(scorer, case.wave)
+        else:
+            _score(scorer, case)
 
-    return work
+    if case.phase == "train":
+        assert optimizer is not None
+        # One more than are in flight at once: gradients are there already when the last one comes.
+        return partial(_one_step, scorer, optimizer, case, case.axes.pp - case.stage + 1), []
+    return work, []
+
+
+def _sampler(scorer: Scorer) -> Sampler:
+    """Without the tokenizer."""
+    made = Sampler.__new__(Sampler)
+    made.scorer, made.device = scorer, CPU
+    return made
 
 
 def held_between_steps(scorer: Scorer, optimizer: Optimizer | None) -> Iterator[Tensor]:
@@ -346,8 +341,7 @@ def _score(scorer: Scorer, case: Case) -> None:
 
 def _generate(scorer: Scorer, wave: Wave) -> None:
     """The ops of `Sampler._wave`, whose loop asks for values: prefill, the first columns, a compaction, the last."""
-    sampler = Sampler.__new__(Sampler)
-    sampler.scorer, sampler.device = scorer, CPU
+    sampler = _sampler(scorer)
     op = wave.op
     prompts = [np.full(wave.prompt, i, np.int64) for i in range(wave.prompts)]
     columns = wave.prompt + wave.new_tokens - 1

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,17 @@ from bench.memory_tracker import Alive
 from rldsl.algos.losses import policy_loss
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
-from rldsl.backends.engines import model, score, train
+from rldsl.backends.engines import model, score, sources, train
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import micro_batches
 from rldsl.backends.status import Status
-from rldsl.compiler.cost.activations import MicroBatch
+from rldsl.compiler.cost.activations import Attention, MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hf_config import read_config
 from rldsl.compiler.cost.memory import Scoring, Training
+from rldsl.compiler.cost.memory_generation import saving
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.shard import Lora, Shard
@@ -90,7 +92,7 @@ class Run:
         """As the memory model takes them."""
         lora = Lora(rank=self.lora_rank) if self.lora_rank else None
         shard = Shard(facts=read_config(self.config), axes=Axes(dp=self.ranks), lora=lora)
-        return States(shard=shard, width=2 if self.precision == "bf16" else 4, trained=self.phase == "train")
+        return States(shard=shard, width=2 if self.precision == "bf16" else 4, trained=self.phase in ("train", "save"))
 
 
 def _batch(run: Run, rank: int) -> tuple[Ragged, Ragged]:
@@ -105,18 +107,21 @@ def estimate(run: Run) -> Footprint:
     states = run.states()
     if run.wave is not None:
         return generating(run.wave, states)
+    if run.phase == "save":
+        return saving(states)
     budget = run.budget if run.phase == "train" else 4 * score.budget(CPU, 0)
     packed = [_packed(run, rank, budget) for rank in range(run.ranks)]
-    micro = max(packed, key=lambda m: m.places)
+    micro, attention = max(packed, key=lambda m: m[0].places)
     made = Training if run.phase == "train" else Scoring
-    return made(states=states, micro=micro, cpu=True).footprint
+    return made(states=states, micro=micro, attention=attention, cpu=True).footprint
 
 
-def _packed(run: Run, rank: int, budget: int) -> MicroBatch:
+def _packed(run: Run, rank: int, budget: int) -> tuple[MicroBatch, Attention]:
     tokens, mask = _batch(run, rank)
     first = micro_batches(tokens, mask, torch.arange(run.rows), budget=budget)[0]
     packs, length = first.layout.tokens.shape
-    return MicroBatch(packs=packs, length=length, states=len(first.states), cells=first.mask.numel())
+    micro = MicroBatch(packs=packs, length=length, states=len(first.states), cells=first.mask.numel())
+    return micro, Attention.CAUSAL if first.layout.visible is None else Attention.MASKED
 
 
 def measure(run: Run) -> int:
@@ -170,13 +175,21 @@ def _allocated(run: Run, comm: Comm) -> int:
     return peak
 
 
+def _spec(run: Run) -> ModelSpec:
+    return ModelSpec(
+        name="m",
+        kind="policy",
+        source="",
+        precision=run.precision,
+        trainable=run.phase in ("train", "save"),
+        lora_rank=run.lora_rank,
+    )
+
+
 def _model(run: Run, comm: Comm) -> tuple[Scorer, Optimizer | None]:
     """With random weights, as `Model.load` places them."""
     torch.manual_seed(0)
-    training = run.phase == "train"
-    spec = ModelSpec(
-        name="m", kind="policy", source="", precision=run.precision, trainable=training, lora_rank=run.lora_rank
-    )
+    spec = _spec(run)
     settings = run.config
     module = AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
     scorer = model._scorer(module, spec, (), seed=0)
@@ -191,6 +204,15 @@ def _work(run: Run, comm: Comm, scorer: Scorer, optimizer: Optimizer | None) -> 
     if optimizer is None:
         asked = [score.Ask(head=Head(), mask=mask)]
         return lambda: score.per_token(scorer, comm, tokens, asked)
+    if run.phase == "save":
+        _train(run, comm, scorer, optimizer)()
+        held = model.Model(_spec(run), scorer, _TOKENIZER, comm, optimizer, trunk=_spec(run))
+        return partial(held.save, Path(tempfile.mkdtemp()) / "checkpoint")
+    return _train(run, comm, scorer, optimizer)
+
+
+def _train(run: Run, comm: Comm, scorer: Scorer, optimizer: Optimizer) -> Callable[[], object]:
+    tokens, mask = _batch(run, comm.rank)
     op = _train_op(run)
     batch = train.TrainBatch(
         tokens=tokens,
@@ -231,6 +253,8 @@ def _sampling(scorer: Scorer, wave: Wave) -> Callable[[], object]:
 
 
 _TINY = "SmolLM2-135M"
+# Any will do: its files are small.
+_TOKENIZER = sources.load(ModelSpec(name="m", kind="policy", source="scratch"), seed=0).tokenizer
 # What the sizes inside kernels, gloo's copy and tied gradients were found with. These do not count.
 FITTED_WITH: tuple[Run, ...] = (
     Run(model="Qwen2.5-0.5B", layers=2, precision="bf16", rows=4),
@@ -245,7 +269,11 @@ RUNS: tuple[Run, ...] = (
     Run(model=_TINY, layers=4, rows=16, response=160, budget=1024),
     Run(model=_TINY, lora_rank=8),
     Run(model=_TINY, phase="infer"),
+    Run(model=_TINY, layers=4, rows=3, prompt=100, response=1500, budget=2048),
+    Run(model="Qwen2.5-0.5B", layers=2, precision="bf16", rows=1, prompt=100, response=3000, budget=4096),
     Run(model=_TINY, ranks=2),
+    Run(model=_TINY, phase="save", ranks=2),
+    Run(model=_TINY, phase="save", lora_rank=8),
     Run(model="Qwen2.5-0.5B", layers=2, precision="bf16", rows=4, ranks=2),
     Run(model=_TINY, phase="generate", wave=Wave(prompts=4, prompt=64, samples=4, new_tokens=24)),
     Run(model=_TINY, phase="generate", wave=Wave(prompts=16, prompt=200, samples=4, new_tokens=40)),

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -17,6 +19,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 class Alive(TorchDispatchMode):
     """Counts every storage from the op that makes it until nothing refers to it, fake tensors' as real ones'.
+
+    Not those on the meta device, which have a size and no memory.
 
     `torch.distributed._tools.mem_tracker.MemTracker` does the same by module, for which it takes much longer and
     refuses frozen parameters and a second forward pass; a test compares the two. Memory inside a kernel is not seen.
@@ -35,6 +39,10 @@ class Alive(TorchDispatchMode):
 
     def _see(self, tensor: Tensor) -> None:
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        # What wraps a tensor that is still on its way claims as much storage as that has.
+        local = local.elem if isinstance(local, AsyncCollectiveTensor) else local
+        if local.is_meta:
+            return
         storage = local.untyped_storage()
         if storage not in self._sizes:
             size = [0]
@@ -72,7 +80,7 @@ class Alive(TorchDispatchMode):
         if DTensor in types:
             return NotImplemented
         # The fake form of waiting makes a tensor that the real one does not.
-        waits = func is torch.ops._c10d_functional.wait_tensor.default
+        waits = func is torch.ops._c10d_functional.wait_tensor.default and isinstance(args[0], FakeTensor)
         made = args[0] if waits else func(*args, **(kwargs or {}))
         for each in tree_iter(made):
             if isinstance(each, Tensor):

@@ -132,19 +132,30 @@ class Sampler:
     def sync(self, model: Model, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
         """Take the weights as trained so far. Collective when the model is sharded.
 
-        Sharded ones are gathered; a sampler of staleness 1 copies them, and any other shares the model's own. `weights`
-        are those of `model.each_weight` in its own dtype, for callers that look at each.
+        Sharded ones are gathered; a sampler of staleness 1 copies them, and any other shares the model's own. A copy is
+        written over, one weight after the other. `weights` are those of `model.each_weight` in its own dtype, for
+        callers that look at each.
         """
         if not self.own_copy:
             deque(weights or (), maxlen=0)
             self.scorer = model.scorer
             return
+        each = model.each_weight(dtype=model.dtype) if weights is None else weights
+        if self.scorer is not model.scorer:
+            self._write_over(each)
+            return
         with torch.no_grad():
-            found = dict(model.each_weight(dtype=model.dtype) if weights is None else weights)
-            if not model.sharded:
-                found = {name: w.clone() for name, w in found.items()}
+            found = {name: w if model.sharded else w.clone() for name, w in each}
         module = whole_module(model.scorer.model, found).requires_grad_(False)
         self.scorer = Scorer(module, kind=model.spec.kind, name=self.name)
+
+    @torch.no_grad()
+    def _write_over(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        places = dict(self.places())
+        for name, weight in weights:
+            places.pop(name).copy_(weight)
+            del weight  # or the next would be gathered beside it
+        assert not places, f"no new weights for {sorted(places)}"
 
     def places(self) -> Iterator[tuple[str, Tensor]]:
         """Its own weights, by the names of `each_weight`, to be written over by those of a model on other ranks."""

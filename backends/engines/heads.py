@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Logits up to this many numbers (128 MiB in float32) are kept for the backward pass; beyond it they are made again.
 KEPT_LOGITS = 1 << 25
+# A product that is added to a sum of another type is made in pieces of so many numbers.
+_SUMMED_AT_ONCE = 1 << 23
 
 
 class _TokenLogprob(torch.autograd.Function):
@@ -30,6 +32,7 @@ class _TokenLogprob(torch.autograd.Function):
             normalisers.append(normaliser)
             if len(chunks) == 1:
                 kept.append(logits)
+            del logits  # or those of the next piece would be made beside them
         ctx.save_for_backward(hidden, weight, state, token, torch.cat(normalisers), *kept)
         ctx.temperature, ctx.at_once = temperature, at_once
         return out
@@ -40,8 +43,10 @@ class _TokenLogprob(torch.autograd.Function):
         hidden, weight, state, token, normaliser, *kept = ctx.saved_tensors
         chunks = _chunks(hidden, weight, state, ctx.at_once)
         grad_hidden = torch.empty_like(hidden)
-        # None for a weight that stays as it is, beside adapters.
+        # None for a weight that stays as it is, beside adapters. Many chunks must not be summed in bfloat16.
         grad_weight: Tensor | None = None
+        if ctx.needs_input_grad[1] and len(chunks) > 1:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for start, end, pairs in chunks:
             logits = kept[0] if kept else (hidden[start:end] @ weight.t()).float().div_(ctx.temperature)
             at, g = state[pairs] - start, grad[pairs] / ctx.temperature
@@ -50,12 +55,22 @@ class _TokenLogprob(torch.autograd.Function):
             d = logits.sub_(normaliser[start:end, None]).exp_().mul_(-total[:, None])
             d = d.index_put_((at, token[pairs]), g, accumulate=True).to(hidden.dtype)
             grad_hidden[start:end] = d @ weight
-            if not ctx.needs_input_grad[1]:
-                continue
-            part = d.t() @ hidden[start:end]
-            # Many chunks must not be summed in bfloat16.
-            grad_weight = part if len(chunks) == 1 else part.float() if grad_weight is None else grad_weight.add_(part)
+            if grad_weight is not None:
+                _add_product(grad_weight, d, hidden[start:end])
+            elif ctx.needs_input_grad[1]:
+                grad_weight = d.t() @ hidden
+            del logits, d
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total` f32[V, H] += left[S, V].T @ right[S, H], without a second matrix of its size."""
+    if left.dtype == total.dtype:
+        total.addmm_(left.t(), right)
+        return
+    rows = max(1, _SUMMED_AT_ONCE // total.shape[1])
+    for start in range(0, len(total), rows):
+        total[start : start + rows] += left[:, start : start + rows].t() @ right
 
 
 def _chunks(hidden: Tensor, weight: Tensor, state: Tensor, at_once: int) -> list[tuple[int, int, Tensor]]:

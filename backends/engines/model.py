@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import (
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
-from rldsl.backends.engines import lora, score, sources, train
+from rldsl.backends.engines import checkpoint, lora, score, sources, train
 from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
@@ -149,24 +149,40 @@ class Model:
 
     def each_weight(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """As `weights`, one after the other, in an order that all ranks have: each is gathered when asked for."""
+        return self._each(dtype, _whole)
+
+    def _each(self, dtype: torch.dtype | None, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
         masters = {} if self.optimizer is None else self.optimizer.masters
         others = self.scorer.beside(self.head)
         held = {n: masters.get(n, p) for n, p in self.scorer.named_parameters() if n not in others}
         if dtype is None and masters:
             dtype = torch.float32
-        for name, weight in lora.plain(held, self.trunk, _whole, merged=self.spec.base_of is None):
-            yield published(name), weight.detach().to(dtype or weight.dtype)
+        for name, weight in lora.plain(held, self.trunk, whole, merged=self.spec.base_of is None):
+            made = weight.detach().to(dtype or weight.dtype)
+            # Nothing is held here while the next is gathered.
+            del weight
+            yield published(name), made
+            del made
 
     def save(self, path: Path) -> None:
         """Write weights and tokenizer to the directory `path`, in place of what is there; the first rank writes.
 
         `transformers.AutoModelForCausalLM.from_pretrained(path)` loads it (a value model:
-        AutoModelForTokenClassification). The directory appears whole or not at all. Collective when sharded.
+        AutoModelForTokenClassification). The directory appears whole or not at all. Weights are gathered and written
+        one after the other. Collective when sharded.
         """
-        weights = self.weights()
-        if self.comm.rank == 0:
-            made = whole_module(self.scorer.model, weights, as_value=self.head is not None)
-            _write(made, self.tokenizer, path)
+        weights = self.each_weight()
+        if self.comm.rank:
+            deque(weights, maxlen=0)
+            return
+        like = self.scorer.model
+        hollow = hollow_module(like, as_value=self.head is not None)
+        kept = like.state_dict().keys()
+        buffers = dict(sorted(((n, b) for n, b in like.named_buffers() if n in kept), key=lambda b: -b[1].itemsize))
+        shapes = {**{n: _shape(b) for n, b in buffers.items()}, **dict(self._each(None, _shape))}
+        left = [n for n, _ in hollow.named_parameters() if n not in shapes]
+        assert not left, f"no weights for {left}"
+        checkpoint.write(path, hollow, shapes, chain(buffers.items(), weights), self.tokenizer)
 
 
 def _dtype(spec: ModelSpec) -> torch.dtype:
@@ -180,6 +196,11 @@ def published(name: str) -> str:
 
 def _whole(parameter: Tensor) -> Tensor:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def _shape(tensor: Tensor) -> Tensor:
+    """A whole tensor of that shape and dtype, without memory."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _scorer(module: PreTrainedModel, spec: ModelSpec, heads: Sequence[ModelSpec], *, seed: int) -> Scorer:
@@ -243,43 +264,27 @@ def _to(dtype: torch.dtype, parameters: Iterable[Tensor]) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def whole_module(like: PreTrainedModel, weights: Mapping[str, Tensor], *, as_value: bool = False) -> PreTrainedModel:
-    """An unsharded model around `weights`, which it shares, and the buffers of `like`.
-
-    Of the same architecture, or with a value head in place of its own.
-    """
-    settings = like.config.to_dict() | (sources.ONE_LABEL if as_value else {})
-    config: Any = type(like.config).from_dict(settings)
-    build: Any = AutoModelForTokenClassification.from_config if as_value else type(like)
-    with torch.device("meta"):
-        made: PreTrainedModel = build(config)
+def whole_module(like: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+    """An unsharded model of the same architecture around `weights`, which it shares, and the buffers of `like`."""
+    made = hollow_module(like)
     made.load_state_dict(dict(weights), strict=False, assign=True)
     made.tie_weights()
     for name, buffer in like.named_buffers():
         owner, _, leaf = name.rpartition(".")
         setattr(made.get_submodule(owner), leaf, buffer)
-    if made.can_generate():
-        made.generation_config = like.generation_config
     left = [n for n, p in made.named_parameters() if p.is_meta]
     assert not left, f"no weights for {left}"
     return made
 
 
-def _write(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    # transformers writes on rank 0 of the world alone, and says nothing elsewhere.
-    saving: Any = module
-    saving.should_save_on_this_rank = lambda is_main_process: True
-    try:
-        with sources.quiet():
-            module.save_pretrained(made)
-            tokenizer.save_pretrained(made)
-        made.chmod(0o755)
-        if path.exists():
-            # A directory cannot be replaced in one rename; the old one steps aside first.
-            path.rename(made / "replaced")
-        made.rename(path)
-        shutil.rmtree(path / "replaced", ignore_errors=True)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+def hollow_module(like: PreTrainedModel, *, as_value: bool = False) -> PreTrainedModel:
+    """A model on the meta device, of the same architecture, or with a value head in place of its own."""
+    settings = like.config.to_dict() | (sources.ONE_LABEL if as_value else {})
+    config: Any = type(like.config).from_dict(settings)
+    build: Any = AutoModelForTokenClassification.from_config if as_value else type(like)
+    with torch.device("meta"):
+        made: PreTrainedModel = build(config)
+    made.tie_weights()
+    if made.can_generate():
+        made.generation_config = like.generation_config
+    return made

@@ -36,19 +36,37 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     **_: Any,  # Hugging Face passes whatever a model's attention may know; none of it applies without dropout
 ) -> tuple[Tensor, None]:
-    """Attention whose query heads that share a key head are laid out as further queries, so that no key is copied.
+    """Attention without a copy of a key for each of the query heads that share it.
 
     query [B, Hq, Q, D]; key, value [B, Hkv, K, D]; `attention_mask` additive, [B, 1, Q * Hq / Hkv, K] or, for Q = 1,
-    [B, 1, 1, K]. Returns [B, Q, Hq, D].
+    [B, 1, 1, K]; without one each place sees all before it, Q = K. Returns [B, Q, Hq, D].
     """
+    if attention_mask is None:
+        return _causal(query, key, value, scaling), None
+    # Query heads that share a key head are laid out as further queries: not every masked kernel knows of sharing.
     batch, heads, length, dim = query.shape
     shape = (batch, key.shape[1], heads // key.shape[1] * length, dim)
     out = scaled_dot_product_attention(query.reshape(shape), key, value, attn_mask=attention_mask, scale=scaling)
     return out.reshape(batch, heads, length, dim).transpose(1, 2), None
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """By kernels that take memory in proportion to the length alone."""
+    shared = query.shape[1] != key.shape[1]
+    if shared and not _kernel_shares_keys(query):
+        key, value = (t.repeat_interleave(query.shape[1] // key.shape[1], 1) for t in (key, value))
+        shared = False
+    out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=shared)
+    return out.transpose(1, 2)
+
+
+def _kernel_shares_keys(query: Tensor) -> bool:
+    """On a GPU only flash attention does, which has no float32; else the square of the length would be written out."""
+    return not (query.is_cuda and query.dtype == torch.float32)
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
@@ -121,13 +139,17 @@ class Scorer(nn.Module):
 
     def hidden(self, layout: Layout, cache: Cache | None = None) -> Tensor:
         """Last hidden states [B, T, H] of packs."""
+        mask = None if layout.visible is None else self._mask(layout.visible)
+        return self.body(layout.tokens, layout.positions, mask, cache)
+
+    def _mask(self, visible: Tensor) -> Tensor:
+        """[B, 1, T * Hq / Hkv, T], 0 where bool[B, T, T] is set and minus infinity elsewhere."""
         # FSDP casts as it gathers: inside its forward the parameters have the dtype of the computation.
         dtype = self.model.get_input_embeddings().weight.dtype
-        mask = torch.zeros(layout.visible.shape, dtype=dtype, device=layout.visible.device)
-        mask.masked_fill_(~layout.visible, -torch.inf)
-        return self.body(layout.tokens, layout.positions, mask.repeat(1, self.queries_per_key, 1)[:, None], cache)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+        return mask.repeat(1, self.queries_per_key, 1)[:, None]
 
-    def body(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
+    def body(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         """Last hidden states [B, T, H]; `mask` as `_attention` takes it."""
         out = self.model.base_model(
             input_ids=tokens,

@@ -2,7 +2,8 @@
 
 The samples of a prompt share it, and all prompts of a chat model share its system text. Sorted, rows with a common
 prefix are neighbours; each adds only the tokens in which it differs from the one before, and sees, through the
-attention mask, only its own prefix. Hidden states, and so log-probs and gradients, are those of separate rows.
+attention mask, only its own prefix. Hidden states, and so log-probs and gradients, are those of separate rows. Long
+rows are packs of their own, without a mask: that would take the square of their length.
 """
 
 from __future__ import annotations
@@ -50,17 +51,36 @@ class Pack:
         self.paths.append(np.concatenate((known, np.arange(self.size, self.size + len(new)))))
         self.size += len(new)
 
-    def write(self, tokens: Ints, positions: Ints, visible: NDArray[np.bool_]) -> None:
-        """Fill the first `size` places of one batch row: tokens, positions [T] and what each node sees [T, T]."""
+    @property
+    def one_path(self) -> bool:
+        """Whether each node sees all before it: of one row, or of rows of which each begins the next."""
         start = 0
-        for new, parent, depth in self.runs:
+        for new, parent, _ in self.runs:
+            if parent != start - 1:
+                return False
+            start += len(new)
+        return True
+
+    def write(self, tokens: Ints, positions: Ints) -> None:
+        """Fill the first `size` places of one batch row, [T] each."""
+        start = 0
+        for new, _, depth in self.runs:
             end = start + len(new)
             tokens[start:end] = new
             positions[start:end] = np.arange(depth, depth + len(new))
+            start = end
+
+    def mark(self, visible: NDArray[np.bool_]) -> None:
+        """Set what each node sees in one batch row, [T, T]; padding sees itself: a softmax over nothing is NaN."""
+        start = 0
+        for new, parent, _ in self.runs:
+            end = start + len(new)
             if parent >= 0:
                 visible[start:end, :start] = visible[parent, :start]
             visible[start:end, start:end] = np.tri(len(new), dtype=bool)
             start = end
+        pad = np.arange(self.size, len(visible))
+        visible[pad, pad] = True
 
 
 def pack(rows: Sequence[Ints], limit: int) -> list[Pack]:
@@ -81,10 +101,15 @@ def pack(rows: Sequence[Ints], limit: int) -> list[Pack]:
 
 
 def group(packs: Sequence[Pack], budget: int) -> list[list[Pack]]:
-    """Batches of packs, largest first, each of at most `budget` places with padding, or of one pack."""
+    """Batches of packs, largest first, each of at most `budget` places with padding, or of one pack.
+
+    Packs above `PACK_TOKENS` are single rows and need no mask: no other is put beside them, which would.
+    """
     batches: list[list[Pack]] = []
     for each in packs:
-        if batches and (len(batches[-1]) + 1) * batches[-1][0].size <= budget:
+        largest = batches[-1][0].size if batches else 0
+        alike = (largest > PACK_TOKENS) == (each.size > PACK_TOKENS)
+        if batches and alike and (len(batches[-1]) + 1) * largest <= budget:
             batches[-1].append(each)
         else:
             batches.append([each])
@@ -93,25 +118,38 @@ def group(packs: Sequence[Pack], budget: int) -> list[list[Pack]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A batch of packs as a model takes it: `tokens` and `positions` i64[B, T], `visible` bool[B, T, T]."""
+    """A batch of packs as a model takes it: `tokens` and `positions` i64[B, T], `visible` bool[B, T, T].
+
+    Without `visible` each place sees all before it in its pack.
+    """
 
     tokens: Tensor
     positions: Tensor
-    visible: Tensor
+    visible: Tensor | None = None
 
     @classmethod
     def of(cls, packs: Sequence[Pack], device: torch.device) -> Layout:
         """Lay packs out as batch rows, padded on the right."""
         shape = (len(packs), packs[0].size)
         tokens, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        visible = np.zeros((*shape, shape[1]), bool)
         for i, each in enumerate(packs):
-            each.write(tokens[i], positions[i], visible[i])
-            pad = np.arange(each.size, shape[1])
-            # Padding sees itself: a softmax over nothing is NaN.
-            visible[i, pad, pad] = True
-        made = (torch.from_numpy(a).to(device) for a in (tokens, positions, visible))
-        return cls(**dict(zip(("tokens", "positions", "visible"), made, strict=True)))
+            each.write(tokens[i], positions[i])
+        return cls(
+            tokens=torch.from_numpy(tokens).to(device),
+            positions=torch.from_numpy(positions).to(device),
+            visible=_visible(packs, device),
+        )
+
+
+def _visible(packs: Sequence[Pack], device: torch.device) -> Tensor | None:
+    """None where the order of places says it: padding on the right is seen by no other."""
+    if all(each.one_path for each in packs):
+        return None
+    size = packs[0].size
+    made = np.zeros((len(packs), size, size), bool)
+    for i, each in enumerate(packs):
+        each.mark(made[i])
+    return torch.from_numpy(made).to(device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

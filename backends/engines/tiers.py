@@ -227,11 +227,6 @@ class Movable:
             storage.resize_(size)
         self.away = False
 
-    def forget(self) -> None:
-        """Others have taken its place."""
-        self._values, self._room = [], []
-        self.away = self.stored = False
-
     def close(self) -> None:
         """Remove its copy below."""
         self._shelf.close()

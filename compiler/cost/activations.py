@@ -28,7 +28,7 @@ class Logits(StrEnum):
 
 
 class Attention(StrEnum):
-    """`masked` as the engine's: packs of rows, with a mask of each pack's square. `causal` needs no mask."""
+    """`masked` packs are of several rows, with a mask of each pack's square; `causal` ones are single rows, without."""
 
     MASKED = "masked"
     CAUSAL = "causal"
@@ -39,8 +39,8 @@ class MicroBatch:
     """`packs` sequences of `length` places, padding included, with the cp ranks' parts together.
 
     `states` of the places come before a response token: there logits are needed. `cells` is the size of the table of
-    rows and tokens that the loss works on; rows with a common prompt have more cells than places. `longest`: no pack is
-    longer, where `length` is only a way to say how many places there can be; None: `length` itself.
+    rows and tokens that the loss works on; rows with a common prompt have more cells than places. `longest`: no
+    pack with a mask is longer, where `length` is only a way to say how many places there can be; None: `length` itself.
     """
 
     packs: int

@@ -14,7 +14,7 @@ from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import GIB, Hardware
 from rldsl.compiler.cost.memory import ENGINE_CHUNK, Scoring, Training
-from rldsl.compiler.cost.memory_generation import ENGINE_KV, Generating, handing_over
+from rldsl.compiler.cost.memory_generation import ENGINE_KV, Generating, handing_over, saving
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
@@ -321,17 +321,11 @@ class Footprints:
         """What passes through; the copies that are handed over are states."""
         if op.sync is SyncKind.LOCAL:
             return Footprint(moments=(Moment(name="handing weights over", terms=()),))
-        made = handing_over(self._largest(op.model)).peak
-        passing = tuple(t for t in made.terms if t.category is Category.COMMUNICATION)
-        return Footprint.of((), {made.name: passing})
+        return _passing(handing_over(self._largest(op.model)))
 
     def _saving(self, op: SaveOp) -> Footprint:
-        """On a processor the whole model in float32, unless the masters are that; else one tensor at a time."""
-        states = self._largest(op.model)
-        whole = self.hardware.name == "cpu" and (states.sharded or not states.full)
-        count = states.shard.parameters if whole else states.shard.largest_tensor * states.sharded
-        gathered = product(Category.COMMUNICATION, "weights gathered to be written", (4, "B"), (count, "parameters"))
-        return Footprint(moments=(Moment(name="writing", terms=(gathered,)),))
+        """What passes through."""
+        return _passing(saving(self._largest(op.model)))
 
     # Rows.
 
@@ -399,6 +393,12 @@ def _micro(rows: Length, tokens: int, *, packed: bool) -> MicroBatch:
     length = max(1, rows.tokens - 1)
     count = max(1, min(rows.rows, tokens // length))
     return MicroBatch(packs=count, length=length, states=count * rows.response, cells=count * rows.tokens)
+
+
+def _passing(made: Footprint) -> Footprint:
+    """What weights take on their way, without those that stay."""
+    passing = tuple(t for t in made.peak.terms if t.category is Category.COMMUNICATION)
+    return Footprint.of((), {made.peak.name: passing})
 
 
 def _greatest(found: Iterable[Footprint]) -> Footprint:

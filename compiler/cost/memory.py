@@ -19,6 +19,8 @@ from rldsl.compiler.ops import Recompute
 
 ENGINE_CHUNK = 1 << 25
 """Logits that `backends/engines/heads.py` makes at once."""
+SUMMED_AT_ONCE = 1 << 23
+"""Numbers of the head's gradient that it adds at once to a sum of another type."""
 
 # float32 numbers a response position that a loss and its gradient have at once: about twenty in `policy_loss`.
 _LOSS_COLUMNS = 24
@@ -98,12 +100,12 @@ class Forward:
 
     # The mask and the fields of a micro-batch.
 
-    def mask(self, *, copies: float = 0.0) -> Term:
+    def mask(self) -> Term:
         """What each place sees: one bool and, additive, once for each query head of a key head."""
         shape = (self.micro.pairs, "pairs of a pack")
         if self.attention is Attention.CAUSAL:
             return product(Category.ACTIVATIONS, "mask", (0, "B"), shape)
-        each = 1 + self.width * (self.shard.heads // self.shard.kv_heads + copies)
+        each = 1 + self.width * (self.shard.heads // self.shard.kv_heads)
         return product(Category.ACTIVATIONS, "mask", (each, "B"), shape)
 
     @property
@@ -147,10 +149,9 @@ class Forward:
         return self.width if self.width < FLOAT32 else 0
 
     def logits_forward(self) -> Term:
-        """Logits in float32, and as much again inside `logsumexp`; from the second piece on, the piece before."""
-        before = self._rounded if self._chunks > 1 else 0
+        """Logits in float32, and as much again inside `logsumexp`."""
         shape = ((self._chunk_states, "states"), (self._vocab, "words"))
-        return product(Category.LOGITS, "logits", (2 * FLOAT32 + before, "B"), *shape)
+        return product(Category.LOGITS, "logits", (2 * FLOAT32, "B"), *shape)
 
     def logits_backward(self) -> tuple[Term, ...]:
         """Logits, their gradient, and the gradient of the head: summed in float32 if there are pieces."""
@@ -159,19 +160,17 @@ class Forward:
             return (product(Category.LOGITS, "log-softmax and two gradients", (3 * FLOAT32, "B"), *shape),)
         pair = FLOAT32 + self._rounded
         if self._chunks == 1:
-            return self._one_piece(pair, self._chunk_states, self.width)
-        summed = FLOAT32 if self._rounded or self._chunks > 2 else 0
-        # A piece's logits are made while those before them, their gradient and its part of the head's are there;
-        # then the next part of the head's gradient is.
-        two = min(2 * self._chunk_states, self._states_here)
-        making = self._one_piece(pair, two, self.width + summed)
+            return self._one_piece(pair, self.width)
         # A processor casts what is added to a sum of another type, whole; a GPU does it number by number.
-        part = max(self.width, FLOAT32 * (self.cpu and self._rounded > 0))
-        adding = self._one_piece(pair, self._chunk_states, self.width + part + summed)
-        return max(making, adding, key=lambda terms: sum(t.bytes for t in terms))
+        each = self.width + FLOAT32 * self.cpu
+        there = min(SUMMED_AT_ONCE, self.shard.head_parameters) if self.states.full and self._rounded else 0
+        added = product(Category.GRADIENTS, "what is added to it at once", (each, "B"), (there, "parameters"))
+        summing = (*self._one_piece(pair, FLOAT32), added)
+        # At the end the sum is rounded.
+        return max(summing, self._one_piece(0, FLOAT32 + self._rounded), key=lambda terms: sum(t.bytes for t in terms))
 
-    def _one_piece(self, a_logit: int, states: int, a_parameter: int) -> tuple[Term, ...]:
-        shape = ((states, "states"), (self._vocab, "words"))
+    def _one_piece(self, a_logit: int, a_parameter: int) -> tuple[Term, ...]:
+        shape = ((self._chunk_states, "states"), (self._vocab, "words"))
         head = self.shard.head_parameters if self.states.full else 0
         return (
             product(Category.LOGITS, "logits and their gradient", (a_logit, "B"), *shape),
@@ -312,7 +311,7 @@ class Scoring(Forward):
     @property
     def footprint(self) -> Footprint:
         """The states that the model has anyway are counted in."""
-        always = (self.mask(copies=1), self.fields, self.rotation)
+        always = (self.mask(), self.fields, self.rotation)
         states = self.width * self.shard.hidden * (2 * self._places + self._states_here)
         hidden = product(Category.ACTIVATIONS, "hidden states", (states, "B"))
         root, layer = self.root_gathered, self.layer_gathered(2)

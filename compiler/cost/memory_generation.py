@@ -14,7 +14,7 @@ ENGINE_KV = 4 << 30
 
 # Three sums in float64 of each block of 256 probabilities.
 _BLOCK_SUMS = 3 * 8 / 256
-_ONE_GATHERED = (Category.COMMUNICATION, "one tensor, gathered")
+_ONE_WEIGHT = (Category.COMMUNICATION, "one weight, whole")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class Generating:
         mask = product(
             Category.ACTIVATIONS,
             "mask",
-            (1 + self._width * (1 + group), "B"),
+            (1 + self._width * group, "B"),
             (micro.pairs, "pairs of a pack"),
         )
         rotation = product(
@@ -131,18 +131,31 @@ class Generating:
 
 
 def handing_over(states: States) -> Footprint:
-    """Trained weights to a sampler that has a copy of its own: the new one is made while the old one is there.
+    """Trained weights to a sampler that has a copy of its own, which is written over one weight after the other."""
+    copy = product(
+        Category.WEIGHTS, "weights to generate with", (states.width, "B"), (states.shard.parameters, "parameters")
+    )
+    passing = _one_by_one(states, states.width)
+    return Footprint.of((*states.resident, copy), {"handing weights over": passing})
 
-    Sharded weights are gathered one after the other, float32 masters as such; adapters are merged in float32.
+
+def saving(states: States) -> Footprint:
+    """Weights to a file, one after the other: in float32 where any of the model's is trained."""
+    passing = _one_by_one(states, FLOAT32 if states.trained else states.width)
+    return Footprint.of(states.resident, {"writing": passing})
+
+
+def _one_by_one(states: States, width: int) -> tuple[Term, ...]:
+    """The most that weights take as they come whole, `width` bytes a number; adapters are merged in float32.
+
+    The thread that has gathered one may let go of it when the next one has begun: gloo's were seen to.
     """
     shard = states.shard
-    copy = product(Category.WEIGHTS, "weights to generate with", (states.width, "B"), (shard.parameters, "parameters"))
-    new = product(Category.WEIGHTS, "their successors", (states.width, "B"), (shard.parameters, "parameters"))
-    held = FLOAT32 if states.full and states.sharded else states.width
-    tensors = [product(*_ONE_GATHERED, (states.sharded * held, "B"), (shard.largest_tensor, "parameters"))]
+    held = FLOAT32 if states.full else states.width
+    each = states.sharded * held + (width if width != held else 0)
+    tensors = [product(*_ONE_WEIGHT, (each, "B"), (shard.largest_tensor, "parameters"))]
     if states.trained and not states.full:
         matrix = max(t.numbers for moe in shard.kinds for t in shard.layer_tensors(moe=moe))
-        each = states.sharded * held + 2 * FLOAT32
-        tensors.append(product(*_ONE_GATHERED, (each, "B"), (matrix, "parameters")))
-    gathered = max(tensors, key=lambda t: t.bytes)
-    return Footprint.of((*states.resident, copy), {"handing weights over": (new, gathered)})
+        tensors.append(product(*_ONE_WEIGHT, (states.sharded * held + 2 * FLOAT32, "B"), (matrix, "parameters")))
+    late = (states.sharded * held, "B"), (shard.largest_layer_tensor, "parameters")
+    return max(tensors, key=lambda t: t.bytes), product(Category.COMMUNICATION, "the one before", *late)

@@ -316,10 +316,9 @@ class MemoryPlanner:
     def _naive(self, row: _Row, runs: Mapping[int, Run]) -> int:
         """With all states on the device, and ops run as the engine would by itself."""
         states = sum(h.bytes for h in self._states_of(row.program))
-        again = sum(h.bytes for h in self._needed(row) if h.key in self.footprints.renews(self.ops[row.op]))
         footprint = self.footprints.footprint(self.ops[row.op])
         own = footprint.bytes - footprint.resident_bytes if footprint else runs[row.op].workspace
-        return states + again + own + self._columns[row]
+        return states + own + self._columns[row]
 
     def _told(self, program: int, runs: Mapping[int, Run], moves: Moves) -> Iterator[OpMemory]:
         """What a class of ranks holds in each of its ops, moves included."""
@@ -333,17 +332,15 @@ class MemoryPlanner:
                     yield self._move(back, here, number, program)
             row = _Row(program, number)
             if op.id in mine and row in self._columns:
-                double = here & set(self.footprints.renews(op))
                 here |= {h.key for h in self._needed(row)}
                 if number in runs:
-                    yield self._op(row, runs[number], here, double)
+                    yield self._op(row, runs[number], here)
             for away in moves.after(number):
                 if self._members[_key(away), program]:
                     yield self._move(away, here, number, program)
                     here.discard(_key(away))
 
-    def _op(self, row: _Row, run: Run, here: set[Key], double: set[Key]) -> OpMemory:
-        """`double` are states of which the old copy is still there while the new one is made."""
+    def _op(self, row: _Row, run: Run, here: set[Key]) -> OpMemory:
         categories: dict[str, int] = {}
         at = "throughout"
         if run.footprint is not None:
@@ -354,10 +351,8 @@ class MemoryPlanner:
                     own.remove(term)
                 else:
                     categories[term.category] = categories.get(term.category, 0) + term.bytes
-        again = sum(self.footprints.states[k].bytes for k in double)
-        categories["weights"] = categories.get("weights", 0) + again
         categories["fields"] = categories.get("fields", 0) + self._columns[row]
-        workspace = run.workspace + self._columns[row] + again
+        workspace = run.workspace + self._columns[row]
         return self._memory_of(run.op.id, row.program, workspace, at, here, categories)
 
     def _move(self, move: OnloadOp | OffloadOp, here: set[Key], number: int, program: int) -> OpMemory:

@@ -73,22 +73,18 @@ class PlanTerms:
         for op, fields in zip(program.ops, self._footprints.fields(program.ops), strict=True):
             if isinstance(op, OnloadOp):
                 here.add((op.model, op.state, op.staleness))
-            renewed = mine.intersection(self._footprints.renews(op))
-            again = sum(held[key].bytes for key in renewed & here)
-            here |= renewed
+            here |= mine.intersection(self._footprints.renews(op))
             if op.id in said:
                 # While a state moves, nothing but fields is beside the states.
                 columns = said[op.id].workspace if isinstance(op, OnloadOp | OffloadOp) else fields
-                yield self._op(program, op, said[op.id], here, columns, again)
+                yield self._op(program, op, said[op.id], here, columns)
             if isinstance(op, OffloadOp):
                 here.discard((op.model, op.state, op.staleness))
 
-    def _op(self, program: Program, op: AnyOp, said: OpMemory, here: set[Key], fields: int, again: int) -> OpTerms:
+    def _op(self, program: Program, op: AnyOp, said: OpMemory, here: set[Key], fields: int) -> OpTerms:
         states = tuple((key, held.terms) for key, held in self._footprints.states.items() if key in here)
-        beside = said.workspace - fields - again
         own = [
-            *self._beside(op, beside),
-            product(Category.WEIGHTS, "the copy that is replaced", (again, "B")),
+            *self._beside(op, said.workspace - fields),
             product(Category.FIELDS, "fields of the batch", (fields, "B")),
         ]
         return OpTerms(program=program, said=said, states=states, own=tuple(t for t in own if t.bytes))

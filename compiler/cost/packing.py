@@ -17,16 +17,17 @@ def largest_micro_batch(*, places: int, prompt: int, response: int, rows: int) -
 
     The last token of a row is no input. What rows have in common is computed once, so that a pack of samples of one
     prompt has room for many; every place behind the first prompt of a pack can then need logits. The loss's table is
-    that of rows of the full length: of shorter ones more fit into the places.
+    that of rows of the full length: of shorter ones more fit into the places. Packs above `PACK_PLACES` are
+    single rows, and have no mask.
     """
     row = prompt + response - 1
     limit = min(PACK_PLACES, places)
     if row >= limit:
         # Shorter rows fill the places better, so there can be as many as are asked for.
-        longest, packs = row, max(1, min(places // row, rows))
+        packs = max(1, min(places // row, rows))
         length = max(row, min(places, rows * row) // packs)
     else:
-        longest = length = min(limit, row * rows)
+        length = min(limit, row * rows)
         packs = min(-(-places // length), -(-rows // (length // row)))
     # Each sample has all its tokens but the last to itself.
     samples = max(packs, packs * length // (response - 1)) if response > 1 else rows
@@ -35,5 +36,5 @@ def largest_micro_batch(*, places: int, prompt: int, response: int, rows: int) -
         length=length,
         states=packs * length - min(packs, rows) * (prompt - 1),
         cells=min(rows, samples) * (row + 1),
-        longest=longest,
+        longest=min(limit, length),
     )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldsl.backends.engines.packing import Layout, group, micro_batches, pack
+from rldsl.backends.engines.packing import PACK_TOKENS, Layout, group, micro_batches, pack
 from tests.engine.tiny import Rows
 
 ROWS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=12)
@@ -22,6 +22,11 @@ def test_each_node_sees_exactly_its_prefix(rows: list[list[int]], limit: int, bu
     for batch in group(packs, budget):
         layout = Layout.of(batch, torch.device("cpu"))
         assert len(batch) == 1 or layout.tokens.numel() <= budget
+        places = layout.tokens.shape[1]
+        visible = np.tri(places, dtype=bool)[None].repeat(len(batch), 0)
+        if layout.visible is not None:
+            assert not np.array_equal(layout.visible.numpy(), visible), "a mask that says no more than the order does"
+            visible = layout.visible.numpy()
         for i, each in enumerate(batch):
             assert each.size <= limit or len(each.rows) == 1
             for row, path in zip(each.rows, each.paths, strict=True):
@@ -29,7 +34,7 @@ def test_each_node_sees_exactly_its_prefix(rows: list[list[int]], limit: int, bu
                 assert layout.tokens[i, path].tolist() == rows[row]
                 assert layout.positions[i, path].tolist() == list(range(len(path)))
                 for depth, node in enumerate(path):
-                    assert layout.visible[i, node].nonzero()[:, 0].tolist() == sorted(path[: depth + 1])
+                    assert visible[i, node].nonzero()[0].tolist() == sorted(path[: depth + 1])
     assert sorted(seen_rows) == list(range(len(rows)))
 
 
@@ -37,6 +42,13 @@ def test_a_common_prefix_is_held_once():
     rows = [np.array([1, 2, 3, *tail], np.int64) for tail in ([4], [5], [4, 6], [4])]
     (only,) = pack(rows, 100)
     assert only.size == 3 + 2 + 1
+
+
+def test_long_rows_lie_beside_long_rows_only():
+    rows = [np.full(n, i, np.int64) for i, n in enumerate((PACK_TOKENS + 9, PACK_TOKENS + 1, 400, 300))]
+    batches = group(pack(rows, PACK_TOKENS), 1 << 20)
+    assert [[p.size for p in batch] for batch in batches] == [[PACK_TOKENS + 9, PACK_TOKENS + 1], [400, 300]]
+    assert Layout.of(batches[0], torch.device("cpu")).visible is None
 
 
 def test_micro_batches_know_every_response_token(rows: Rows):

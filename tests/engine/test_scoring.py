@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bench.memory_tracker import Alive
 from rldsl.backends.engines import heads
 from rldsl.backends.engines.heads import token_logprob
 from tests.engine.tiny import CRITIC, Rows, load, perturb, quiet, reference_logp, reference_rows, reference_value
@@ -58,6 +59,37 @@ def test_the_chunked_projection_has_the_gradient_of_the_plain_one(kept: int, mon
         results.append((out.detach(), h.grad, w.grad))
     for found, want in zip(*results, strict=True):
         assert torch.allclose(found, want, atol=1e-6)
+
+
+def test_pieces_in_bf16_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(heads, "_SUMMED_AT_ONCE", 12)
+    g = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 4, generator=g).bfloat16() for n in (64, 11))
+    state, token = torch.arange(64), torch.randint(0, 11, (64,), generator=g)
+    found, want = weight.clone().requires_grad_(), weight.double().requires_grad_()
+    token_logprob(hidden, found, state, token, 1.0, at_once=22).sum().backward()
+    (hidden.double() @ want.t()).log_softmax(-1)[state, token].sum().backward()
+    assert found.grad is not None and want.grad is not None and found.grad.dtype == torch.bfloat16
+    assert torch.allclose(found.grad.double(), want.grad, rtol=1e-2, atol=2e-2 * float(want.grad.abs().max()))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pieces_take_one_gradient_of_the_head_and_one_piece_of_logits(precision: torch.dtype):
+    words, width, states = 1024, 256, 64
+    hidden, weight = torch.zeros(states, width, dtype=precision), torch.zeros(words, width, dtype=precision)
+    at = torch.arange(states)
+
+    def peak(at_once: int) -> int:
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        alive = Alive()
+        with alive:
+            token_logprob(h, w, at, at, 1.0, at_once=at_once).sum().backward()
+        return alive.peak
+
+    piece = 4 * words
+    gradient = weight.numel() * (4 if precision is torch.float32 else 4 + 2)
+    there = weight.nbytes + 2 * hidden.nbytes
+    assert peak(piece) <= 1.05 * (max(gradient, 4 * weight.numel() + 8 * piece) + there)
 
 
 def test_bf16_is_near_fp32(rows: Rows):
