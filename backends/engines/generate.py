@@ -146,6 +146,14 @@ class Sampler:
         module = whole_module(model.scorer.model, found).requires_grad_(False)
         self.scorer = Scorer(module, kind=model.spec.kind, name=self.name)
 
+    @torch.no_grad()
+    def renew(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Write `weights`, those of `each_weight` of its model in its own dtype, over its own; it shares no model's."""
+        assert self.own_copy, "what shares the model's weights has them already"
+        for (name, place), (given, weight) in zip(self.places(), weights, strict=True):
+            assert name == given, "both ends of a transfer name their weights alike"
+            place.copy_(weight)
+
     def places(self) -> Iterator[tuple[str, Tensor]]:
         """Its own weights, by the names of `each_weight`, to be written over by those of a model on other ranks."""
         return ((published(name), place) for name, place in self.scorer.named_parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines import lora, score, sources, train
 from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.module import Head, Scorer
-from rldsl.backends.engines.optim import Optimizer
+from rldsl.backends.engines.optim import Optimizer, local
 from rldsl.backends.engines.recompute import layers_of
 from rldsl.compiler.ops import TrainOp
 from rldsl.compiler.plan import ModelSpec
@@ -133,15 +134,21 @@ class Model:
         """
         return dict(self.each_weight(dtype=dtype))
 
-    def each_weight(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """As `weights`, one after the other, in an order that all ranks have: each is gathered when asked for."""
+    def each_weight(
+        self, *, dtype: torch.dtype | None = None, comm: Comm | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """As `weights`, one after the other, in an order that all ranks have: each is gathered when asked for.
+
+        Over `comm`, the ranks of the model's own by default. Which tensors there are is looked up at once: during a
+        forward, as another thread may see it, FSDP2 has others in their places.
+        """
         masters = {} if self.optimizer is None else self.optimizer.masters
         others = self.scorer.beside(self.head)
         held = {n: masters.get(n, p) for n, p in self.scorer.named_parameters() if n not in others}
         if dtype is None and masters:
             dtype = torch.float32
-        for name, weight in lora.plain(held, self.trunk, _whole):
-            yield published(name), weight.detach().to(dtype or weight.dtype)
+        plain = lora.plain(held, self.trunk, partial(_whole, comm=comm or self.comm))
+        return ((published(name), weight.detach().to(dtype or weight.dtype)) for name, weight in plain)
 
     def save(self, path: Path) -> None:
         """Write weights and tokenizer to the directory `path`, in place of what is there; the first rank writes.
@@ -164,8 +171,10 @@ def published(name: str) -> str:
     return f"score.{name.rpartition('.')[2]}" if name.startswith("heads.") else name.removeprefix("model.")
 
 
-def _whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+def _whole(parameter: Tensor, comm: Comm) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return comm.all_gather_rows(local(parameter.detach()).contiguous(), len(parameter))
 
 
 def _scorer(module: PreTrainedModel, spec: ModelSpec, heads: Sequence[ModelSpec], *, seed: int) -> Scorer:
