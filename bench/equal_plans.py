@@ -105,7 +105,7 @@ def _body(plan: Plan, op: AnyOp) -> str:
     if isinstance(op, FreeOp):
         body["fields"] = sorted(op.fields)
     if isinstance(op, WaitOp):
-        body["begun"] = sorted(name for o in plan.ops() if o.id == op.begun for name in o.writes)
+        body["begun"] = [sorted(o.writes) or _engine(o) for o in plan.ops() if o.id == op.begun]
         body["holds"] = sorted(set(op.holds))
     return json.dumps(body, sort_keys=True)
 
@@ -120,16 +120,24 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
     if isinstance(op, LoadOp):
         yield f"stream {op.stream}", True
     if isinstance(op, WaitOp):
-        begun = (o for o in plan.ops() if o.id == op.begun)
-        yield from ((f"field {name} {_held(plan, o.group)}", True) for o in begun for name in o.writes)
+        for begun in (o for o in plan.ops() if o.id == op.begun):
+            yield from ((f"field {name} {_held(plan, begun.group)}", True) for name in begun.writes)
+            if isinstance(begun, SyncWeightsOp):
+                yield f"trunk {plan.model(begun.model).shares or begun.model}", False
+                yield _engine(begun), True
     if isinstance(op, OutputOp):
         yield f"file {op.name}", True
     if isinstance(op, GenerateOp | ExtendOp | InferOp | TrainOp | SyncWeightsOp | SaveOp):
         yield f"trunk {plan.model(op.model).shares or op.model}", isinstance(op, TrainOp)
     if isinstance(op, SyncWeightsOp):
-        yield f"engine {op.model} {op.staleness}", True
+        yield _engine(op), True
     if isinstance(op, GenerateOp | ExtendOp):
-        yield f"engine {op.model} {op.staleness}", False
+        yield _engine(op), False
+
+
+def _engine(op: AnyOp) -> str:
+    """The engine that an op brings weights to, or samples with."""
+    return f"engine {op.model} {op.staleness}" if isinstance(op, GenerateOp | ExtendOp | SyncWeightsOp) else ""
 
 
 def _rows(plan: Plan, op: AnyOp) -> Iterator[Touch]:

@@ -32,6 +32,7 @@ from rldsl.compiler.cost.time_model import (
     sync_seconds,
     train_seconds,
 )
+from rldsl.compiler.cost.timeline import Timed, Timeline
 from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
@@ -77,17 +78,6 @@ class Seconds:
     def of(cls, **parts: float) -> Seconds:
         """The sum of named parts, without those that are 0."""
         return cls(total=sum(parts.values()), parts=tuple((n, s) for n, s in parts.items() if s))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """One op of the program of the ranks from `first` on: when it begins and ends, in seconds from the start."""
-
-    first: int
-    step: int
-    op: str
-    begin: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -244,32 +234,10 @@ class PlanTime:
     def timeline(self, steps: int = 1) -> tuple[Timed, ...]:
         """When each op of each program runs: in order, a collective when the last of its ranks comes to it.
 
+        A transfer in the background runs beside the ops behind it, as if it took nothing from them.
         An op that runs in every k-th step counts a k-th, one without known seconds nothing.
         """
-        lasting = self._durations
-        coming = {p.first: [(k, op.id) for k in range(steps) for op in p.ops][::-1] for p in self.plan.programs}
-        sharing = {
-            op.id: [p.first for p in self.plan.programs if any(o.id == op.id for o in p.ops)]
-            for op in self.plan.ops()
-            if op.collective
-        }
-        clocks = dict.fromkeys(coming, 0.0)
-        found: list[Timed] = []
-        while any(coming.values()):
-            before = len(found)
-            for first, mine in coming.items():
-                while mine:
-                    step, op = mine[-1]
-                    together = sharing.get(op, [first])
-                    if any(coming[f][-1] != (step, op) for f in together):
-                        break
-                    begin = max(clocks[f] for f in together)
-                    clocks |= dict.fromkeys(together, begin + lasting[op])
-                    found += [Timed(first=f, step=step, op=op, begin=begin, end=clocks[f]) for f in together]
-                    for each in together:
-                        coming[each].pop()
-            assert len(found) > before, "a verified plan has no deadlock"
-        return tuple(found)
+        return Timeline(self.plan, self._durations, steps).ops()
 
     @cached_property
     def step_seconds(self) -> float:

@@ -193,7 +193,7 @@ def _fields(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _nodes(op: AnyOp) -> Iterator[tuple[str, str]]:
-    """The nodes whose work the op does; a transfer, and a wait for one, only carry the name of the rollout they serve."""
+    """The nodes whose work the op does; a transfer, or a wait for one, has but the name of its rollout."""
     if not isinstance(op, SyncWeightsOp | WaitOp):
         yield from ((_NODE, part.node) for part in parts((op,)) if part.node is not None)
 

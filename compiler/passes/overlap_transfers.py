@@ -35,7 +35,8 @@ class OverlapTransfers:
 
     That is a training that changes these weights, or what uses the engine; else the end of the step. Only where an op
     of a model runs meanwhile, on some of its ranks; so it is mostly a transfer for rollouts of staleness 1, as one for
-    others stands right before its rollout. What is never trained is never transferred.
+    others stands right before its rollout. What is never trained is never transferred, and among GPUs a transfer stays
+    where it is: it may not meet other ranks while the rank itself does.
     Before: `rollout`, `sync_weights actor`, `infer old`, `infer ref`, `train update`
     After:  `rollout`, `sync_weights actor` in the background, `infer old`, `infer ref`, `wait for it`, `train update`
     """
@@ -51,9 +52,19 @@ class OverlapTransfers:
             if isinstance(op, SyncWeightsOp)
             and op.sync is not SyncKind.LOCAL
             and trunk_of(op.model, module.graph) in changing
+            and not (op.collective and _on_gpus(module))
             and (stretch := _stretch(place, op, module)) is not None
         }
         return replace(module, ops=_placed(module.ops, found)) if found else module
+
+
+def _on_gpus(module: Module) -> bool:
+    """Whether two threads of a rank may not be in collectives at once, as it is known where the plan will run.
+
+    Kernels of two communicators of NCCL may each hold what the other waits for.
+    """
+    deploy = module.graph.deploy
+    return deploy is not None and deploy.cluster not in (None, "cpu")
 
 
 class _Stretch(NamedTuple):

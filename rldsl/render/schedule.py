@@ -108,12 +108,16 @@ class _Run:
                 self._begin(each, holders[each.id], clock)
 
     def _begin(self, op: AnyOp, holders: Sequence[int], clock: list[int]) -> None:
-        latest = max(clock[p] for p in holders)
-        late = tuple(p for p in holders if clock[p] == latest)
+        """What runs in the background begins alone, and is waited for until its last ranks have begun it too."""
+        come = [clock[p] for p in holders]
+        if isinstance(op, WaitOp):
+            come = [self.starts[p, op.begun] + 1 for p in holders if (p, op.begun) in self.starts]
+        latest = max(come, default=0) if isinstance(op, WaitOp) or (op.collective and not _beside(op)) else 0
+        late = tuple(p for p, there in zip(holders, come, strict=False) if there == latest)
         for p in holders:
-            if op.collective and clock[p] < latest:
+            if clock[p] < latest:
                 self.gaps[p][op.id] = clock[p], latest, late
-            self.starts[p, op.id] = latest if op.collective else clock[p]
+            self.starts[p, op.id] = max(latest, clock[p])
         for p in holders:
             clock[p] = self.starts[p, op.id] + 1
 
@@ -136,12 +140,14 @@ def _chart(
     numbers: list[int | None] = [None] * len(columns)
     lane: dict[int, tuple[Mark, str]] = {}
     shown = [op for op in run.ops[p] if only is None or op.id in only]
+    begun = {op.id: op for op in shown if _beside(op)}
     for op in shown:
         column = columns[run.starts[p, op.id]]
         numbers[column] = run.numbers[p][op.id]
         lane[column] = _mark(op), _role(op, nodes)
         for part in parts((op,)):
-            key = _label(part, nodes), _role(part, nodes)
+            named = begun.get(part.begun, part) if isinstance(part, WaitOp) else part
+            key = _label(named, nodes), _role(named, nodes)
             marks = rows.setdefault(key, {})
             if isinstance(op, WaitOp) and marks:
                 spans.setdefault(key, []).append((max(marks), column))
@@ -168,6 +174,11 @@ def _label(op: AnyOp, nodes: dict[str, NodeView]) -> str:
 def _role(op: AnyOp, nodes: dict[str, NodeView]) -> str:
     node = None if isinstance(op, SyncWeightsOp) else nodes.get(node_id(op))
     return node.role if node else ""
+
+
+def _beside(op: AnyOp) -> bool:
+    """Whether the op only begins where it stands."""
+    return isinstance(op, ComputeOp | SyncWeightsOp) and op.background
 
 
 def _mark(op: AnyOp) -> Mark:

@@ -20,7 +20,7 @@ from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 from tests.compiler.programs import EXAMPLES
-from tests.examples.models import Models
+from tests.examples.models import Models, make
 from tests.examples.runs import settings
 from tests.ranks import on_ranks
 from tests.runtime.differential import Way, alone
@@ -85,6 +85,11 @@ def pools() -> Iterator[dict[int, Ranks]]:
         yield {2: two, 4: four}
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return make(tmp_path_factory.mktemp("models"))
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_results_are_the_same_on_ranks(tmp_path: Path, pools: dict[int, Ranks], way: Way) -> None:
     off, on = made(tmp_path, OFF, way), made(tmp_path, way=way)
@@ -101,9 +106,9 @@ def test_results_are_the_same_on_one_rank_and_with_adapters(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("layouts", [(), APART], ids=["together", "apart"])
-def test_the_shipped_example(tmp_path: Path, pools: dict[int, Ranks], layouts: tuple[str, ...]) -> None:
+def test_the_shipped_example(tmp_path: Path, pools: dict[int, Ranks], models: Models, layouts: tuple[str, ...]) -> None:
     """With log-probs of the old policy, which its one optimiser step a batch does without: beside them weights travel."""
-    said = settings("off_policy", Models.within(tmp_path))
+    said = settings("off_policy", models)
     elision = frozenset({"elide_old_logp"})
     off, on = (
         compile_file(
