@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from rldsl.compiler.ops import ComputeOp, InferMethod, InferOp, ReshardOp, WaitOp
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import FieldSpec, Group, ModelSpec, Plan, Program
 from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts, in_order
@@ -13,6 +14,7 @@ from rldsl.render.schedule import Mark, charts_of
 from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
 from rldsl.render.sizes import bytes_words, rows_words, share_words, size_words
 from rldsl.render.timeline import TimelineView
+from tests.compiler.programs import EXAMPLES
 from tests.render.loops import collecting, talking
 
 WIDTHS = (80, 120)
@@ -119,6 +121,21 @@ def test_what_runs_in_the_background():
     (chart,) = charts_of(msgspec.structs.replace(plan, models=(spec,)))
     (reward,) = (r for r in chart.rows if r.label == "reward")
     assert reward.at(range(9)) == {0: Mark.BESIDE, 1: Mark.BESIDE, 2: Mark.WAITS}
+
+
+def test_weights_on_their_way_in_the_background():
+    """Who begins a transfer goes on; who waits for it waits for those who begin it later, too."""
+    layouts = ("actor.train : fsdp() on 0..1", "actor.generate : hf() on 2..3")
+    options = Options(disable=frozenset({"elide_old_logp"}), layouts=layouts)
+    shown = compile_file(EXAMPLES / "off_policy.rl", options).plan
+    train, generate = charts_of(shown)
+    (mine,), (theirs,) = ([r for r in c.rows if r.label == "weights of actor"] for c in (train, generate))
+    wait = max(mine.marks)
+    assert mine.at(range(wait + 1)) == {0: Mark.TALKS, **dict.fromkeys(range(1, wait), Mark.BESIDE), wait: Mark.WAITS}
+    begun, arrived = sorted(theirs.marks)
+    assert begun == 2 and theirs.marks[arrived] is Mark.WAITS
+    assert [w.op for w in train.waits] == ["reshard"] and not generate.waits
+    assert not any(r.label == "rollout" for r in train.rows)
 
 
 def test_one_order_agrees_with_all_programs(plan):
