@@ -6,7 +6,7 @@ A run of one rank needs no torch.distributed: every collective is then the ident
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -21,6 +21,8 @@ from rldsl.backends.status import Status
 from rldsl.diagnostics import fail
 
 T = TypeVar("T")
+# What torch calls it from 2.13 on, and called it before.
+_all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class Comm:
@@ -217,7 +219,7 @@ class Comm:
         if len(mine) < each:
             mine = torch.cat((mine, mine.new_zeros(each - len(mine), *mine.shape[1:])))
         with self._guard("all_gather"):
-            dist.all_gather_into_tensor(whole, mine, group=self._group)
+            _all_gather(whole, mine, group=self._group)
         # Nobody keeps what fills the last parts up.
         return whole if len(whole) == rows else whole[:rows].clone()
 
