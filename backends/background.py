@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ class Task(Generic[T]):
         self._done.set()
 
 
+_Tasks = queue.SimpleQueue[Task[Any] | None]
+
+
 class Background:
     """A thread of this rank, made when first needed: functions of a file of the user's never run at once.
 
@@ -60,17 +63,17 @@ class Background:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._name, self._device = name, device
-        self._tasks: queue.SimpleQueue[Task[object] | None] | None = None
+        self._tasks: _Tasks | None = None
 
     def start(self, work: Callable[[], T]) -> Task[T]:
         """Call `work` when all that was asked for earlier is done. It sees what the device was told to do so far."""
         if self._tasks is None:
-            self._tasks = queue.SimpleQueue()
+            self._tasks = queue.SimpleQueue[Task[Any] | None]()
             # A daemon: a function that never returns must not keep a process that ends.
             threading.Thread(target=_serve, args=(self._tasks, self._device), name=self._name, daemon=True).start()
             weakref.finalize(self, self._tasks.put, None)
         task: Task[T] = Task(_ordered(work, self._device))
-        self._tasks.put(task)  # type: ignore[arg-type]
+        self._tasks.put(task)
         return task
 
     def close(self) -> None:
@@ -114,12 +117,13 @@ def busy() -> bool:
     return _brisk.busy()
 
 
-def _serve(tasks: queue.SimpleQueue[Task[object] | None], device: torch.device) -> None:
+def _serve(tasks: _Tasks, device: torch.device) -> None:
     # The main thread has one without asking, and functions rely on it.
     asyncio.set_event_loop(asyncio.new_event_loop())
     if device.type == "cuda":
         torch.cuda.set_device(device)  # each thread has a current device, and a current stream, of its own
-        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        make_stream: Any = torch.cuda.Stream
+        torch.cuda.set_stream(make_stream(device))
     while (task := tasks.get()) is not None:
         with _brisk:
             task.run()

@@ -76,9 +76,13 @@ class Executor:
 
     def run(self) -> None:
         """All steps. Rank 0 fills the run folder and tells the observer of ops and steps."""
-        if self._comm.rank != 0:
-            self._run_steps(_nowhere)
-            return
+        with closing(self.runtime):
+            if self._comm.rank == 0:
+                self._run_and_tell()
+            else:
+                self._run_steps(_nowhere)
+
+    def _run_and_tell(self) -> None:
         for warning in self.warnings:
             self._observer.on_warning(warning)
         clear_outputs(self._run_dir, self._plan, self._comm.world_size)
@@ -95,7 +99,7 @@ class Executor:
             folder.draw(f"{self._plan.algorithm}: reward", reward)
 
     def _run_steps(self, deliver: Deliver) -> None:
-        with closing(self.runtime), self.delivering(deliver):
+        with self.delivering(deliver):
             for step in range(self._steps):
                 self.run_step(step)
 

@@ -98,9 +98,13 @@ class Runtime:
         self.calls = {op.id: self._function(op) for op in ops if isinstance(op, (ComputeOp, TrainOp))}
         self.models, self.samplers = dict[str, Model](), dict[tuple[str, int], Sampler]()
         self.residency = Residency(plan, comm, ops, run_dir=run_dir, models=self.models, samplers=self.samplers)
-        self._load_models(ops)
-        check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()}, comm)
-        self._make_samplers(ops)
+        try:
+            self._load_models(ops)
+            check_vocabularies(plan, {name: model.tokenizer for name, model in self.models.items()}, comm)
+            self._make_samplers(ops)
+        except BaseException:
+            self.close()  # states of models loaded so far may be off the device: nobody else would remove them
+            raise
 
     def _open_streams(self, ops: Sequence[LoadOp]) -> dict[str, Loader]:
         return {name: self._loader(list(each)) for name, each in groupby(sorted(ops, key=_stream), _stream)}

@@ -20,6 +20,7 @@ NODES = 30
 
 
 def large(nodes: int) -> str:
+    """An algorithm of `nodes` nodes."""
     middle = "".join(
         f"  node step{i} = compute sum_scores(score{i}, score{i}) -> score{i + 1}\n" for i in range(nodes - 4)
     )

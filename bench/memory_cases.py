@@ -16,7 +16,7 @@ from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.packing import CPU_PLACES, largest_micro_batch
 from rldsl.compiler.cost.shard import Lora, Shard
-from rldsl.compiler.ops import Recompute
+from rldsl.compiler.ops import GenerateOp, Recompute
 
 # Public models beside those in `examples/models`, by the figures of their config.json.
 OTHERS: dict[str, dict[str, Any]] = {
@@ -80,6 +80,20 @@ class Wave:
     samples: int
     new_tokens: int
     top_p: float = 1.0
+
+    @property
+    def op(self) -> GenerateOp:
+        """What samples it."""
+        return GenerateOp(
+            id="g",
+            model="m",
+            prompts="p",
+            n=self.samples,
+            max_new_tokens=self.new_tokens,
+            temperature=1.0,
+            top_p=self.top_p,
+            outputs={},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

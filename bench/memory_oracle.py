@@ -46,7 +46,7 @@ from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import Layout, MicroBatch
 from rldsl.backends.status import Status
-from rldsl.compiler.ops import GenerateOp, TrainOp
+from rldsl.compiler.ops import TrainOp
 from rldsl.compiler.plan import ModelSpec
 
 CPU = torch.device("cpu")
@@ -348,16 +348,7 @@ def _generate(scorer: Scorer, wave: Wave) -> None:
     """The ops of `Sampler._wave`, whose loop asks for values: prefill, the first columns, a compaction, the last."""
     sampler = Sampler.__new__(Sampler)
     sampler.scorer, sampler.device = scorer, CPU
-    op = GenerateOp(
-        id="g",
-        model="m",
-        prompts="p",
-        n=wave.samples,
-        max_new_tokens=wave.new_tokens,
-        temperature=1.0,
-        top_p=wave.top_p,
-        outputs={},
-    )
+    op = wave.op
     prompts = [np.full(wave.prompt, i, np.int64) for i in range(wave.prompts)]
     columns = wave.prompt + wave.new_tokens - 1
     cache, logits, lengths, padding = sampler._prefill(prompts, columns, wave.samples)

@@ -40,7 +40,7 @@ from rldsl.compiler.cost.memory import Scoring, Training
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.shard import Lora, Shard
-from rldsl.compiler.ops import Arg, GenerateOp, TrainOp
+from rldsl.compiler.ops import Arg, TrainOp
 from rldsl.compiler.plan import ModelSpec
 
 CPU = torch.device("cpu")
@@ -220,22 +220,12 @@ def _train_op(run: Run) -> TrainOp:
 def _sampling(scorer: Scorer, wave: Wave) -> Callable[[], object]:
     sampler = Sampler.__new__(Sampler)
     sampler.scorer, sampler.device, sampler.seed, sampler.stops = scorer, CPU, 0, {0}
-    op = GenerateOp(
-        id="g",
-        model="m",
-        prompts="p",
-        n=wave.samples,
-        max_new_tokens=wave.new_tokens,
-        temperature=1.0,
-        top_p=wave.top_p,
-        outputs={},
-    )
     prompts = [np.random.default_rng(i).integers(1, 1000, wave.prompt) for i in range(wave.prompts)]
     ids = torch.arange(wave.prompts * wave.samples)
 
     def sample() -> object:
         with torch.inference_mode():
-            return sampler._sample(prompts, ids, wave.samples, op, 0)
+            return sampler._sample(prompts, ids, wave.samples, wave.op, 0)
 
     return sample
 

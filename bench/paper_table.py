@@ -187,13 +187,13 @@ def compiled(case: Case, layout: str, folder: Path) -> Line:
             raise
         return Line(case=case, layout=layout, fault=faults[0].message)
     margin = all(d.code != "RL0811" for d in found.warnings)
-    return Line(case=case, layout=layout, plan=found.plan, margin=margin, unmoved=unmoved(found.plan, folder))
+    return Line(case=case, layout=layout, plan=found.plan, margin=margin, unmoved=unmoved(found.plan))
 
 
-def unmoved(plan: Plan, folder: Path) -> int | Shortage:
+def unmoved(plan: Plan) -> int | Shortage:
     """The peak of the best plan without moves within the same budget, or what it lacks."""
     assert plan.memory and plan.cluster
-    facts = {m.name: f for m in plan.models if isinstance(f := facts_of(m, folder), ModelFacts)}
+    facts = {m.name: f for m in plan.models if isinstance(f := facts_of(m), ModelFacts)}
     programs = tuple(replace(p, ops=tuple(_still(p.ops))) for p in plan.programs)
     still = replace(plan, programs=programs)
     planner = MemoryPlanner(still, tuple(_still(plan.ops())), facts, hardware_of(plan.cluster, plan.figures))

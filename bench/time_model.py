@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -179,7 +178,7 @@ def predicted(facts: ModelFacts, hardware: Hardware, each: Rows) -> dict[str, fl
 
 def ratios(case: Case, hardware: Hardware, repeat: int) -> Iterator[tuple[str, float, float]]:
     """Each kind of op with its predicted and measured seconds."""
-    facts = facts_of(case.spec, Path.cwd())
+    facts = facts_of(case.spec)
     assert isinstance(facts, ModelFacts), facts
     model = Model.load(case.spec, comm=Comm.alone(), seed=0)
     expected = predicted(facts, hardware, case.rows)

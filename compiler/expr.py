@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 
+from rldsl.compiler.frozen import Frozen
 from rldsl.compiler.ops import Scalar
 from rldsl.diagnostics import Span
 
@@ -31,41 +31,37 @@ UNARY: dict[str, tuple[int, Callable[..., Scalar]]] = {"not": (3, operator.not_)
 _COMPARISON_STRENGTH = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Literal:
+class Literal(Frozen, frozen=True, kw_only=True):
     """A constant, with the unit written after it (`64 prompts`); `text` is the expression that it is the value of."""
 
     value: Scalar
     unit: str | None = None
-    text: str | None = field(default=None, compare=False)
-    span: Span | None = field(default=None, compare=False)
+    text: str | None = None
+    span: Span | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParamRef:
+class ParamRef(Frozen, frozen=True, kw_only=True):
     """The value of a parameter."""
 
     name: str
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unary:
+class Unary(Frozen, frozen=True, kw_only=True):
     """`not x`, `-x`."""
 
     op: str
     operand: Expr
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Binary:
+class Binary(Frozen, frozen=True, kw_only=True):
     """`a op b`."""
 
     op: str
     left: Expr
     right: Expr
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = None
 
 
 Expr = Literal | ParamRef | Unary | Binary

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from lark import Token, Tree
 from lark.exceptions import UnexpectedInput
@@ -68,10 +69,10 @@ def format_text(text: str, file: str) -> str:
 
 def _read(text: str, file: str) -> tuple[Tree[Token], list[Token]]:
     """The syntax tree, and every word, also those that trees leave out."""
-    reader = parser().parse_interactive(text)
+    reader: Any = parser().parse_interactive(text)
     try:
         words = reader.exhaust_lexer()
-        tree = reader.feed_eof(words[-1] if words else None)  # type: ignore[no-untyped-call]
+        tree = reader.feed_eof(words[-1] if words else None)
     except UnexpectedInput:
         found = Diagnostics()
         parse_tree(text, file, found)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
+from rldsl.compiler.frozen import Frozen
 from rldsl.compiler.ir import Graph, Import, Use
 from rldsl.compiler.parse import parse
 from rldsl.diagnostics import DiagnosticError, Diagnostics, did_you_mean, fail
@@ -88,9 +89,10 @@ def _names(value: object) -> Iterator[str]:
     elif isinstance(value, tuple):
         for item in value:
             yield from _names(item)
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _names(getattr(value, field.name))
+    elif is_dataclass(value) or isinstance(value, Frozen):
+        names = value.__struct_fields__ if isinstance(value, Frozen) else [field.name for field in fields(value)]
+        for name in names:
+            yield from _names(getattr(value, name))
 
 
 def _moved(use: Use, folder: Path, root: Path) -> Use:

@@ -6,14 +6,18 @@ Everything is frozen; spans take no part in equality, so that a `.rl` file and i
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from rldsl.compiler.dag import in_order
 from rldsl.compiler.expr import Expr
+from rldsl.compiler.frozen import Frozen
 from rldsl.compiler.ops import AnyOp, Reason, Scalar
 from rldsl.compiler.plan import Dropped, Group, MemoryPlan, PhaseSpec, Program
 from rldsl.compiler.signature import Signature
@@ -22,6 +26,10 @@ from rldsl.types import FieldType, NodeType
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+changed = msgspec.structs.replace
+"""A part of a graph with other values of some names; what it keeps beside its fields is left behind."""
 
 
 class ModelKind(StrEnum):
@@ -87,13 +95,12 @@ class ParamType(StrEnum):
     STR = "str"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Keyword:
+class Keyword(Frozen, frozen=True, kw_only=True):
     """`name = value` in a call."""
 
     name: str
     value: Expr
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +168,7 @@ class Input:
     span: Span | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FieldArg:
+class FieldArg(Frozen, frozen=True, kw_only=True):
     """A field handed to a call. `optional` (written `?`): absent when its producer is.
 
     `param` is the function's parameter it binds to, once names are resolved; `current` replaces the
@@ -171,16 +177,15 @@ class FieldArg:
     """
 
     name: str
-    written: str | None = field(default=None, compare=False)
+    written: str | None = None
     optional: bool = False
     param: str | None = None
     absent: bool = False
     current: bool = False
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(Frozen, frozen=True, kw_only=True, dict=True):
     """What a node does: a method of a model, a function, or (to train) both; or a statement of the language.
 
     A metric has its reduction (`mean`) as `function`.
@@ -192,7 +197,7 @@ class Call:
     args: tuple[FieldArg, ...] = ()
     keywords: tuple[Keyword, ...] = ()
     options: tuple[Keyword, ...] = ()
-    span: Span | None = field(default=None, compare=False)
+    span: Span | None = None
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -200,8 +205,7 @@ class Call:
         return tuple(dict.fromkeys([a.name for a in self.args if not (a.absent or a.current)]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Node:
+class Node(Frozen, frozen=True, kw_only=True):
     """One step of the graph. `stated_type` is what the user says its type is; `block` where it stands.
 
     Of a node in an unrolled loop `round` is the iteration, from 1.
@@ -218,8 +222,8 @@ class Node:
     after: tuple[str, ...] = ()
     skip_where_zero: str | None = None
     because: tuple[Reason, ...] = ()
-    span: Span | None = field(default=None, compare=False)
-    after_spans: tuple[Span, ...] = field(default=(), compare=False)
+    span: Span | None = None
+    after_spans: tuple[Span, ...] = ()
 
     @property
     def type(self) -> NodeType:
@@ -234,25 +238,6 @@ class Node:
     def reads(self) -> tuple[str, ...]:
         """Fields read, each once, in order."""
         return self.call.reads
-
-
-_Part = TypeVar("_Part", Node, Call, FieldArg, Keyword, "FieldInfo")
-
-
-def changed(part: _Part, **values: Any) -> _Part:
-    """`part` with other values, as `dataclasses.replace` makes it, in a fifth of the time.
-
-    The passes do this a dozen times for every node. Only for classes that compute nothing when they are made; what
-    they keep beside their fields is left behind.
-    """
-    kept = part.__dict__
-    if not values.keys() <= kept.keys():
-        raise TypeError(f"{type(part).__name__} has no {sorted(values.keys() - kept.keys())}")
-    made = object.__new__(type(part))
-    made.__dict__.update(kept)
-    made.__dict__.update(values)
-    made.__dict__.pop("reads", None)
-    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,18 +407,30 @@ class Graph:
 
     def with_nodes(self, nodes: tuple[Node, ...]) -> Graph:
         """The same graph with other nodes, and only the edges between them."""
+        if len(nodes) == len(self.nodes) and all(map(operator.is_, nodes, self.nodes)):
+            return self
         if [n.id for n in nodes] == [n.id for n in self.nodes]:
-            made = replace(self, nodes=nodes)
-            if "in_order" in self.__dict__:  # it depends on no more than ids and edges
-                made.__dict__["in_order"] = self.in_order
-            return made
+            return self._ordered_alike(replace(self, nodes=nodes))
         ids = {n.id for n in nodes}
         edges = tuple(e for e in self.edges if e.source in ids and e.target in ids)
         return replace(self, nodes=nodes, edges=edges)
 
+    def with_edges(self, edges: tuple[Edge, ...]) -> Graph:
+        """The same graph with other edges."""
+        return self if edges == self.edges else replace(self, edges=edges)
 
-@dataclass(frozen=True, kw_only=True)
-class FieldInfo:
+    def with_values(self, models: tuple[Model, ...], inputs: tuple[Input, ...], blocks: tuple[Block, ...]) -> Graph:
+        """The same graph with other models, inputs and blocks, of the same names."""
+        return self._ordered_alike(replace(self, models=models, inputs=inputs, blocks=blocks))
+
+    def _ordered_alike(self, other: Graph) -> Graph:
+        """`other`, whose order depends on no more than ids and edges, which are those of this graph."""
+        if "in_order" in self.__dict__:
+            other.__dict__["in_order"] = self.in_order
+        return other
+
+
+class FieldInfo(Frozen, frozen=True, kw_only=True):
     """What is known of a field: type, who makes it, which rows it has and how many each prompt has.
 
     `prompts` names the set of prompts that the rows belong to: None for those of the step, else the block that reads

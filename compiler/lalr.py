@@ -58,7 +58,8 @@ class Reader:
         for state, row in conf.states.items():
             self._rows[state] = {str(s): w if k is Shift else _rule(w, rules) for s, (k, w) in row.items()}
         self._kept = {s.name for rule in rules for s in rule.expansion if s.is_term and not s.filter_out}
-        self._lexers: dict[int, Any] = reader.lexer_thread.lexer.lexers  # type: ignore[attr-defined]
+        contextual: Any = reader.lexer_thread.lexer
+        self._lexers: dict[int, Any] = contextual.lexers
         self._patterns: dict[int, re.Pattern[str]] = {}  # by state, as they are needed
 
     def tree(self, text: str) -> Tree[Token] | None:
@@ -131,12 +132,13 @@ class Reader:
             elif gives_way and len(children) == 1:
                 values.append(children[0])
             else:
-                meta: Any = Meta() if place is None else _SPAN(_Span, (*place, False))  # type: ignore[no-untyped-call]
+                meta = _META() if place is None else _SPAN(_Span, (*place, False))
                 values.append(Tree(name, children, meta))
         return None
 
 
-_SPAN = tuple.__new__
+_SPAN: Any = tuple.__new__
+_META: Any = Meta
 
 
 def _rule(rule: Any, known: dict[Any, _Rule]) -> _Rule:

@@ -322,12 +322,12 @@ class ComputeOp(Op, tag="compute", frozen=True, kw_only=True):
     @property
     def reads(self) -> tuple[str, ...]:
         """The fields among the arguments."""
-        return tuple(a.field for a in self.args if a.field is not None)
+        return tuple([a.field for a in self.args if a.field is not None])
 
     @property
     def writes(self) -> tuple[str, ...]:
         """The function's results; None in `outputs` stands for one that nothing reads."""
-        return tuple(o for o in self.outputs if o is not None)
+        return tuple([o for o in self.outputs if o is not None])
 
     @property
     def collective(self) -> bool:

@@ -15,7 +15,7 @@ from typing import TypedDict
 import msgspec
 
 from rldsl.compiler.frontend import load_graph, read_source
-from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module
+from rldsl.compiler.ir import BUILT_IN, Deploy, Graph, Module, changed
 from rldsl.compiler.parse import parse
 from rldsl.compiler.passes.base import Context, Pass
 from rldsl.compiler.passes.bind_arguments import BindArguments
@@ -164,12 +164,18 @@ def compile_file(path: Path, options: Options | None = None) -> Compiled:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Without the collector, which would look for circles in graphs that have none, for a third of the time."""
+    """Without the collector, which would look for circles in graphs that have none, for a third of the time.
+
+    What was made meanwhile then counts as old, or the collector would go through all of it at once.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # else someone has frozen what must stay so
+            gc.freeze()
+            gc.unfreeze()
         if collects:
             gc.enable()
 
@@ -276,7 +282,7 @@ def _deploy_line(option: str, line: str) -> Deploy:
     return replace(
         deploy,
         span=None,
-        figures=tuple(replace(f, span=None) for f in deploy.figures),
+        figures=tuple(changed(f, span=None) for f in deploy.figures),
         layouts=tuple(replace(p, span=None) for p in deploy.layouts),
         places=tuple(replace(p, span=None) for p in deploy.places),
     )

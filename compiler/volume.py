@@ -8,14 +8,14 @@ each field the number of rows, their ids, their lengths where these differ, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from math import gcd, lcm
 
-from msgspec import structs
+import msgspec
 
 from rldsl.compiler.ops import AnyOp, CollectOp, ExtendOp, FreeOp, GenerateOp, LoadOp, ReshardOp, TakeOp, WaitOp
-from rldsl.compiler.plan import Plan
+from rldsl.compiler.plan import Group, Plan
 from rldsl.types import DType, FieldType
 
 PROMPT_TOKENS = "P"
@@ -26,8 +26,7 @@ WORD = 8
 """Bytes of a row's id, of its length, and of the number of rows; every part of a message is padded to as many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(msgspec.Struct, frozen=True):
     """`constant`, and of each symbol so many times its value."""
 
     constant: int = 0
@@ -58,8 +57,7 @@ def total(amounts: Iterable[Amount]) -> Amount:
     return sum(amounts, Amount())
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """`prompts` prompts a step, at most so many after a filter, with `per_prompt` rows each."""
 
     prompts: int
@@ -72,8 +70,7 @@ class Rows:
         return self.prompts * self.per_prompt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume:
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
     """The values of a field: so many rows of `row` bytes, of at most as many where `bound`."""
 
     kind: FieldType
@@ -92,8 +89,7 @@ class Volume:
         return self.row * self.rows.count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """What a move sends between ranks: `prompts` of `of` change place, in `messages` of `bytes` with ids and all.
 
     There may be fewer bytes where `bound`.
@@ -114,16 +110,17 @@ def measured(plan: Plan) -> Plan:
         for name in op.writes:
             layouts.setdefault(name, {})[op.target if isinstance(op, ReshardOp) else op.group] = None
     fields = (
-        structs.replace(f, layouts=tuple(layouts.get(f.name, ())), bytes=_written(volumes.volume(f.name)))
+        msgspec.structs.replace(f, layouts=tuple(layouts.get(f.name, ())), bytes=_written(volumes.volume(f.name)))
         for f in plan.fields
     )
-    return structs.replace(plan, fields=tuple(fields))
+    return msgspec.structs.replace(plan, fields=tuple(fields))
 
 
 def _written(volume: Volume | None) -> dict[str, int]:
     if volume is None:
         return {}
-    amounts = {"1": volume.bytes.constant, **dict(sorted(volume.bytes.symbols))}
+    size = volume.bytes
+    amounts = {"1": size.constant, **dict(sorted(size.symbols))}
     return {name: count for name, count in amounts.items() if count}
 
 
@@ -144,8 +141,7 @@ class Volumes:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._working = [op for op in plan.ops() if not isinstance(op, FreeOp | ReshardOp | WaitOp)]
-        # By source, target and batch the prompts that change place, and how many messages have so many of them.
-        self._crossings: dict[tuple[str, str, int], tuple[int, Counter[int]]] = {}
+        self._crossings: dict[tuple[str, str, int], tuple[int, int, int] | None] = {}
 
     def type(self, field: str) -> FieldType | None:
         """The field's type, where the plan has it."""
@@ -153,7 +149,7 @@ class Volumes:
 
     def rows(self, field: str) -> Rows | None:
         """How many rows the field has; None where nothing says."""
-        return self._rows.get(field) if field in self._types else None
+        return self._walked[0].get(field) if field in self._types else None
 
     def volume(self, field: str) -> Volume | None:
         """The field's bytes; None where the plan does not say what it is."""
@@ -165,13 +161,14 @@ class Volumes:
             return Volume(kind=kind, rows=rows, row=symbol(f"text({_plain(field)})"))
         if not kind.ragged:
             return Volume(kind=kind, rows=rows, row=Amount(size))
-        tokens = self._tokens.get(field, symbol(f"tokens({_plain(field)})"))
+        tokens = self._walked[1].get(field) or symbol(f"tokens({_plain(field)})")
         return Volume(kind=kind, rows=rows, row=tokens * size, tokens=tokens)
 
     def sent(self, op: ReshardOp, fields: Iterable[str] | None = None) -> Sent | None:
-        """What the move of `fields`, by default all of the op's, sends; None without numbers of ranks or types.
+        """What the move of `fields`, by default all of the op's, sends.
 
-        Without the exchange of sizes before it (`size_exchange_bytes`).
+        None without a number of ranks or types, or where the batch does not divide over the ranks. The exchange of
+        sizes before it (`size_exchange_bytes`) is not in it.
         """
         volumes = [self.volume(f) for f in (op.fields if fields is None else fields)]
         known = [v for v in volumes if v is not None]
@@ -179,26 +176,14 @@ class Volumes:
             return None
         key = op.source, op.target, op.batch
         if key not in self._crossings:
-            pairs = self._crossing(*key, self._plan.world_size)
-            messages = Counter((sender, receiver) for _, sender, receiver in pairs)
-            self._crossings[key] = len({prompt for prompt, _, _ in pairs}), Counter(messages.values())
-        prompts, sizes = self._crossings[key]
-        size = total(_in_message(v, n * v.rows.per_prompt) * count for v in known for n, count in sizes.items())
-        bound = any(v.bound for v in known)
-        return Sent(prompts=prompts, of=op.batch, messages=sum(sizes.values()), bytes=size, bound=bound)
-
-    def _crossing(self, source_name: str, target_name: str, batch: int, world: int) -> list[tuple[int, int, int]]:
-        """Prompt, sender and receiver of all that is sent."""
-        source, target = self._plan.group(source_name), self._plan.group(target_name)
-        here = [source.holders(dp, world) for dp in range(min(batch, source.dp(world)))]
-        there = [target.holders(dp, world) for dp in range(min(batch, target.dp(world)))]
-        return [
-            (prompt, held[0], rank)
-            for prompt in range(batch)
-            for held in (here[prompt % len(here)],)
-            for rank in there[prompt % len(there)]
-            if rank not in held
-        ]
+            groups = self._plan.group(op.source), self._plan.group(op.target)
+            self._crossings[key] = _crossing(*groups, op.batch, self._plan.world_size)
+        crossing = self._crossings[key]
+        if crossing is None:
+            return None
+        prompts, messages, each = crossing
+        size = total(_in_message(v, each * v.rows.per_prompt) * messages for v in known)
+        return Sent(prompts=prompts, of=op.batch, messages=messages, bytes=size, bound=any(v.bound for v in known))
 
     def made(self) -> Amount:
         """All values that a step makes or reads, at most."""
@@ -214,30 +199,33 @@ class Volumes:
         return {f.name: FieldType.parse(f.type) for f in self._plan.fields}
 
     @cached_property
-    def _rows(self) -> dict[str, Rows]:
-        """In program order a field's writer comes after the writers of what that reads."""
-        known: dict[str, Rows] = {}
+    def _walked(self) -> tuple[dict[str, Rows], dict[str, Amount]]:
+        """The rows of each field, and of each ragged one at most so many tokens a row.
+
+        In program order a field's writer comes after the writers of what that reads.
+        """
+        rows: dict[str, Rows] = {}
+        tokens: dict[str, Amount] = {}
+        kept: dict[str, Amount] = {}
         per_prompt = {f.name: f.per_prompt for f in self._plan.fields}
         for op in self._working:
-            source = _batch(op) or next((known[f] for f in op.reads if f in known), None)
+            reads, writes = op.reads, op.writes
+            source = _batch(op) or next((rows[f] for f in reads if f in rows), None)
             if source:
-                known.update({f: Rows(source.prompts, per_prompt.get(f, 1), source.at_most) for f in op.writes})
-        return known
+                rows.update({f: _with(source, per_prompt.get(f, 1)) for f in writes})
+            ragged = [f for f in writes if f in self._types and self._types[f].ragged]
+            if isinstance(op, TakeOp):
+                tokens.update({f: kept[f] for f in ragged if f in kept})
+            elif ragged and (length := self._length(op, tokens)) is not None:
+                tokens.update(dict.fromkeys(ragged, length))
+            if isinstance(op, CollectOp):
+                kept.update({out: tokens[f] for f, out in op.fields.items() if f in tokens})
+        return rows, tokens
 
     @cached_property
-    def _tokens(self) -> dict[str, Amount]:
-        """At most so many tokens a row, of each ragged field."""
-        known: dict[str, Amount] = {}
-        kept: dict[str, Amount] = {}
-        for op in self._working:
-            ragged = [f for f in op.writes if f in self._types and self._types[f].ragged]
-            if isinstance(op, TakeOp):
-                known.update({f: kept[f] for f in ragged if f in kept})
-            elif (length := self._length(op, known)) is not None:
-                known.update(dict.fromkeys(ragged, length))
-            if isinstance(op, CollectOp):
-                kept.update({out: known[f] for f, out in op.fields.items() if f in known})
-        return known
+    def _loaded(self) -> set[str]:
+        """The step's inputs."""
+        return {c for op in self._working if isinstance(op, LoadOp) and not op.first for c in op.columns}
 
     def _length(self, op: AnyOp, known: Mapping[str, Amount]) -> Amount | None:
         """At most so many tokens a row of what the op writes: prompt, responses, and what was said between them."""
@@ -249,8 +237,40 @@ class Volumes:
 
     def _prompt(self, field: str) -> str:
         """`P` for prompts as they are loaded; of another text, `tokens(text)`."""
-        loaded = {c for op in self._working if isinstance(op, LoadOp) and not op.first for c in op.columns}
-        return PROMPT_TOKENS if field in loaded else f"tokens({_plain(field)})"
+        return PROMPT_TOKENS if field in self._loaded else f"tokens({_plain(field)})"
+
+
+def _crossing(source: Group, target: Group, batch: int, world: int) -> tuple[int, int, int] | None:
+    """How many prompts change place, in how many messages, and how many are in each; None where they do not divide.
+
+    Prompts on coordinate i of the source and j of the target are those that are i modulo the one's dp and j modulo the
+    other's: equally many for each pair whose coordinates agree modulo what the two sizes have in common. The first rank
+    of i sends them, in one message each, to all ranks of j that are not of i as well.
+    """
+    here, there = source.dp(world), target.dp(world)
+    pairs = lcm(here, there)
+    if not pairs or batch % pairs:
+        return None
+    common = gcd(here, there)
+    # For each pair of coordinates the ranks that hold its prompts at both ends.
+    stay = Counter((i, j) for i, j in _at_both(source, target, world) if (i - j) % common == 0)
+    settled = sum(1 for count in stay.values() if count == target.copies)
+    each = batch // pairs
+    return each * (pairs - settled), pairs * target.copies - stay.total(), each
+
+
+def _at_both(source: Group, target: Group, world: int) -> Iterator[tuple[int, int]]:
+    """The dp coordinates, in each of the groups, of the ranks that are in both."""
+    here, there = source.dp(world), target.dp(world)
+    inner, outer = source.tp * source.cp, target.tp * target.cp
+    before = 0
+    for first, last in source.spans(world):
+        passed = 0
+        for low, high in target.spans(world):
+            for rank in range(max(first, low), min(last, high)):
+                yield (before + rank - first) // inner % here, (passed + rank - low) // outer % there
+            passed += high - low
+        before += last - first
 
 
 def _in_message(volume: Volume, rows: int) -> Amount:
@@ -275,6 +295,11 @@ def _batch(op: AnyOp) -> Rows | None:
     if isinstance(op, LoadOp):
         return Rows(op.batch, 1)
     return Rows(op.batch, 1, at_most=True) if isinstance(op, TakeOp) else None
+
+
+def _with(rows: Rows, per_prompt: int) -> Rows:
+    """The rows of the same prompts, with so many each."""
+    return rows if rows.per_prompt == per_prompt else Rows(rows.prompts, per_prompt, rows.at_most)
 
 
 def _plain(name: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NoReturn
 
+import msgspec
+
 
 class Severity(StrEnum):
     """How bad it is: an error stops, a warning does not."""
@@ -16,8 +18,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, order=True, gc=False):
     """A place in a source file; lines and columns count from 1, `end_column` is one past the last."""
 
     file: str

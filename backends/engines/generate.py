@@ -262,7 +262,8 @@ class Sampler:
     def _waves(self, prompts: int, columns: int, n: int) -> Iterator[tuple[int, int]]:
         config = self.scorer.model.config.get_text_config()
         heads = config.num_attention_heads // self.scorer.queries_per_key
-        width = config.hidden_size // config.num_attention_heads
+        # Heads may be wider than their share of the states, as in Qwen3.
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         size = self.scorer.model.get_input_embeddings().weight.element_size()
         row = 2 * config.num_hidden_layers * heads * width * size * columns
         at_once = max(1, KV_BYTES // (row * n))

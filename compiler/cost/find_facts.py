@@ -44,8 +44,8 @@ class NoFacts:
     reason: str
 
 
-def facts_of(spec: ModelSpec, source_dir: Path) -> ModelFacts | NoFacts:
-    """The facts of the model of `spec`; a relative path counts from `source_dir`, as when it is loaded.
+def facts_of(spec: ModelSpec, folder: Path = Path()) -> ModelFacts | NoFacts:
+    """The facts of the model of `spec`. A relative path counts from `folder`: as at run time the working directory.
 
     A directory counts before a hub name, as at run time; then the shipped configurations, then the hub's local cache.
     Errors as `read_config` has them, for a config.json that is there.
@@ -53,14 +53,14 @@ def facts_of(spec: ModelSpec, source_dir: Path) -> ModelFacts | NoFacts:
     head = _HEADS[ModelKind(spec.kind)]
     if spec.source == "scratch":
         return _scratch(spec, head)
-    found = _config_path(spec.source, source_dir)
+    found = _config_path(spec.source, folder)
     return found if isinstance(found, NoFacts) else read_config(found, head=head)
 
 
-def _config_path(source: str, source_dir: Path) -> Path | NoFacts:
-    folder = source_dir / Path(source).expanduser()
-    if folder.is_dir():
-        config = folder / "config.json"
+def _config_path(source: str, folder: Path) -> Path | NoFacts:
+    model = folder / Path(source).expanduser()
+    if model.is_dir():
+        config = model / "config.json"
         return config if config.is_file() else NoFacts(f"`{source}` has no config.json")
     shipped = next((name for name, sources in SHIPPED.items() if source in sources), None)
     if shipped is not None:

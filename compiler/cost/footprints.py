@@ -20,6 +20,7 @@ from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, 
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, largest_micro_batch
 from rldsl.compiler.cost.shard import Lora, Shard
+from rldsl.compiler.methods import RUNNING_ENGINES
 from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
@@ -38,7 +39,7 @@ from rldsl.compiler.plan import Group, ModelSpec, Phase, Plan
 from rldsl.compiler.volume import PROMPT_TOKENS, Rows, Volumes
 from rldsl.types import DType
 
-OURS = frozenset({"fsdp", "hf"})
+OURS = RUNNING_ENGINES
 """Engines of this package; the others see rows one by one, with causal attention and no mask."""
 PROMPT_ASSUMED = 1024
 """Tokens of a prompt, or of a text put between, where the plan sets no limit."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from rldsl.compiler.cost.find_facts import facts_of
 from rldsl.compiler.cost.footprints import Footprints, Key
@@ -118,14 +117,14 @@ class PlanTerms:
                 yield found
 
 
-def plan_terms(plan: Plan, source_dir: Path) -> PlanTerms | None:
-    """The terms of `plan`, with models' relative paths from `source_dir`; None where not all of it is known."""
+def plan_terms(plan: Plan) -> PlanTerms | None:
+    """The terms of `plan`; None where not all of it is known."""
     if plan.memory is None or plan.world_size is None:
         return None
     facts: dict[str, ModelFacts] = {}
     for spec in plan.models:
         try:
-            found = facts_of(spec, source_dir)
+            found = facts_of(spec)
         except DiagnosticError:
             return None
         if not isinstance(found, ModelFacts):

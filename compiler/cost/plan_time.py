@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from pathlib import Path
 
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import NoFacts, facts_of
+from rldsl.compiler.cost.footprints import OURS
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
+from rldsl.compiler.cost.memory_generation import ENGINE_KV
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES
 from rldsl.compiler.cost.time_model import (
     Placed,
     Rows,
@@ -50,9 +52,6 @@ from rldsl.compiler.ops import (
 from rldsl.compiler.plan import Phase, Plan
 from rldsl.compiler.volume import PROMPT_TOKENS, Amount, Volumes, symbol
 
-OURS = frozenset({"fsdp", "hf"})
-"""Engines of this package: they pack rows of up to 512 tokens, and give keys and values 4 GiB."""
-_OUR_KV = 4 << 30
 # The part of a forward of the layers that the backward pass makes again. What is neither product nor attention takes
 # about a tenth of it: assumed.
 _AGAIN = {Recompute.NONE: 0.0, Recompute.SELECTIVE: 0.1, Recompute.FULL: 1.0}
@@ -125,7 +124,7 @@ class PlanTime:
         rows = self.rollout_rows(op)
         if placed is None or rows is None:
             return None
-        kv = _OUR_KV if self.engine(op.model, Phase.GENERATE) in OURS else None
+        kv = ENGINE_KV if self.engine(op.model, Phase.GENERATE) in OURS else None
         return Seconds.of(rollout=generate_seconds(placed, rows, kv_budget=kv))
 
     def rollout_rows(self, op: GenerateOp | ExtendOp) -> Rows | None:
@@ -196,8 +195,7 @@ class PlanTime:
         return count(placed.facts, rows, placed.axes.dp)
 
     def _micro_tokens(self, asked: int) -> int:
-        """As `backends/engines/score.py` has it."""
-        return asked or (2048 if self.hardware.name == "cpu" else 16384)
+        return asked or (CPU_PLACES if self.hardware.name == "cpu" else CUDA_PLACES)
 
     def _trained(self, model: str, facts: ModelFacts) -> float:
         """The part of the parameters that is trained: with low-rank adapters, theirs beside all linear layers."""
@@ -255,15 +253,15 @@ class PlanTime:
         return known.total / every if known else 0.0
 
 
-def plan_time(plan: Plan, source_dir: Path, assumed: Assumed | None = None) -> PlanTime | NoFacts:
-    """The seconds of a plan for known hardware and ranks; relative paths of models count from `source_dir`.
+def plan_time(plan: Plan, assumed: Assumed | None = None) -> PlanTime | NoFacts:
+    """The seconds of a plan for known hardware and ranks.
 
     Models of which nothing is known have no seconds; where that is so of all, that is the answer. Errors as
     `read_config` has them.
     """
     if plan.cluster is None or plan.world_size is None:
         return NoFacts("the plan is for any hardware: name a cluster, such as `--cluster '8 x h100'`")
-    found = {m.name: facts_of(m, source_dir) for m in plan.models}
+    found = {m.name: facts_of(m) for m in plan.models}
     facts = {name: each for name, each in found.items() if isinstance(each, ModelFacts)}
     unknown = [each for each in found.values() if isinstance(each, NoFacts)]
     if unknown and not facts:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rldsl.compiler.cost.find_facts import NoFacts, facts_of
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
@@ -11,12 +9,12 @@ from rldsl.diagnostics import DiagnosticError
 _BYTES = {"fp32": 4, "bf16": 2}
 
 
-def weight_bytes(plan: Plan, source_dir: Path) -> dict[str, int]:
+def weight_bytes(plan: Plan) -> dict[str, int]:
     """By model one copy of all its weights, in its own precision; without those whose configuration is not at hand."""
     found = {}
     for model in plan.models:
         try:
-            facts = facts_of(model, source_dir)
+            facts = facts_of(model)
         except DiagnosticError:  # a view is no place to complain of a configuration that cannot be read
             continue
         if not isinstance(facts, NoFacts):

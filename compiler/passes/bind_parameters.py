@@ -50,11 +50,9 @@ class BindParameters:
         binder = _Binder(module, values, units, context.found)
         _check_seed(graph.params, values, context.found)
         models = tuple(binder.model(m) for m in graph.models)
-        bound = replace(
-            graph,
-            nodes=tuple(binder.node(n) for n in graph.nodes),
-            inputs=tuple(replace(i, batch=binder.batch(i.batch), source=binder.source(i.source)) for i in graph.inputs),
+        bound = graph.with_nodes(tuple(binder.node(n) for n in graph.nodes)).with_values(
             models=models,
+            inputs=tuple(replace(i, batch=binder.batch(i.batch), source=binder.source(i.source)) for i in graph.inputs),
             blocks=tuple(binder.block(b) for b in graph.blocks),
         )
         if graph.deploy:
@@ -265,6 +263,8 @@ class _Binder:
         return value or expr
 
     def node(self, node: Node) -> Node:
+        if not (node.call.keywords or node.call.options or node.when):
+            return node
         built_in = node.call.method in BUILT_IN
         signature = None if built_in else self.module.signatures.get(node.call.function or "")
         spec = METHODS[node.call.method] if node.call.method else None

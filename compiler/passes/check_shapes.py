@@ -31,7 +31,7 @@ class CheckShapes:
             group = groups[phase.group]
             if group.tp == group.pp == group.ep == 1:
                 continue
-            facts = _facts(phase, module, context)
+            facts = _facts(phase, module)
             for what, count, axis, size in _undivided(facts, group) if facts else ():
                 layouts = module.graph.deploy.layouts if module.graph.deploy else ()
                 span = next((p.span for p in layouts if (p.model, p.phase) == (phase.model, phase.phase)), None)
@@ -45,10 +45,10 @@ class CheckShapes:
         return module
 
 
-def _facts(phase: PhaseSpec, module: Module, context: Context) -> ModelFacts | None:
+def _facts(phase: PhaseSpec, module: Module) -> ModelFacts | None:
     """A model of which nothing is known may have any size."""
     try:
-        found = facts_of(model_spec(module.graph.model_of[phase.model], module), context.source_dir)
+        found = facts_of(model_spec(module.graph.model_of[phase.model], module))
     except DiagnosticError:
         return None
     return None if isinstance(found, NoFacts) else found

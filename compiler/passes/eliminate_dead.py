@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.dag import leading_to
-from rldsl.compiler.ir import SINKS, Edge, EdgeKind, Graph, Method, Module, Node
+from rldsl.compiler.ir import SINKS, Edge, EdgeKind, Graph, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import edges_of
 from rldsl.compiler.passes.unroll_loops import is_take
@@ -51,7 +51,7 @@ class EliminateDead:
             for m in graph.models
             if m not in used
         ]
-        live_graph = replace(graph, models=used)
+        live_graph = graph.with_values(used, graph.inputs, graph.blocks)
         return replace(module, graph=live_graph, fields=fields, dropped=module.dropped + tuple(dropped))
 
 
@@ -63,9 +63,10 @@ def _live(graph: Graph) -> Graph:
     """What trainings, metrics and outputs need. A loop need not collect what only dead nodes read: so once more."""
     live, read = graph, _read(graph.nodes)
     before: set[str] | None = None
-    while read != before:
-        thin = _without_unread_rows(graph, read)
-        thin = replace(thin, edges=edges_of(thin))
+    last: Graph | None = None
+    while read != before and (thin := _without_unread_rows(graph, read)) is not last:
+        last = thin
+        thin = thin.with_edges(edges_of(thin))
         needed = leading_to(_roots(thin), ((e.source, e.target) for e in thin.edges if _carries_data(e)))
         live = thin.with_nodes(tuple(n for n in thin.nodes if n.id in needed))
         read, before = _read(live.nodes), read
@@ -87,7 +88,7 @@ def _carries_data(edge: Edge) -> bool:
 
 def _without_unread_rows(graph: Graph, read: set[str]) -> Graph:
     """The graph whose loops collect only those fields of the collection that are `read`."""
-    unread = {b.id: [c.param not in read for c in b.collect] for b in graph.blocks if b.where}
+    unread = {b.id: gone for b in graph.blocks if b.where and any(gone := [c.param not in read for c in b.collect])}
 
     def thin(node: Node) -> Node:
         drop = unread.get(node.block or node.id)
@@ -95,6 +96,6 @@ def _without_unread_rows(graph: Graph, read: set[str]) -> Graph:
             return node
         outputs = tuple(o for o, gone in zip(node.outputs, drop, strict=False) if not gone)
         args = tuple(a for a, gone in zip(node.call.args, [False, *drop], strict=False) if not gone)
-        return replace(node, outputs=outputs, call=replace(node.call, args=args))
+        return changed(node, outputs=outputs, call=changed(node.call, args=args))
 
-    return replace(graph, nodes=tuple(map(thin, graph.nodes)))
+    return graph.with_nodes(tuple(map(thin, graph.nodes))) if unread else graph

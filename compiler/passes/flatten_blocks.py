@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import SINKS, Block, BlockKind, Call, FieldArg, Graph, Input, Method, Module, Node
+from rldsl.compiler.ir import SINKS, Block, BlockKind, Call, FieldArg, Graph, Input, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.diagnostics import Diagnostics, did_you_mean
 
@@ -71,7 +71,7 @@ class _Flattener:
         own = written - lost - {c.name for c in carried}
         inside = {**self.outside, **{f: names[f] for f in own}}
         nodes = [self.moved(n, block, names, inside) for n in block.nodes]
-        carry = tuple(replace(c, name=self.outside.get(c.name, c.name), param=f"{block.id}.{c.name}") for c in carried)
+        carry = tuple(changed(c, name=self.outside.get(c.name, c.name), param=f"{block.id}.{c.name}") for c in carried)
         self.keep(block, own)
         self.outside |= {c.name: f"{block.id}.{c.name}" for c in carried}
         return replace(block, carry=carry, inputs=(), nodes=()), [], nodes
@@ -84,7 +84,7 @@ class _Flattener:
             return arg
         what = f"`{block.id}` carries `{arg.name}`, which is no field"
         self.found.error("RL0213", what, span=arg.span, fix=f"did you mean `{near}`?")
-        return replace(arg, name=near)
+        return changed(arg, name=near)
 
     def can_carry(self, block: Block, arg: FieldArg, written: set[str], there: set[str]) -> bool:
         if arg.name in self.source.poisoned:
@@ -118,8 +118,8 @@ class _Flattener:
         gather, take = _collecting_nodes(block, inside, kept)
         self.keep(block, written - set(kept))
         self.outside |= kept
-        collect = tuple(replace(c, name=inside.get(c.name, c.name), param=kept[c.name]) for c in block.collect)
-        bare = replace(block, collect=collect, where=replace(where, name=gather.call.args[0].name), nodes=())
+        collect = tuple(changed(c, name=inside.get(c.name, c.name), param=kept[c.name]) for c in block.collect)
+        bare = replace(block, collect=collect, where=changed(where, name=gather.call.args[0].name), nodes=())
         return bare, inputs, [*nodes, gather, take]
 
     def can_collect(self, arg: FieldArg, known: set[str]) -> bool:
@@ -163,7 +163,7 @@ class _Flattener:
 
     def moved(self, node: Node, block: Block, names: Mapping[str, str], inside: Mapping[str, str]) -> Node:
         siblings = {n.id for n in block.nodes}
-        made = replace(
+        made = changed(
             node,
             id=f"{block.id}.{node.id}",
             outputs=tuple(names.get(f, f) for f in node.outputs),
@@ -186,13 +186,13 @@ class _Flattener:
                 )
                 meaning = {**meaning, arg.name: f"{block}.{arg.name}"}
         args = tuple(_renamed(a, meaning) for a in node.call.args)
-        return replace(node, call=replace(node.call, args=args))
+        return changed(node, call=changed(node.call, args=args))
 
 
 def _renamed(arg: FieldArg, meaning: Mapping[str, str]) -> FieldArg:
     """The argument under its name in the flat graph; what the user wrote still says which parameter it is for."""
     name = meaning.get(arg.name, arg.name)
-    return arg if name == arg.name else replace(arg, name=name, written=arg.name)
+    return arg if name == arg.name else changed(arg, name=name, written=arg.name)
 
 
 def _own(item: Input, block: Block) -> Input:

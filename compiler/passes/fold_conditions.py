@@ -30,11 +30,11 @@ class FoldConditions:
         missing = {f for n in gone for f in n.outputs}
         ids = {n.id for n in gone} | {n.id for n in graph.nodes if _goes_along(n, missing)}
         gone = [n for n in graph.nodes if n.id in ids]
-        kept = tuple(_without(changed(n, when=None), missing, ids) for n in graph.nodes if n.id not in ids)
+        kept = tuple(_without(n, missing, ids) for n in graph.nodes if n.id not in ids)
         _check_still_useful(kept, graph, context.found)
         dropped = tuple(Dropped(what=n.id, by=self.name, why="its condition is false") for n in gone)
-        graph = replace(graph, nodes=kept)
-        graph = replace(graph, edges=edges_of(graph))  # what waits for a training that is gone waits for the next
+        graph = graph.with_nodes(kept)
+        graph = graph.with_edges(edges_of(graph))  # what waits for a training that is gone waits for the next
         return replace(module, graph=graph, dropped=module.dropped + dropped)
 
 
@@ -58,6 +58,10 @@ def _without(node: Node, missing: set[str], gone: set[str]) -> Node:
     def mark(arg: FieldArg) -> FieldArg:
         return changed(arg, absent=True) if arg.name in missing else arg
 
+    if node.when is not None:
+        node = changed(node, when=None)
+    if missing.isdisjoint(node.reads) and gone.isdisjoint(node.after):
+        return node
     if node.call.method in SINKS:
         there = tuple(a for a in node.call.args if a.name not in missing)
         return changed(node, call=changed(node.call, args=there))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rldsl.compiler.ir import Call, FieldArg, FieldInfo, Method, Module, Node, changed
+from rldsl.compiler.ir import FieldArg, FieldInfo, Method, Module, Node, changed
 from rldsl.compiler.ops import Reason
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import number_of
@@ -84,12 +84,10 @@ def _key(node: Node) -> object:
 
 
 def _reading(node: Node, renamed: dict[str, str]) -> Node:
+    if renamed.keys().isdisjoint(node.reads):
+        return node
     args = tuple(_arg(a, renamed) for a in node.call.args)
-    return changed(node, call=_with_args(node.call, args))
-
-
-def _with_args(call: Call, args: tuple[FieldArg, ...]) -> Call:
-    return call if args == call.args else changed(call, args=args)
+    return changed(node, call=changed(node.call, args=args))
 
 
 def _arg(arg: FieldArg, renamed: dict[str, str]) -> FieldArg:
@@ -97,6 +95,8 @@ def _arg(arg: FieldArg, renamed: dict[str, str]) -> FieldArg:
 
 
 def _after(node: Node, renamed: dict[str, str]) -> Node:
+    if renamed.keys().isdisjoint(node.after):
+        return node
     return changed(node, after=tuple(dict.fromkeys(renamed.get(n, n) for n in node.after)))
 
 

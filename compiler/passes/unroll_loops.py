@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.ir import Block, BlockKind, FieldInfo, Graph, Input, Method, Module, Node
+from rldsl.compiler.ir import Block, BlockKind, FieldInfo, Graph, Input, Method, Module, Node, changed
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.infer_edges import edges_of
 from rldsl.diagnostics import Diagnostics
@@ -72,7 +72,7 @@ def _unrolled(module: Module, block: Block) -> Module:
         inputs += [replace(i, names=tuple(map(write, i.names)), round=number) for i in loads]
         for name, info in module.fields.items():
             if name in private:
-                fields[write(name)] = replace(info, producer=read(info.producer), lineage=_lineage(info, read))
+                fields[write(name)] = changed(info, producer=read(info.producer), lineage=_lineage(info, read))
     graph = _with_body(module.graph, block, nodes, inputs, rounds)
     known = {n: i for n, i in module.fields.items() if n not in private}
     return replace(module, graph=replace(graph, edges=edges_of(graph)), fields=known | fields)
@@ -113,11 +113,11 @@ def _renaming(block: Block, number: int, private: set[str], carried: Callable[[s
 
 
 def _copy(node: Node, number: int, read: Rename, write: Rename) -> Node:
-    args = tuple(replace(a, name=read(a.name)) for a in node.call.args)
-    return replace(
+    args = tuple(changed(a, name=read(a.name)) for a in node.call.args)
+    return changed(
         node,
         id=read(node.id),
-        call=replace(node.call, args=args),
+        call=changed(node.call, args=args),
         outputs=tuple(map(write, node.outputs)),
         after=tuple(map(read, node.after)),
         round=number,
@@ -129,7 +129,7 @@ def _lineage(info: FieldInfo, read: Rename) -> str | None:
 
 
 def _waiting(node: Node, block: Block, number: int) -> Node:
-    return replace(node, after=(*node.after, f"{block.id}.{number - 1}.collect"))
+    return changed(node, after=(*node.after, f"{block.id}.{number - 1}.collect"))
 
 
 def _with_body(graph: Graph, block: Block, nodes: list[Node], inputs: list[Input], rounds: int) -> Graph:
@@ -147,8 +147,8 @@ def _with_body(graph: Graph, block: Block, nodes: list[Node], inputs: list[Input
 
 
 def _reading(node: Node, given: dict[str | None, str]) -> Node:
-    args = tuple(replace(a, name=given.get(a.name, a.name)) for a in node.call.args)
-    return replace(node, call=replace(node.call, args=args))
+    args = tuple(changed(a, name=given.get(a.name, a.name)) for a in node.call.args)
+    return changed(node, call=changed(node.call, args=args))
 
 
 def is_take(node: Node) -> bool:

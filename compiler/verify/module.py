@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from rldsl.compiler.ir import EdgeKind, Module
+from rldsl.compiler.ir import Edge, EdgeKind, Module
 
 
 class InvalidModuleError(AssertionError):
@@ -29,13 +29,16 @@ def _graph_problems(module: Module) -> Iterator[str]:
         yield "node ids are not unique"
     if not all(e.source in graph.node_of and e.target in graph.node_of for e in graph.edges):
         yield "an edge leads nowhere"
-    edges = {(e.source, e.target, e.carries) for e in graph.edges if e.kind is EdgeKind.FIELD}
     if graph.edges:
-        for node in graph.nodes:
-            for name in node.reads:
-                producer = graph.producer_of.get(name)
-                if producer is not None and (producer.id, node.id, name) not in edges:
-                    yield f"`{node.id}` reads `{name}` without an edge"
+        producers = graph.producer_of
+        needed = {
+            Edge(producers[name].id, node.id, EdgeKind.FIELD, name)
+            for node in graph.nodes
+            for name in node.reads
+            if name in producers
+        }
+        for edge in sorted(needed.difference(graph.edges)):
+            yield f"`{edge.target}` reads `{edge.carries}` without an edge"
         if graph.has_cycle:
             yield "the graph has a cycle"
 

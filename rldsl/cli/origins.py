@@ -22,7 +22,7 @@ def with_origin(path: Path, args: argparse.Namespace) -> tuple[Plan, Origin]:
     plan, folder = load(path, args)
     source = path if not is_plan(path) else Path(os.path.relpath(folder / Path(plan.source.path).name))
     graph = _graph(source, plan, trusted=not is_plan(path))
-    return plan, Origin(plan, graph, weight_bytes(plan, folder), plan_terms(plan, folder))
+    return plan, Origin(plan, graph, weight_bytes(plan), plan_terms(plan))
 
 
 def _graph(source: Path, plan: Plan, *, trusted: bool) -> Graph | None:

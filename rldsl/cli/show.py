@@ -70,8 +70,8 @@ def execute(args: argparse.Namespace) -> int:
     args.memory = args.shown_memory or None
     if args.format == "html":
         return _html(args)
-    plan, folder = load(args.file, args)
-    flows = flows_of(plan, unrolled=args.unrolled, weights=weight_bytes(plan, folder))
+    plan, _ = load(args.file, args)
+    flows = flows_of(plan, unrolled=args.unrolled, weights=weight_bytes(plan))
     if args.time:
         return _time(plan, args)
     if args.shown_memory is not None:
@@ -96,7 +96,7 @@ def _time(plan: Plan, args: argparse.Namespace) -> int:
             raise UsageError(f"rldsl show: --time is about all of the plan; leave out {option}")
     if args.format not in ("text", "json"):
         raise UsageError("rldsl show: --time has the formats text and json")
-    found = plan_time(plan, Path.cwd(), Assumed(prompt_tokens=args.prompt_tokens))
+    found = plan_time(plan, Assumed(prompt_tokens=args.prompt_tokens))
     if isinstance(found, NoFacts):
         raise UsageError(f"rldsl show: how long a step takes is not known: {found.reason}")
     if args.format == "json":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
@@ -169,7 +169,7 @@ def _guarded(handler: _F) -> _F:
             _log.exception("%s failed", handler.__name__)
             return None
 
-    return wrapped  # type: ignore[return-value]  # functools.wraps keeps the signature
+    return cast(_F, wrapped)  # functools.wraps keeps the signature
 
 
 @_guarded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from itertools import accumulate
 
 from rldsl.compiler.ops import AnyOp
 from rldsl.compiler.plan import FieldSpec, Plan, Program, plan_hash, to_builtins
@@ -22,11 +23,11 @@ from rldsl.render.origin import Origin
 from rldsl.render.pages import as_data
 from rldsl.render.rank import phases_words
 from rldsl.render.ranks import ranks_of
-from rldsl.render.schedule import Chart, Mark, charts_of
+from rldsl.render.schedule import Bar, Chart, Mark, charts_of
 from rldsl.render.scopes import general
 from rldsl.render.sizes import rows_words, size_words
 from rldsl.render.timeline import wait_words
-from rldsl.render.words import describe, flow, guard_words, kind_of, model_words, ranks_words, scalar
+from rldsl.render.words import describe, duration, flow, guard_words, kind_of, model_words, ranks_words, scalar
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _WHOLE = """<!DOCTYPE html>
@@ -47,9 +48,12 @@ _WHOLE = """<!DOCTYPE html>
 """
 _GRAPH_NOTE = "Point at a node for its explanation. Orange lines cross ranks, dashed ones go to the next round."
 _SCHEDULE_NOTE = (
-    "A column an op, in order: no lengths of time are known yet. Outlined in black: ranks meet in it. "
-    "Orange: only moves rows or weights. Red frame: waits. Pale: in the background."
+    "Outlined in black: ranks meet in it. Orange: only moves rows or weights. Red frame: waits. "
+    "Pale: in the background."
 )
+_IN_ORDER = "A column an op, in order: no lengths of time are known yet."
+_TO_SCALE = "To scale, as predicted: {} is {} pixels wide; what is shorter, or not known, has {}."
+_ROOM = 900  # pixels for a step, beside what ops have at least
 _CELL, _ROW, _NAMES = 16, 18, 190
 _MOST = 24  # of the nodes up and down of one: the page must not grow faster than the graph
 
@@ -132,18 +136,31 @@ def _box(spot: Spot) -> str:
 
 def _schedule(plan: Plan) -> str:
     made = charts_of(plan)
-    charts = "".join(f"<h3>{escape(c.title)}</h3>{_chart(c)}{_waits(c)}" for c in made)
-    lanes = _lanes(made) if len(made) > 1 else ""
-    return f'<section><h2>Schedule</h2><p class="dim">{_SCHEDULE_NOTE}</p>{lanes}{charts}</section>'
+    note, offsets = _scaled(made)
+    charts = "".join(f"<h3>{escape(c.title)}</h3>{_chart(c, offsets)}{_waits(c)}" for c in made)
+    lanes = _lanes(made, offsets) if len(made) > 1 else ""
+    return f'<section><h2>Schedule</h2><p class="dim">{note} {_SCHEDULE_NOTE}</p>{lanes}{charts}</section>'
 
 
-def _lanes(charts: Sequence[Chart]) -> str:
+def _scaled(charts: Sequence[Chart]) -> tuple[str, list[int]]:
+    """What a column's width means, and where each begins and the last one ends."""
+    seconds = charts[0].seconds if charts else ()
+    count = len(charts[0].numbers) if charts else 0
+    if not seconds:
+        return _IN_ORDER, [_NAMES + _CELL * i for i in range(count + 1)]
+    each = sum(seconds) / _ROOM
+    widths = (max(_CELL, round(s / each)) for s in seconds)
+    note = _TO_SCALE.format(escape(duration(each * 100)), 100, _CELL)
+    return note, list(accumulate(widths, initial=_NAMES))
+
+
+def _lanes(charts: Sequence[Chart], offsets: Sequence[int]) -> str:
     """All that each class of ranks does, a line each."""
     inner = []
     for line, chart in enumerate(charts):
         inner.append(f'<text x="0" y="{_ROW * line + 12}" font-weight="600">{escape(chart.title)}</text>')
-        inner += [_bar(i, line, mark, role) for i, (mark, role) in chart.lane.items()]
-    width, height = _NAMES + _CELL * len(charts[0].numbers), _ROW * len(charts)
+        inner += [_bar(bar, line, offsets, chart, bar.role) for bar in chart.lane]
+    width, height = offsets[-1], _ROW * len(charts)
     return f'<div class="scroll"><svg width="{width}" height="{height}">{"".join(inner)}</svg></div>'
 
 
@@ -151,27 +168,34 @@ def _waits(chart: Chart) -> str:
     return "".join(f'<p class="dim">{escape(wait_words(chart, wait))}</p>' for wait in chart.waits)
 
 
-def _chart(chart: Chart) -> str:
-    width, height = _NAMES + _CELL * len(chart.numbers), _ROW * (len(chart.rows) + 1)
-    inner = [
-        f'<text class="call" x="{_NAMES + _CELL * i}" y="12">{n}</text>'
-        for i, n in enumerate(chart.numbers)
-        if n is not None and (i % 3 == 0)
-    ]
+def _chart(chart: Chart, offsets: Sequence[int]) -> str:
+    width, height = offsets[-1], _ROW * (len(chart.rows) + 1)
+    inner = list(_ruler(chart, offsets))
     for line, row in enumerate(chart.rows, 1):
         label = escape(row.label if len(row.label) < 26 else f"{row.label[:24]}…")
         inner.append(f'<text x="0" y="{_ROW * line + 12}" data-name="{escape(row.label)}">{label}</text>')
-        inner += [_bar(begin + 1, line, Mark.BESIDE, row.role, end - begin - 1) for begin, end in row.spans]
-        inner += [_bar(i, line, mark, row.role) for i, mark in row.marks.items()]
+        inner += [_bar(bar, line, offsets, chart, row.role) for bar in row.bars]
     return f'<div class="scroll"><svg width="{width}" height="{height}">{"".join(inner)}</svg></div>'
 
 
-def _bar(column: int, line: int, mark: Mark, role: str, columns: int = 1) -> str:
-    fill = {Mark.TALKS: "#e8963a", Mark.WAITS: "#fff"}.get(mark, fill_of(role))
-    stroke = {Mark.MEETS: "#111", Mark.WAITS: "#c0392b"}.get(mark, "#889")
-    faint = ' opacity=".5"' if mark is Mark.BESIDE else ""
-    place = f'x="{_NAMES + _CELL * column}" y="{_ROW * line}" width="{_CELL * columns - 2}" height="{_ROW - 4}"'
-    return f'<rect {place} fill="{fill}" stroke="{stroke}"{faint}/>'
+def _ruler(chart: Chart, offsets: Sequence[int]) -> Iterator[str]:
+    """The numbers of the ops that have room behind the one before."""
+    free = 0
+    for number, x in zip(chart.numbers, offsets, strict=False):
+        if number is not None and x >= free:
+            yield f'<text class="call" x="{x}" y="12">{number}</text>'
+            free = x + 3 * _CELL
+
+
+def _bar(bar: Bar, line: int, offsets: Sequence[int], chart: Chart, role: str) -> str:
+    fill = {Mark.TALKS: "#e8963a", Mark.WAITS: "#fff"}.get(bar.mark, fill_of(role))
+    stroke = {Mark.MEETS: "#111", Mark.WAITS: "#c0392b"}.get(bar.mark, "#889")
+    faint = ' opacity=".5"' if bar.mark is Mark.BESIDE else ""
+    x, width = offsets[bar.begin], offsets[bar.end] - offsets[bar.begin] - 2
+    place = f'x="{x}" y="{_ROW * line}" width="{width}" height="{_ROW - 4}"'
+    seconds = chart.taken.get(bar.number, 0.0) if chart.taken and bar.mark not in (Mark.BESIDE, Mark.WAITS) else 0.0
+    title = f"<title>op {bar.number}: {escape(duration(seconds))}</title>" if seconds else ""
+    return f'<rect {place} fill="{fill}" stroke="{stroke}"{faint}>{title}</rect>'
 
 
 def _moves(plan: Plan, flows: Sequence[Flow], *, unrolled: bool) -> str:

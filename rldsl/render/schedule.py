@@ -1,16 +1,17 @@
-"""When each class of ranks does what, counting every op as long as any other, and who waits for whom."""
+"""When each class of ranks does what, in columns that all classes share, and who waits for whom."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import accumulate
+from typing import NamedTuple
 
 from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
-    ComputeOp,
-    FreeOp,
     OffloadOp,
     OnloadOp,
     ReshardOp,
@@ -21,9 +22,9 @@ from rldsl.compiler.ops import (
     parts,
 )
 from rldsl.compiler.plan import Plan, Program
-from rldsl.render.facts import in_order
 from rldsl.render.nodes import NodeView, node_id, nodes_of
 from rldsl.render.ranks import ranks_of
+from rldsl.render.run import Ran, Run, Time, in_background
 from rldsl.render.words import kind_of
 
 _MOVES = "move rows"
@@ -39,20 +40,23 @@ class Mark(Enum):
     WAITS = "░"
 
 
+class Bar(NamedTuple):
+    """Op `number` of the program runs in the columns from `begin` to before `end`."""
+
+    begin: int
+    end: int
+    mark: Mark
+    number: int
+    role: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one node does, by column; it does nothing in the others, or runs on beside them between those in `spans`."""
+    """What one node does; it does nothing in the columns without a bar."""
 
     label: str
     role: str
-    marks: Mapping[int, Mark]
-    spans: tuple[tuple[int, int], ...] = ()
-
-    def at(self, columns: range) -> dict[int, Mark]:
-        """All marks in these columns."""
-        beside = (range(max(a + 1, columns.start), min(b, columns.stop)) for a, b in self.spans)
-        found = {column: Mark.BESIDE for each in beside for column in each}
-        return found | {column: mark for column in columns if (mark := self.marks.get(column))}
+    bars: tuple[Bar, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,104 +67,108 @@ class Wait:
     number: int
     last: str
     ops: tuple[str, ...]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """The rows of one class of ranks; `numbers` are those of the ops in its program, None where it does nothing.
+    """The rows of one class of ranks. By column `numbers` has the op of its program that begins there, if one does.
 
-    `lane` is all that it does, with the role of each column; it is `waiting` where it stands in a collective.
+    `lane` is all that it does or waits for. `seconds` are those of each column, none where the plan predicts none;
+    `taken` those of the ops by their numbers.
     """
 
     title: str
     rows: tuple[Row, ...]
     numbers: tuple[int | None, ...]
-    lane: Mapping[int, tuple[Mark, str]]
+    lane: tuple[Bar, ...]
     waits: tuple[Wait, ...] = ()
+    seconds: tuple[float, ...] = ()
+    taken: Mapping[int, float] | None = None
 
 
 def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: frozenset[str] | None = None) -> list[Chart]:
     """A chart for each of `programs`, all with the same columns; `only` are the ids of the ops shown."""
     shown = [plan.programs.index(p) for p in (programs or plan.programs)]
-    run = _Run(plan)
-    used = {run.starts[p, op.id] for p in shown for op in run.ops[p] if only is None or op.id in only}
-    columns = {start: i for i, start in enumerate(sorted(used))}
+    run = Run(plan)
+    ran = {p: [r for r in run.ran[p] if only is None or r.op.id in only] for p in shown}
+    columns = _Columns(r for each in ran.values() for r in each)
     nodes = {n.id: n for n in nodes_of(plan)}
-    return [_chart(run, p, columns, nodes, only) for p in shown]
+    return [_Drawing(plan, run, p, columns, nodes).chart(ran[p]) for p in shown]
 
 
-class _Run:
-    """Every op begun as early as its ranks can, each one column long; a collective when its last ranks are there."""
+class _Columns:
+    """Stretches of time in which the same ops run on all classes of ranks; none in which nothing does."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.ops = [[op for op in p.ops if not isinstance(op, FreeOp)] for p in plan.programs]
-        self.numbers = [{op.id: i for i, op in enumerate(p.ops)} for p in plan.programs]
-        self.starts: dict[tuple[int, str], int] = {}
-        self.gaps: list[dict[str, tuple[int, int, tuple[int, ...]]]] = [{} for _ in plan.programs]
-        clock = [0] * len(plan.programs)
-        holders: dict[str, list[int]] = {}
-        for index, ops in enumerate(self.ops):
-            for op in ops:
-                holders.setdefault(op.id, []).append(index)
-        for each in in_order(plan):
-            if not isinstance(each, FreeOp):
-                self._begin(each, holders[each.id], clock)
+    def __init__(self, ran: Iterable[Ran]) -> None:
+        change: dict[Time, int] = {}
+        for each in ran:
+            change[each.begin] = change.get(each.begin, 0) + 1
+            change[each.end] = change.get(each.end, 0) - 1
+            if each.until is not None:
+                change.setdefault(each.until, 0)
+        self._times = sorted(change)
+        running = list(accumulate(change[t] for t in self._times))
+        # How many columns there are before each time.
+        self._before = [0, *accumulate(int(count > 0) for count in running)]
+        pairs = zip(self._times, self._times[1:], running, strict=False)
+        self.seconds = tuple(after.seconds - time.seconds for time, after, count in pairs if count)
+        self.count = len(self.seconds)
 
-    def _begin(self, op: AnyOp, holders: Sequence[int], clock: list[int]) -> None:
-        """What runs in the background begins alone, and is waited for until its last ranks have begun it too."""
-        come = [clock[p] for p in holders]
-        if isinstance(op, WaitOp):
-            come = [self.starts[p, op.begun] + 1 for p in holders if (p, op.begun) in self.starts]
-        latest = max(come, default=0) if isinstance(op, WaitOp) or (op.collective and not _beside(op)) else 0
-        late = tuple(p for p, there in zip(holders, come, strict=False) if there == latest)
-        for p in holders:
-            if clock[p] < latest:
-                self.gaps[p][op.id] = clock[p], latest, late
-            self.starts[p, op.id] = max(latest, clock[p])
-        for p in holders:
-            clock[p] = self.starts[p, op.id] + 1
-
-    def waits(self, p: int) -> Iterator[Wait]:
-        """Where ranks of program `p` stand in a collective, in order."""
-        for op in self.ops[p]:
-            if op.id in self.gaps[p]:
-                begin, end, late = self.gaps[p][op.id]
-                ranks = [ranks_of(self.plan.programs[q], self.plan.world_size) for q in late]
-                during = [o for o in self.ops[late[0]] if begin <= self.starts[late[0], o.id] < end]
-                names = tuple(dict.fromkeys(o.node or kind_of(o) for o in during))
-                yield Wait(kind_of(op), self.numbers[p][op.id], " and ".join(ranks), names)
+    def at(self, time: Time) -> int:
+        """The column that begins then, or else the first after it."""
+        return self._before[bisect_left(self._times, time)]
 
 
-def _chart(
-    run: _Run, p: int, columns: Mapping[int, int], nodes: dict[str, NodeView], only: frozenset[str] | None
-) -> Chart:
-    rows: dict[tuple[str, str], dict[int, Mark]] = {}
-    spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    numbers: list[int | None] = [None] * len(columns)
-    lane: dict[int, tuple[Mark, str]] = {}
-    shown = [op for op in run.ops[p] if only is None or op.id in only]
-    begun = {op.id: op for op in shown if _beside(op)}
-    for op in shown:
-        column = columns[run.starts[p, op.id]]
-        numbers[column] = run.numbers[p][op.id]
-        lane[column] = _mark(op), _role(op, nodes)
-        for part in parts((op,)):
-            named = begun.get(part.begun, part) if isinstance(part, WaitOp) else part
-            key = _label(named, nodes), _role(named, nodes)
-            marks = rows.setdefault(key, {})
-            if isinstance(op, WaitOp) and marks:
-                spans.setdefault(key, []).append((max(marks), column))
-            marks[column] = _mark(op)
-    for op in shown:
-        begin, end, _ = run.gaps[p].get(op.id, (0, 0, ()))
-        lane.update({columns[at]: (Mark.WAITS, "") for at in range(begin, end) if at in columns})
-    made = tuple(Row(*key, marks, tuple(spans.get(key, ()))) for key, marks in rows.items())
-    waits = tuple(w for w in run.waits(p) if only is None or run.plan.programs[p].ops[w.number].id in only)
-    return Chart(ranks_of(run.plan.programs[p], run.plan.world_size), made, tuple(numbers), lane, waits)
+class _Drawing:
+    """Makes the chart of program `p`."""
+
+    def __init__(self, plan: Plan, run: Run, p: int, columns: _Columns, nodes: Mapping[str, NodeView]) -> None:
+        self._plan, self._run, self._p, self._columns, self._nodes = plan, run, p, columns, nodes
+        self._known = {op.id: op for op in plan.programs[p].ops if in_background(op)}
+
+    def chart(self, ran: Sequence[Ran]) -> Chart:
+        rows: dict[tuple[str, str], list[Bar]] = {}
+        numbers: list[int | None] = [None] * self._columns.count
+        lane: list[Bar] = []
+        for each in ran:
+            own = self._bar(each.begin, each.end, _mark(each.op), each, _role(each.op, self._nodes))
+            numbers[own.begin] = each.number
+            if each.came < each.begin:
+                lane.append(self._bar(each.came, each.begin, Mark.WAITS, each))
+            lane.append(own)
+            for part in parts((each.op,)):
+                # A wait stands in the row of what it waits for.
+                of = self._known.get(part.begun, part) if isinstance(part, WaitOp) else part
+                bars = rows.setdefault((_label(of, self._nodes), _role(of, self._nodes)), [])
+                if each.until is not None and each.until > each.end:
+                    bars.append(self._bar(each.end, each.until, Mark.BESIDE, each))
+                bars.append(own)
+        return Chart(
+            title=ranks_of(self._plan.programs[self._p], self._plan.world_size),
+            rows=tuple(Row(*key, tuple(b for b in bars if b.begin < b.end)) for key, bars in rows.items()),
+            numbers=tuple(numbers),
+            lane=tuple(bar for bar in lane if bar.begin < bar.end),
+            waits=tuple(self._waits(ran)),
+            seconds=self._columns.seconds if self._run.timed else (),
+            taken={r.number: r.end.seconds - r.begin.seconds for r in ran} if self._run.timed else None,
+        )
+
+    def _bar(self, begin: Time, end: Time, mark: Mark, ran: Ran, role: str = "") -> Bar:
+        return Bar(self._columns.at(begin), self._columns.at(end), mark, ran.number, role)
+
+    def _waits(self, ran: Iterable[Ran]) -> Iterator[Wait]:
+        """Where ranks stand in a collective, in order."""
+        for each in ran:
+            if each.late:
+                ranks = [ranks_of(self._plan.programs[q], self._plan.world_size) for q in each.late]
+                during = self._run.during(each.late[0], each.came, each.begin)
+                names = tuple(dict.fromkeys(r.op.node or kind_of(r.op) for r in during))
+                seconds = each.begin.seconds - each.came.seconds
+                yield Wait(kind_of(each.op), each.number, " and ".join(ranks), names, seconds)
 
 
-def _label(op: AnyOp, nodes: dict[str, NodeView]) -> str:
+def _label(op: AnyOp, nodes: Mapping[str, NodeView]) -> str:
     if isinstance(op, ReshardOp):
         return _MOVES
     if isinstance(op, OnloadOp | OffloadOp):
@@ -171,21 +179,16 @@ def _label(op: AnyOp, nodes: dict[str, NodeView]) -> str:
     return node.label if node else node_id(op)
 
 
-def _role(op: AnyOp, nodes: dict[str, NodeView]) -> str:
+def _role(op: AnyOp, nodes: Mapping[str, NodeView]) -> str:
     node = None if isinstance(op, SyncWeightsOp) else nodes.get(node_id(op))
     return node.role if node else ""
 
 
-def _beside(op: AnyOp) -> bool:
-    """Whether the op only begins where it stands."""
-    return isinstance(op, ComputeOp | SyncWeightsOp) and op.background
-
-
 def _mark(op: AnyOp) -> Mark:
-    if isinstance(op, ReshardOp | SyncWeightsOp | CollectOp | TakeOp):
-        return Mark.TALKS
-    if isinstance(op, ComputeOp) and op.background:
+    if in_background(op):
         return Mark.BESIDE
     if isinstance(op, WaitOp):
         return Mark.WAITS
+    if isinstance(op, ReshardOp | SyncWeightsOp | CollectOp | TakeOp):
+        return Mark.TALKS
     return Mark.MEETS if op.collective else Mark.ALONE

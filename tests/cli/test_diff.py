@@ -66,7 +66,7 @@ def test_order_of_independent_nodes_means_nothing(diff, edited, folder):
     a = edited((r"(  node old)", metrics + r"\1"))
     (folder / "a.rl").write_text((folder / a).read_text())
     b = edited((r"(  node old)", "".join(reversed(metrics.splitlines(keepends=True))) + r"\1"))
-    diff("a.rl", b, code=0)
+    assert diff("a.rl", b, code=0) == "a.rl -> other.rl: the same in meaning\n"
 
 
 def test_a_plan_and_its_source_are_the_same(diff, folder):
@@ -154,7 +154,7 @@ def test_another_deployment(diff, folder):
 
 def test_options_hold_for_both_sides(diff, edited):
     other = edited(("kl_coef : float = 0.0", "kl_coef : float = 0.1"))
-    diff("tiny.rl", other, "--set", "kl_coef=0.2", code=0)
+    assert diff("tiny.rl", other, "--set", "kl_coef=0.2", code=0) == "tiny.rl -> other.rl: the same in meaning\n"
 
 
 def test_code_of_functions(diff, edited, folder):

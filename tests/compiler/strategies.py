@@ -55,8 +55,7 @@ field_types = st.builds(
 
 
 def _negated(value: Scalar, negative: bool) -> Scalar:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return -value if negative and number else value  # type: ignore[operator]
+    return value if isinstance(value, bool | str | None) or not negative else -value
 
 
 scalars = st.builds(_negated, st.none() | st.booleans() | whole | real | strings, st.booleans())

@@ -23,6 +23,7 @@ from rldsl.cli.explain import page
 from rldsl.compiler.cost.find_facts import SCRATCH_SPECIALS, NoFacts, facts_of, models_folder, shipped_models
 from rldsl.compiler.cost.hf_config import FAMILIES, read_config
 from rldsl.compiler.cost.model_facts import Blocks, Head, ModelFacts
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import ModelSpec
 from rldsl.diagnostics import Diagnostic, DiagnosticError
 
@@ -325,6 +326,20 @@ def test_a_directory_comes_before_a_hub_name(tmp_path):
     assert facts_of(spec(str(folder)), Path("/")) == read_config(small("qwen2"))
     (folder / "config.json").unlink()
     assert facts_of(spec("Qwen/Qwen2.5-72B"), tmp_path) == NoFacts("`Qwen/Qwen2.5-72B` has no config.json")
+
+
+def test_a_relative_directory_is_that_of_the_working_directory(tmp_path, monkeypatch):
+    """Not of the algorithm's folder: where the model is loaded from, its size is looked up."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(small("llama")))
+    text = (Path(__file__).parents[2] / "examples" / "grpo.rl").read_text(encoding="utf-8")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "grpo.rl").write_text(text, encoding="utf-8")
+    options = Options(settings=("model=tiny", "batch=3"), layouts=("actor.generate : vllm(tp = 3)",), world_size=3)
+    with pytest.raises(DiagnosticError) as caught:
+        compile_file(tmp_path / "mine" / "grpo.rl", options)
+    assert [d.code for d in caught.value.diagnostics] == ["RL0813"]
 
 
 def test_shipped_configurations_by_hub_name(tmp_path):

@@ -191,7 +191,7 @@ def test_states_stay_where_they_are_while_they_travel() -> None:
 @pytest.mark.parametrize("layouts", [(), APART])
 def test_predicted_seconds_count_it_beside(layouts: tuple[str, ...]) -> None:
     on, off = (off_policy(AGAIN | more, cluster="4 x cpu", layouts=layouts) for more in (frozenset(), OFF))
-    times = [plan_time(plan, Path("/"), Assumed(prompt_tokens=400)) for plan in (on, off)]
+    times = [plan_time(plan, Assumed(prompt_tokens=400)) for plan in (on, off)]
     assert all(isinstance(each, PlanTime) for each in times)
     beside, held = (each for each in times if isinstance(each, PlanTime))
     transfer = beside.seconds(op_of(on, SYNC))
@@ -205,7 +205,7 @@ def test_predicted_seconds_count_it_beside(layouts: tuple[str, ...]) -> None:
 
 def test_an_end_that_has_nothing_else_to_do_waits_for_it() -> None:
     plan = off_policy(cluster="4 x cpu", layouts=APART)
-    found = plan_time(plan, Path("/"))
+    found = plan_time(plan)
     assert isinstance(found, PlanTime)
     steps = {t.op: t for t in found.timeline() if t.first == 2}
     assert steps[WAIT].end == pytest.approx(steps[SYNC].end) and steps[WAIT].begin < steps[WAIT].end

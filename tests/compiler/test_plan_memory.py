@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -20,8 +21,8 @@ GIB = 1 << 30
 VLLM = "actor.generate : vllm(tp = 8)"
 
 
-def compiled(name: str = "ppo", *settings: str, **options: object) -> Compiled:
-    return compile_file(EXAMPLES / f"{name}.rl", Options(settings=settings, **options))  # type: ignore[arg-type]
+def compiled(name: str = "ppo", *settings: str, **options: Any) -> Compiled:
+    return compile_file(EXAMPLES / f"{name}.rl", Options(settings=settings, **options))
 
 
 def qwen(size: str, ranks: int, *layouts: str, disable: frozenset[str] = frozenset()) -> Plan:

@@ -41,7 +41,7 @@ def compiled(name: str, *settings: str, cluster: str = "16 x h100", layouts: tup
 
 
 def timed(plan: Plan, **assumed: float) -> PlanTime:
-    found = plan_time(plan, Path("/"), Assumed(**assumed) if assumed else None)
+    found = plan_time(plan, Assumed(**assumed) if assumed else None)
     assert isinstance(found, PlanTime)
     return found
 
@@ -95,9 +95,9 @@ def test_functions_and_unknown_models_have_no_seconds():
 
 def test_a_plan_for_any_hardware_has_no_seconds():
     plan = compile_file(EXAMPLES / "ppo.rl", Options()).plan
-    found = plan_time(plan, Path("/"))
+    found = plan_time(plan)
     assert isinstance(found, NoFacts) and "--cluster" in found.reason
-    found = plan_time(compiled("ppo", "model=no/such-model"), Path("/"))
+    found = plan_time(compiled("ppo", "model=no/such-model"))
     assert isinstance(found, NoFacts) and "no/such-model" in found.reason
 
 

@@ -15,7 +15,7 @@ from rldsl.render.scopes import general
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.rl"))
 
 
-def explained(file: Path, options: Options) -> None:
+def assert_explained(file: Path, options: Options) -> None:
     plan = compile_file(file, options).plan
     explainer = Explainer(plan)
     lines = (Path(plan.source.path).read_text() if file.suffix == ".rl" else "").splitlines()
@@ -36,7 +36,7 @@ def explained(file: Path, options: Options) -> None:
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
 def test_every_op_of_the_examples(file):
-    explained(file, Options())
+    assert_explained(file, Options())
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo", "validated"])
@@ -46,4 +46,4 @@ def test_every_op_of_a_plan_with_moves(name, tmp_path):
         "deploy {\n  cluster 4 x cpu\n  actor.train : fsdp(dp = 2) on 0..1\n  actor.generate : hf(dp = 2) on 2..3\n}\n"
     )
     file = next(f for f in EXAMPLES if f.stem == name)
-    explained(file, Options(deploy=deploy))
+    assert_explained(file, Options(deploy=deploy))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import cache
+from math import lcm
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from rldsl.compiler.ops import ReshardOp
 from rldsl.compiler.pipeline import Options, compile_file
+from rldsl.compiler.plan import Group, Plan
 from rldsl.compiler.volume import Amount, Volumes, symbol, total
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -87,3 +94,37 @@ def test_a_plan_says_where_its_fields_lie_and_how_many_bytes_they_have():
     assert plan.field("prompts").layouts == ("ranks2-3",)
     assert plan.field("score").bytes == {"1": volumes.volume("score").rows.count * 4}
     assert set(plan.field("tokens").bytes) == {"1", "P"}
+
+
+@cache
+def ppo() -> Plan:
+    return compile_file(EXAMPLES / "ppo.rl").plan
+
+
+@st.composite
+def groups(draw: st.DrawFn, world: int) -> Group:
+    cuts = sorted(draw(st.sets(st.integers(0, world), min_size=4, max_size=4)))
+    ranks = ((cuts[0], cuts[3]),) if draw(st.booleans()) else ((cuts[0], cuts[1]), (cuts[2], cuts[3]))
+    size = sum(last - first for first, last in ranks)
+    axes = [(t, c, p) for t in (1, 2, 3) for c in (1, 2) for p in (1, 2) if size % (t * c * p) == 0]
+    tp, cp, pp = draw(st.sampled_from(axes))
+    return Group(name=f"{ranks}{tp}{cp}{pp}", ranks=ranks, tp=tp, cp=cp, pp=pp)
+
+
+@given(st.data(), st.integers(4, 24), st.integers(1, 3))
+def test_what_crosses_is_what_the_prompts_one_by_one_say(data, world, times):
+    source, target = data.draw(groups(world)), data.draw(groups(world))
+    batch = times * lcm(source.dp(world), target.dp(world))
+    there = [target.holders(p % target.dp(world), world) for p in range(batch)]
+    here = [source.holders(p % source.dp(world), world) for p in range(batch)]
+    sent = [(p, here[p][0], rank) for p in range(batch) for rank in there[p] if rank not in here[p]]
+    messages = Counter((sender, receiver) for _, sender, receiver in sent)
+    op = ReshardOp(id="move", fields=("score",), source=source.name, target=target.name, batch=batch)
+    volumes = Volumes(replace(ppo(), world_size=world, groups=(source, target)))
+    found = volumes.sent(op)
+    assert (found.prompts, found.messages) == (len({p for p, _, _ in sent}), len(messages))
+    rows = 2  # a prompt
+    bytes_of = (8 + 8 * n * rows + -(-4 * n * rows // 8) * 8 for n in messages.values())
+    assert found.bytes == Amount(sum(bytes_of))
+    if batch > times:
+        assert volumes.sent(replace(op, batch=batch + 1)) is None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rldsl.backends.engines import draw as drawing
 from rldsl.backends.engines import generate, sources
+from rldsl.backends.engines.cache import DecodeCache
 from rldsl.backends.engines.draw import draw
 from rldsl.backends.engines.generate import Sampler, Samples
+from rldsl.backends.engines.module import Scorer
 from rldsl.compiler.ops import GenerateOp
 from rldsl.compiler.plan import ModelSpec
 from rldsl.diagnostics import DiagnosticError
@@ -79,6 +84,33 @@ def test_waves_and_compaction_change_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(generate, "KV_BYTES", 1)
     monkeypatch.setattr(generate, "COMPACT_BELOW", 0.0)
     assert responses(sample()) == together
+
+
+@pytest.mark.parametrize("head_dim", [4, 64])
+def test_a_wave_has_no_more_keys_and_values_than_it_may(monkeypatch: pytest.MonkeyPatch, head_dim: int):
+    """Whatever a head's width has to do with the model's: six rows of 20 columns have room here."""
+    room = 6 * 20 * 2 * 2 * (2 * head_dim) * 4
+    made: list[int] = []
+    fill = DecodeCache.fill
+
+    def filled(self: DecodeCache, *args: Any) -> None:
+        fill(self, *args)
+        made.append(sum(t.nbytes for t in (*self._keys, *self._values)))
+
+    monkeypatch.setattr(DecodeCache, "fill", filled)
+    monkeypatch.setattr(generate, "KV_BYTES", room)
+    sampler = Sampler(load(), seed=11)
+    config = LlamaConfig(
+        vocab_size=17,
+        hidden_size=32,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=head_dim,
+    )
+    sampler.scorer = Scorer(LlamaForCausalLM(config), kind="policy", name="actor")
+    sampler.generate(["1+2="] * 6, torch.arange(6), op(max_new_tokens=15), step=0)
+    assert len(made) == 3 and max(made) <= room
 
 
 def test_steps_and_samples_differ():

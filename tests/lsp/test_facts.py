@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.lsp_speed import large
 from rldsl.lsp.facts import hover
 from rldsl.lsp.view import View, analyse
 from tests.lsp.conftest import MAIN, at
@@ -80,22 +81,6 @@ def test_without_a_compiler_there_is_the_text(folder: Path):
     view = View.of(folder / "main.rl", MAIN)
     assert "node short = compute brevity" in words(view, "mean(sco|re)\n  output")
     assert words(view, "max tur|ns") == "```rl\nparam turns : int = 3 in [1, 8]\n```"
-
-
-def large(nodes: int) -> str:
-    """An algorithm of `nodes` nodes."""
-    extra = "".join(
-        f"  node step{i} = compute sum_scores(score{i}, score{i}) -> score{i + 1}\n" for i in range(nodes - 4)
-    )
-    return f"""algorithm large {{
-  model actor : policy = scratch(; alphabet = "01=")
-  input prompts, answers : text[prompt] = jsonl("rows.jsonl") with batch = 8
-  node rollout = actor.generate(prompts; n = 4, max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
-  node reward = compute exact_match(completions, answers) -> score0
-{extra}  node advantage = compute group_advantage(score{nodes - 4}) -> advantages
-  node update = actor.train policy_loss(tokens, response_mask, advantages, old_logp = rollout_logp) with lr = 0.001
-}}
-"""
 
 
 def test_every_place_of_a_large_file_has_an_answer(tmp_path: Path):

@@ -192,7 +192,7 @@ def test_terms_add_up_to_what_the_plan_says(tmp_path, monkeypatch, layout, capsy
     assert main([*PPO, *arguments, "--emit", "plan.json"]) == 0
     assert re.search(r"^fits, peak [\d.]+ of 75\.1 GiB on .+ at \w+$", capsys.readouterr().out, re.MULTILINE)
     plan = read_plan(Path("plan.json"))
-    terms = plan_terms(plan, tmp_path)
+    terms = plan_terms(plan)
     assert terms is not None and plan.memory is not None
     told = [each for op in plan.ops() for each in terms.of(op.id)]
     assert len(told) == len(plan.memory.ops) and all(each.agrees for each in told)
@@ -203,7 +203,7 @@ def test_terms_add_up_to_what_the_plan_says(tmp_path, monkeypatch, layout, capsy
     other = msgspec.structs.replace(
         plan, models=tuple(msgspec.structs.replace(m, precision="fp32") for m in plan.models)
     )
-    wrong = plan_terms(other, tmp_path)
+    wrong = plan_terms(other)
     assert wrong is not None and not wrong.of("actor_update")[0].agrees
 
 

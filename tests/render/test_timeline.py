@@ -3,14 +3,15 @@
 import msgspec
 import pytest
 
+from bench.random_graph import RandomGraph
 from rldsl.compiler.ops import ComputeOp, InferMethod, InferOp, ReshardOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
-from rldsl.compiler.plan import FieldSpec, Group, ModelSpec, Plan, Program
+from rldsl.compiler.plan import FieldSpec, Group, MemoryPlan, ModelSpec, Plan, Program
 from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts, in_order
 from rldsl.render.flows import Kind, Way, flows_of
 from rldsl.render.moves import FlowView, flows_json
-from rldsl.render.schedule import Mark, charts_of
+from rldsl.render.schedule import Bar, Mark, charts_of
 from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
 from rldsl.render.sizes import bytes_words, rows_words, share_words, size_words
 from rldsl.render.timeline import TimelineView
@@ -55,6 +56,20 @@ def split(plan):
     return typed(made)
 
 
+def drawn_at(row):
+    """By column what a row shows there."""
+    return {column: bar.mark for bar in row.bars for column in range(bar.begin, bar.end)}
+
+
+def predicted(plan, seconds):
+    """The plan with predicted seconds of some ops."""
+    memory = MemoryPlan(
+        budget=1, reserve=0, states=(), ops=(), peak=1, peak_op="", unplanned=1, unplanned_op="", moved_seconds=0.0,
+        solver="", seconds=seconds,
+    )  # fmt: skip
+    return msgspec.structs.replace(plan, memory=memory)
+
+
 PLANS = {"collecting": typed(collecting()), "talking": typed(talking())}
 
 
@@ -74,12 +89,12 @@ def test_columns_are_the_same_ops_for_all_ranks(plan):
     assert len(first.numbers) == len(second.numbers) == 12
     assert second.numbers[3] is None
     assert "rollout" not in [r.label for r in second.rows]
-    assert {r.label: r.marks for r in first.rows}["move rows"] == {2: Mark.TALKS, 4: Mark.TALKS}
+    assert {r.label: drawn_at(r) for r in first.rows}["move rows"] == {2: Mark.TALKS, 4: Mark.TALKS}
 
 
 def test_marks(plan):
     (chart,) = charts_of(plan)
-    marks = {r.label: next(iter(r.marks.values())) for r in chart.rows}
+    marks = {r.label: r.bars[0].mark for r in chart.rows}
     assert marks["rollout"] is Mark.ALONE
     assert marks["advantage"] is Mark.MEETS
     assert marks["weights of actor"] is Mark.TALKS
@@ -90,8 +105,8 @@ def test_who_waits_for_whom(plan):
     assert first.waits == ()
     (wait,) = second.waits
     assert (wait.op, wait.number, wait.last, wait.ops) == ("reshard", 3, "ranks 0 to 1", ("rollout",))
-    assert second.lane[3] == (Mark.WAITS, "")
-    assert first.lane[3] == (Mark.ALONE, "ACTOR")
+    assert Bar(3, 4, Mark.WAITS, 3) in second.lane
+    assert Bar(3, 4, Mark.ALONE, 3, "ACTOR") in first.lane
 
 
 def test_ranks_that_do_not_meet_work_at_the_same_time(plan):
@@ -102,8 +117,8 @@ def test_ranks_that_do_not_meet_work_at_the_same_time(plan):
         Program(first=2, last=4, ops=(msgspec.structs.replace(reward, group="b"), ops[4])),
     )
     first, second = charts_of(msgspec.structs.replace(plan, world_size=4, programs=apart))
-    assert [r.marks for r in first.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
-    assert [r.marks for r in second.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
+    assert [drawn_at(r) for r in first.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
+    assert [drawn_at(r) for r in second.rows] == [{0: Mark.ALONE}, {1: Mark.MEETS}]
     assert first.waits == second.waits == ()
 
 
@@ -120,7 +135,65 @@ def test_what_runs_in_the_background():
     spec = ModelSpec(name="m", kind="policy", source="hf")
     (chart,) = charts_of(msgspec.structs.replace(plan, models=(spec,)))
     (reward,) = (r for r in chart.rows if r.label == "reward")
-    assert reward.at(range(9)) == {0: Mark.BESIDE, 1: Mark.BESIDE, 2: Mark.WAITS}
+    assert drawn_at(reward) == {0: Mark.BESIDE, 1: Mark.BESIDE, 2: Mark.WAITS}
+
+
+def test_columns_are_as_long_as_predicted(plan):
+    """Four seconds of sampling on the first ranks, during which the others wait; what has no seconds has an order."""
+    first, second = charts_of(predicted(split(plan), {"rollout": 4.0, "ref": 1.0, "back": 0.5}))
+    at = {r.label: r.bars[0] for r in first.rows}
+    assert first.seconds == second.seconds
+    assert first.seconds[at["rollout"].begin] == 4.0 and sum(first.seconds) == 5.5
+    assert first.taken[at["rollout"].number] == 4.0
+    (wait,) = second.waits
+    assert (wait.seconds, wait.ops) == (4.0, ("rollout",))
+    (waiting,) = (bar for bar in second.lane if bar.mark is Mark.WAITS)
+    assert sum(second.seconds[waiting.begin : waiting.end]) == 4.0
+    assert first.seconds[at["reward"].begin] == 0.0
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_schedule_to_scale(plan, width, drawn, golden):
+    seconds = {"rollout": 4.0, "ref": 0.9, "update_actor": 3.0, "update_critic": 2.0, "back": 0.25}
+    text = drawn(TimelineView(charts_of(predicted(split(plan), seconds))), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text == golden(f"predicted-schedule-{width}.txt", text)
+
+
+def test_what_runs_in_the_background_is_as_long_as_predicted():
+    """A function of two seconds beside a forward of three is done before it is waited for; one of five is not."""
+    program = (
+        ComputeOp(id="short", node="short", function="f", args=(), outputs=("a",), background=True),
+        ComputeOp(id="long", node="long", function="f", args=(), outputs=("b",), background=True),
+        InferOp(id="ref", node="ref", model="m", method=InferMethod.LOGPROB, tokens="t", response_mask="r", output="o"),
+        WaitOp(id="wait:short", node="short", begun="short", holds=()),
+        WaitOp(id="wait:long", node="long", begun="long", holds=()),
+    )
+    plan = Plan(
+        algorithm="a", parameters={}, divides=1, models=(ModelSpec(name="m", kind="policy", source="hf"),), fields=(),
+        functions=(), groups=(Group(name="world"),), programs=(Program(ops=program),),
+    )  # fmt: skip
+    (chart,) = charts_of(predicted(plan, {"short": 2.0, "long": 5.0, "ref": 3.0}))
+    rows = {r.label: r for r in chart.rows}
+
+    def seconds_of(label, mark):
+        return sum(chart.seconds[c] for c, m in drawn_at(rows[label]).items() if m is mark)
+
+    assert (seconds_of("short", Mark.BESIDE), seconds_of("short", Mark.WAITS)) == (2.0, 0.0)
+    assert (seconds_of("long", Mark.BESIDE), seconds_of("long", Mark.WAITS)) == (3.0, 2.0)
+
+
+def test_a_long_schedule_has_every_op_once(tmp_path, drawn):
+    """Cut into parts, each with the rows that do something in it."""
+    file = tmp_path / "long.rl"
+    file.write_text(RandomGraph(300).text)
+    (chart,) = charts_of(compile_file(file).plan)
+    text = drawn(TimelineView([chart]), 80)
+    lines = text.splitlines()
+    assert len(chart.numbers) > 80 and max(map(len, lines)) <= 80
+    bars = sum(bar.end - bar.begin for row in chart.rows for bar in row.bars)
+    legend = next(i for i, line in enumerate(lines) if line.startswith("█ works"))
+    assert sum(line.count(m.value) for line in lines[:legend] for m in Mark) == bars
 
 
 def test_weights_on_their_way_in_the_background():
@@ -130,10 +203,11 @@ def test_weights_on_their_way_in_the_background():
     shown = compile_file(EXAMPLES / "off_policy.rl", options).plan
     train, generate = charts_of(shown)
     (mine,), (theirs,) = ([r for r in c.rows if r.label == "weights of actor"] for c in (train, generate))
-    wait = max(mine.marks)
-    assert mine.at(range(wait + 1)) == {0: Mark.TALKS, **dict.fromkeys(range(1, wait), Mark.BESIDE), wait: Mark.WAITS}
-    begun, arrived = sorted(theirs.marks)
-    assert begun == 2 and theirs.marks[arrived] is Mark.WAITS
+    marks = drawn_at(mine)
+    wait = max(marks)
+    assert marks == {**dict.fromkeys(range(wait), Mark.BESIDE), wait: Mark.WAITS}
+    begun, *_, arrived = sorted(drawn_at(theirs))
+    assert begun == 2 and drawn_at(theirs)[arrived] is Mark.WAITS
     assert [w.op for w in train.waits] == ["reshard"] and not generate.waits
     assert not any(r.label == "rollout" for r in train.rows)
 

@@ -80,7 +80,7 @@ def expected(likely: float, read: int, rank: int, size: int) -> tuple[dict[str, 
     return columns(prompts, told), len(found), rounds
 
 
-def check(likely: float, read: int, comm: Comm, copies: int = 1) -> None:
+def assert_kept(likely: float, read: int, comm: Comm, copies: int = 1) -> None:
     """`copies` ranks in a row hold the same rows."""
     group = Group(name="all", ranks=((0, comm.world_size),), tp=copies)
     layout = dealt(group, range(comm.world_size), comm.world_size)
@@ -104,23 +104,27 @@ def check(likely: float, read: int, comm: Comm, copies: int = 1) -> None:
         assert same(got[name], want[name]), (likely, read, comm.rank, comm.world_size, name)
 
 
-def work(world: Comm, _folder: Path) -> None:
+def work(world: Comm, _folder: Path) -> int:
+    """How many cases this rank had a part in."""
     world.make_groups([range(2), range(3)])
+    cases = 0
     for size in (2, 3, 4):
         comm = world.group_of(range(size))
         for likely, read in product(LIKELY, READS) if comm is not None else ():
-            check(likely, read, comm)
-            if size == 4:
-                check(likely, read, comm, copies=2)
+            for copies in (1, 2) if size == 4 else (1,):
+                assert_kept(likely, read, comm, copies)
+                cases += 1
+    return cases
 
 
 def test_several_ranks_keep_the_same(tmp_path: Path) -> None:
-    on_ranks(work, tmp_path, WORLD)
+    each = len(LIKELY) * len(READS)
+    assert on_ranks(work, tmp_path, WORLD) == [4 * each, 4 * each, 3 * each, 2 * each]
 
 
 @pytest.mark.parametrize(("likely", "read"), list(product(LIKELY, READS)))
 def test_one_rank_keeps_what_a_plain_loop_keeps(likely: float, read: int) -> None:
-    check(likely, read, Comm.alone())
+    assert_kept(likely, read, Comm.alone())
 
 
 def test_the_cases_are_all_there() -> None:

@@ -139,7 +139,7 @@ def torchrun(ranks: int) -> list[str]:
     return [str(BIN / "torchrun"), "--nproc-per-node", str(ranks), "-m", "rldsl.backends.torchrun", "plan.json"]
 
 
-def check_death(job: Job, victim: int, seconds: float, where: str = "op `judge`") -> str:
+def assert_dies(job: Job, victim: int, seconds: float, where: str = "op `judge`") -> str:
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     said = job.end(seconds)
@@ -152,11 +152,22 @@ def check_death(job: Job, victim: int, seconds: float, where: str = "op `judge`"
     return said
 
 
+def assert_interrupted(job: Job, ranks: int) -> None:
+    """Ctrl-C once all ranks compute: the exit code for that, no error, and nothing left."""
+    job.ranks(ranks)
+    job.process.send_signal(signal.SIGINT)
+    said = job.end(15)
+    assert job.process.returncode == 130, said
+    assert "Traceback" not in said and "RL07" not in said
+    wait(lambda: not job.left(), 10)
+    assert not job.left()
+
+
 @pytest.mark.parametrize("body", [IN_A_COLLECTIVE, IN_A_LONG_COMPUTE], ids=["collective", "compute"])
 def test_kill_a_rank_under_torchrun(tmp_path: Path, start: Callable[..., Job], body: str) -> None:
     write(tmp_path, body)
     job = start(rldsl("torchrun", 2))
-    said = check_death(job, job.ranks(2)[-1], 15)
+    said = assert_dies(job, job.ranks(2)[-1], 15)
     assert "Traceback" not in said and "ChildFailedError" not in said
 
 
@@ -164,7 +175,7 @@ def test_kill_a_rank_that_waits_for_the_background(tmp_path: Path, start: Callab
     """The watch ends the other rank, which waits for a function of its own."""
     write_background(tmp_path)
     job = start(rldsl("torchrun", 2))
-    said = check_death(job, job.ranks(2)[-1], 15, where="op `wait:judge` of node `judge`")
+    said = assert_dies(job, job.ranks(2)[-1], 15, where="op `wait:judge` of node `judge`")
     assert "Traceback" not in said
 
 
@@ -175,33 +186,26 @@ def test_interrupt_while_a_function_runs_in_the_background(
 ) -> None:
     """The thread of one that works is inside of PyTorch when the process ends."""
     write_background(tmp_path, body)
-    job = start(rldsl(backend, ranks))
-    job.ranks(ranks)
-    job.process.send_signal(signal.SIGINT)
-    said = job.end(15)
-    assert job.process.returncode == 130, said
-    assert "Traceback" not in said and "RL07" not in said
-    wait(lambda: not job.left(), 10)
-    assert not job.left()
+    assert_interrupted(start(rldsl(backend, ranks)), ranks)
 
 
 def test_kill_a_rank_under_ray(tmp_path: Path, start: Callable[..., Job]) -> None:
     write(tmp_path, IN_A_COLLECTIVE)
     job = start(rldsl("ray", 2))
-    said = check_death(job, job.ranks(2)[0], 25)
+    said = assert_dies(job, job.ranks(2)[0], 25)
     assert "raylet" not in said and "Traceback" not in said
 
 
 def test_kill_a_rank_under_a_launcher_of_the_users_own(tmp_path: Path, start: Callable[..., Job]) -> None:
     write(tmp_path, IN_A_COLLECTIVE)
     job = start(torchrun(2))
-    check_death(job, job.ranks(2)[0], 15)
+    assert_dies(job, job.ranks(2)[0], 15)
 
 
 def test_kill_the_only_rank(tmp_path: Path, start: Callable[..., Job]) -> None:
     write(tmp_path, IN_A_COLLECTIVE)
     job = start(rldsl("torchrun", 1))
-    assert "killed by SIGKILL" in check_death(job, job.ranks(1)[0], 15)
+    assert "killed by SIGKILL" in assert_dies(job, job.ranks(1)[0], 15)
 
 
 def test_kill_the_launcher(tmp_path: Path, start: Callable[..., Job]) -> None:
@@ -217,14 +221,7 @@ def test_kill_the_launcher(tmp_path: Path, start: Callable[..., Job]) -> None:
 @pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2), ("ray", 2)])
 def test_interrupt(tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int) -> None:
     write(tmp_path, IN_A_COLLECTIVE)
-    job = start(rldsl(backend, ranks))
-    job.ranks(ranks)
-    job.process.send_signal(signal.SIGINT)
-    said = job.end(15)
-    assert job.process.returncode == 130, said
-    assert "Traceback" not in said and "RL07" not in said
-    wait(lambda: not job.left(), 10)
-    assert not job.left()
+    assert_interrupted(start(rldsl(backend, ranks)), ranks)
 
 
 def test_interrupt_while_ranks_start(tmp_path: Path, start: Callable[..., Job]) -> None:
@@ -328,7 +325,7 @@ def test_the_rank_that_generates_dies(tmp_path: Path, start: Callable[..., Job],
     job = start([*command, "--run-dir", "run"])
     (victim,) = job.ranks(1)
     if how is signal.SIGKILL:
-        said = check_death(job, victim, 15, "op `wait:judge` of node `judge`")
+        said = assert_dies(job, victim, 15, "op `wait:judge` of node `judge`")
         assert "rank 2 (pid" in said and "step 3 of 9" in said
     else:
         job.process.send_signal(how)
@@ -369,7 +366,7 @@ def test_weights_that_never_arrive(tmp_path: Path, start: Callable[..., Job], ho
     job = start([*command, "--run-dir", "run"])
     (victim,) = job.ranks(1)
     if how is signal.SIGKILL:
-        said = check_death(job, victim, 15, "op `wait:sync_weights:actor:1` of node `rollout`")
+        said = assert_dies(job, victim, 15, "op `wait:sync_weights:actor:1` of node `rollout`")
         assert "rank 2 (pid" in said and "step 3 of 9" in said and "Traceback" not in said
     else:
         job.process.send_signal(how)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,10 +79,10 @@ def passes() -> Iterator[list[int]]:
     seen: list[int] = []
     whole = Scorer.hidden
 
-    def hidden(self: Scorer, layout: Layout, *more: object) -> torch.Tensor:
+    def hidden(self: Scorer, layout: Layout, *more: Any) -> torch.Tensor:
         if not torch.is_grad_enabled() and not more:
             seen.append(layout.tokens.numel())
-        return whole(self, layout, *more)  # type: ignore[arg-type]
+        return whole(self, layout, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scorer, "hidden", hidden)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rldsl.backends.comm import Comm
 from rldsl.backends.metrics import StepMetrics
-from rldsl.compiler.ops import AnyOp, Guard, MetricOp, Reduction
+from rldsl.compiler.ops import Guard, MetricOp, Reduction
 from rldsl.compiler.plan import Program
 from tests.ranks import on_ranks
 from tests.runtime.plans import only_compute, user_function
@@ -77,21 +77,24 @@ def closed(comm: Comm, shares: int, folder: Path) -> dict[str, float | None]:
     return line
 
 
-def check(line: dict[str, float | None]) -> None:
+def assert_wanted(line: dict[str, float | None]) -> None:
     for name in ROWS:
         for reduction in Reduction:
             want, got = wanted(name, reduction), line[f"{name}.{reduction}"]
             assert got == (None if want is None else pytest.approx(want, rel=1e-9, abs=1e-12)), (name, reduction)
 
 
-def work(comm: Comm, folder: Path) -> None:
+def work(comm: Comm, folder: Path) -> dict[str, float | None]:
     own = folder / f"{comm.rank}"
     own.mkdir()
-    check(closed(comm, WORLD, own))
+    return closed(comm, WORLD, own)
 
 
 def test_over_ranks(tmp_path: Path) -> None:
-    on_ranks(work, tmp_path, WORLD)
+    lines = on_ranks(work, tmp_path, WORLD)
+    assert len(lines) == WORLD
+    for line in lines:
+        assert_wanted(line)
 
 
 def test_from_the_parts_of_ranks_that_do_not_meet(tmp_path: Path) -> None:
@@ -105,23 +108,23 @@ def test_from_the_parts_of_ranks_that_do_not_meet(tmp_path: Path) -> None:
             metrics.add_global("judge", {"loss": 0.5, "kl": float("nan")})
         parts.append(metrics.part())
     line = metrics.line(7, parts)
-    check(line)
+    assert_wanted(line)
     assert line["step"] == 7 and line["judge/loss"] == 0.5 and line["judge/kl"] is None
     assert list(line) == list(metrics.close(8)), "the keys of ranks that end a step together, in their order"
 
 
 def test_alone_from_several_ops(tmp_path: Path) -> None:
-    check(closed(Comm.alone(), 1, tmp_path))
+    assert_wanted(closed(Comm.alone(), 1, tmp_path))
 
 
 def test_the_logs_own_keys_stay(tmp_path: Path) -> None:
     plan = only_compute(tmp_path, user_function(tmp_path, "def user(prompts):\n    return [1.0] * len(prompts)\n"))
-    made: list[AnyOp] = [
+    made = [
         MetricOp(id="m", name="step", reduction=Reduction.SUM, field="score"),
         MetricOp(id="n", name="score", reduction=Reduction.SUM, field="score", guard=Guard(every=3)),
     ]
     metrics = StepMetrics(msgspec.structs.replace(plan, programs=(Program(ops=(*plan.ops(), *made)),)), Comm.alone())
-    metrics.add_metric(made[0], torch.tensor([2.0, 3.0]))  # type: ignore[arg-type]
+    metrics.add_metric(made[0], torch.tensor([2.0, 3.0]))
     line = metrics.close(7)
     assert (line["step"], line["metric/step"]) == (7, 5.0)
     assert line["score"] is None, "what the user calls a metric is that metric, though a field has the same name"

@@ -80,7 +80,8 @@ def same(got: Column, want: Column) -> bool:
     return got.data == want.data
 
 
-def work(world: Comm, _folder: Path) -> None:
+def assert_between_the_first(world: Comm) -> None:
+    """Moves between layouts of the first so many ranks."""
     rank = world.rank
     world.make_groups([range(2)])
     for source, target in MOVES:
@@ -104,7 +105,8 @@ def ranks_of(*groups: Group) -> list[int]:
     return sorted({r for g in groups for first, last in g.spans(WORLD) for r in range(first, last)})
 
 
-def between(world: Comm, _folder: Path) -> None:
+def assert_between_groups(world: Comm) -> None:
+    """Moves between groups with ranks and axes of their own."""
     world.make_groups(ranks_of(*pair) for pair in BETWEEN)
     for number, (source, target) in enumerate(BETWEEN):
         comm = world.group_of(ranks_of(source, target))
@@ -124,13 +126,15 @@ def kept(rows: dict[str, Column], even: bool) -> dict[str, Column]:
     return {n: c.select((c.prompt_ids % 2 == 0).nonzero()[:, 0]) if even else c for n, c in rows.items()}
 
 
-def both(world: Comm, folder: Path) -> None:
-    work(world, folder)
-    between(world, folder)
+def work(world: Comm, _folder: Path) -> int:
+    """The rank, once all has been found as it should be."""
+    assert_between_the_first(world)
+    assert_between_groups(world)
+    return world.rank
 
 
 def test_reshard_between_layouts(tmp_path: Path) -> None:
-    on_ranks(both, tmp_path, WORLD)
+    assert on_ranks(work, tmp_path, WORLD) == list(range(WORLD))
 
 
 def test_alone_nothing_moves() -> None:

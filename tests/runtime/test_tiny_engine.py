@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ from tests.runtime.tiny_engine import DECAY, TINY, TinyModel
 TOY = Path(__file__).parents[2] / "examples" / "toy"
 
 
-def model(**settings: object) -> TinyModel:
-    spec = ModelSpec(name="actor", kind="policy", source="scratch", source_args={"alphabet": "01"}, **settings)  # type: ignore[arg-type]
+def model(**settings: Any) -> TinyModel:
+    spec = ModelSpec(name="actor", kind="policy", source="scratch", source_args={"alphabet": "01"}, **settings)
     return TinyModel.load(spec, comm=Comm.alone(), seed=3)
 
 

@@ -136,12 +136,20 @@ class DecayingSum(nn.Module):
         return states @ self.own.t()
 
 
+FAINT = 1e-6
+
+
 class SummingOptimizer(Optimizer):
-    """Every rank has all gradients of its own rows, whose sum all ranks then have."""
+    """Every rank has all gradients of its own rows, whose sum all ranks then have.
+
+    Numbers below `FAINT` are 0: they are what rounding leaves of sums that cancel, another thing in each order of rows,
+    and AdamW would make whole steps of them.
+    """
 
     def _gradients(self, head: int | None) -> Iterable[Tensor]:
         for gradient in super()._gradients(head):
-            yield self.comm.all_reduce(gradient)
+            whole = self.comm.all_reduce(gradient)
+            yield whole.masked_fill_(whole.abs() < FAINT, 0)
 
     def _norm(self, gradients: list[Tensor]) -> float:
         return math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
