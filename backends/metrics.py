@@ -147,12 +147,14 @@ class StepMetrics:
         if meter is not None:
             meter.begin()
         began = time.perf_counter()
-        yield
-        if self._comm.device.type == "cuda":
-            torch.cuda.synchronize(self._comm.device)
-        self._seconds[op.id] += time.perf_counter() - began
-        if meter is not None:
-            self._memory[op.id] = max(self._memory[op.id], meter.end() or 0)
+        try:
+            yield
+            if self._comm.device.type == "cuda":
+                torch.cuda.synchronize(self._comm.device)
+            self._seconds[op.id] += time.perf_counter() - began
+        finally:
+            if meter is not None:  # also of an op that fails: its thread, if it has one, must end
+                self._memory[op.id] = max(self._memory[op.id], meter.end() or 0)
 
     def add_seconds(self, op: str, seconds: float) -> None:
         """What the op `op` has taken in the background, beside others."""

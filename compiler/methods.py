@@ -201,10 +201,10 @@ CLUSTERS: dict[str, str] = {
 
 FIGURES: tuple[Setting, ...] = (
     *(
-        Setting(name=name, type="float", above=0.0)
+        Setting(name=name, type="float", above=0.0, most=1e9)
         for name in ("memory", "bf16", "fp32", "bandwidth", "link", "host_link", "host_memory", "network")
     ),
-    Setting(name="per_node", type="int", least=1),
+    Setting(name="per_node", type="int", least=1, most=1e9),
     Setting(name="usable", type="float", above=0.0, most=1.0),
 )
 """What a deployment can say of its hardware, in GiB, TFLOP/s and GB/s; the usual figures are in cost/hardware.py."""

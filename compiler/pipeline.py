@@ -194,6 +194,7 @@ def compile_graph(graph: Graph, options: Options, *, source_dir: Path, found: Di
     graph = replace(graph, deploy=_deploy(options, graph.deploy))
     module = run_passes(Module(graph=graph), CHECKS, context, options)
     context.found.raise_if_errors()
+    context = replace(context, relower=_relower(context, options))
     for one in LOWERING:
         module = run_passes(module, (one,), context, options)
         context.found.raise_if_errors()
@@ -215,6 +216,23 @@ def run_passes(module: Module, passes: tuple[Pass, ...], context: Context, optio
         if options.observe:
             options.observe(one.name, module, time.perf_counter() - begin)
     return module
+
+
+def _relower(context: Context, options: Options) -> Callable[[Module], Module] | None:
+    """The passes between the order and the memory plan, for this to try other orders."""
+    if OrderEqualDepths.name in options.disable:
+        return None
+    names = [p.name for p in LOWERING]
+    between = LOWERING[names.index(OrderEqualDepths.name) + 1 : names.index(PlanMemory.name)]
+    passes = [p for p in between if p.name not in options.disable]
+    quiet = replace(context, found=Diagnostics())  # what there is to say has been said of the first order
+
+    def relower(module: Module) -> Module:
+        for one in passes:
+            module = one.apply(module, quiet)
+        return module
+
+    return relower
 
 
 def _context(options: Options, source_dir: Path, found: Diagnostics) -> Context:

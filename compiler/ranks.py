@@ -22,6 +22,12 @@ def union(*sets: Iterable[tuple[int, int]]) -> Ranks:
     return tuple(made)
 
 
+def common(one: Ranks, other: Ranks) -> Ranks:
+    """The ranks that are in both."""
+    spans = ((max(a, first), min(b, last)) for a, b in one for first, last in other)
+    return union(span for span in spans if span[0] < span[1])
+
+
 def contains(outer: Ranks, inner: Ranks) -> bool:
     """Whether all ranks of `inner` are in `outer`."""
     return all(any(a <= first and last <= b for a, b in outer) for first, last in inner)

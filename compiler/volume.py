@@ -194,6 +194,11 @@ class Volumes:
         moves = (op for op in self._plan.ops() if isinstance(op, ReshardOp))
         return total(sent.bytes for op in moves if (sent := self.sent(op)))
 
+    def left(self) -> Amount:
+        """All rows that moves leave at their source as well."""
+        moves = (op for op in self._plan.ops() if isinstance(op, ReshardOp))
+        return total(v.bytes for op in moves for name in op.keeps if (v := self.volume(name)))
+
     @cached_property
     def _types(self) -> dict[str, FieldType]:
         return {f.name: FieldType.parse(f.type) for f in self._plan.fields}

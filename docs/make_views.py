@@ -39,7 +39,16 @@ DEPLOY = """deploy {
   actor.generate : hf(dp = 2) on 4..5
 }
 """
+GROUPS = """deploy {
+  cluster 8 x h100
+  actor.train     : fsdp(dp = 4) on 0..3
+  critic.train    : fsdp(dp = 4) on 0..3
+  reference.infer : fsdp(dp = 4) on 4..7
+  actor.generate  : hf(dp = 2) on 6..7
+}
+"""
 APART = ("--deploy", "apart.rl")
+LARGE = ("--deploy", "groups.rl", "--set", "model=Qwen/Qwen2.5-7B")
 SMALL = ("--set", "model=Qwen/Qwen2.5-7B", "--cluster", "8 x h100", "--memory", "24GiB")
 
 
@@ -102,10 +111,13 @@ SECTIONS = (
     Section(
         title="The schedule",
         text=(
-            "A lane for each class of ranks, then its nodes, one a row. A column is an op: every op counts as "
-            "one, and begins as early as its ranks can. Below stands who waits for whom where ranks meet."
+            "A lane for each class of ranks, then its nodes, one a row. Every op begins as early as its ranks can; "
+            "what runs in the background stands beside what it runs with. Where a plan predicts seconds, which it "
+            "does for a cluster and models that are known, columns are to scale, but none is narrower than is "
+            "said; else a column is an op. Below stands who waits for whom where ranks meet, and how long."
         ),
         shown=(
+            Shown(command=("show", "examples/ppo.rl", *LARGE), begin="Schedule", end="Each step", picture="seconds"),
             Shown(command=("show", "examples/ppo.rl", *APART), begin="Schedule", end="Each step", picture="schedule"),
         ),
     ),
@@ -129,8 +141,15 @@ SECTIONS = (
     ),
     Section(
         title="Why an op is there",
-        text="Ops that belong to no node are asked for by their id, which `explain NODE` tells.",
-        shown=(Shown(command=("explain", "examples/ppo.rl", "sync_weights:actor", *APART)),),
+        text=(
+            "Ops that belong to no node are asked for by their id, which `explain NODE` tells. A move may leave copies "
+            "where the rows were, for what reads them there; how much that is, and which ranks then hold rows in both "
+            "layouts, stands beside what is sent."
+        ),
+        shown=(
+            Shown(command=("explain", "examples/ppo.rl", "sync_weights:actor", *APART)),
+            Shown(command=("explain", "examples/ppo.rl", "reshard:reward:ranks6-7", *LARGE), end="memory"),
+        ),
     ),
     Section(
         title="Memory",
@@ -203,6 +222,7 @@ def _files() -> None:
     """The files that the commands name."""
     Path("examples").symlink_to(ROOT / "examples")
     Path("apart.rl").write_text(DEPLOY)
+    Path("groups.rl").write_text(GROUPS)
     other = (ROOT / "examples/ppo.rl").read_text().replace("node shaping ", "node penalty ")
     Path("other.rl").write_text(other.replace("epochs    : int   = 2", "epochs    : int   = 1"))
     _run("compile", "examples/ppo.rl", "--emit", "plain.json")

@@ -212,7 +212,8 @@ class Footprints:
             case SaveOp():
                 return ((self.trunk(op.model), State.WEIGHTS, 0),)
             case SyncWeightsOp():
-                return ((self.trunk(op.model), State.WEIGHTS, 0),) if self.renews(op) else ()
+                own = self.trunk(op.model)
+                return ((own, State.WEIGHTS, 0),) if own in self.trained else ()
             case GenerateOp() | ExtendOp():
                 engine = engine_of(op)
                 return (engine if engine in self.states else (self.trunk(op.model), State.WEIGHTS, 0),)

@@ -10,7 +10,7 @@ from rldsl.compiler.cost.beside import transfers_beside
 from rldsl.compiler.cost.footprints import Footprints, Held, Key
 from rldsl.compiler.cost.hardware import Hardware
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choose
+from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choose, least
 from rldsl.compiler.cost.residency_gaps import Between, Use, gaps_of
 from rldsl.compiler.cost.time_model import move_seconds
 from rldsl.compiler.cost.ways import Run, Runs
@@ -19,6 +19,7 @@ from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.ranks import contains
 
 _SMALL = (FreeOp, WaitOp, MetricOp, OutputOp)
+_UNBOUNDED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +69,22 @@ class MemoryPlanner:
         self.footprints: Footprints = self.runs.footprints
         self.number = {op.id: i for i, op in enumerate(self.ops)}
 
-    def fit(self, budget: int, *, moves: bool = True) -> Planned | Shortage:
-        """The fastest plan that is found within so many bytes a rank; without `moves` no state leaves the device."""
+    def fit(self, budget: int, *, moves: bool = True, highs: bool = True) -> Planned | Shortage:
+        """The fastest plan that is found within so many bytes a rank.
+
+        Without `moves` no state leaves the device; without `highs` that solver is not asked.
+        """
         problem = self._problem(budget)
         if not moves:
             problem = replace(problem, gaps=())
-        choice = choose(problem)
+        choice = choose(problem, highs=highs)
         if choice is None:
             return self._shortage(problem)
         return self._planned(budget, problem, choice)
+
+    def least(self, budget: int | None) -> float:
+        """Seconds of a step that no plan within so many bytes is below, None for any number of them."""
+        return least(self._problem(_UNBOUNDED if budget is None else budget))
 
     # States, their uses and gaps.
 

@@ -128,18 +128,17 @@ def choose(problem: Problem, *, nodes: int = NODES, highs: bool = True) -> Choic
     """The best choice that can be found; None where none fits, which is then certain."""
     if problem.shortage(range(len(problem.gaps))):
         return None
-    greedy = _greedy(problem)
-    bound = _bound(problem, frozenset(), frozenset(range(len(problem.gaps))))
+    greedy, bound = _greedy(problem), least(problem)
     if problem.seconds(greedy) == 0 or bound >= _total(problem, greedy) * (1 - _EXACT):
         return _choice(problem, greedy, _total(problem, greedy), "greedy")
     best, complete = _search(problem, greedy, nodes)
     if complete:
         return _choice(problem, best, _total(problem, best), "search")
     if highs and (found := _highs(problem)) is not None:
-        swapped, least = found
+        swapped, proved = found
         if (seconds := problem.seconds(swapped)) is not None:
             best = min((swapped, best), key=lambda s: _total(problem, s))
-            return _choice(problem, best, min(max(least, bound), seconds), "highs")
+            return _choice(problem, best, min(max(proved, bound), seconds), "highs")
     return _choice(problem, best, bound, "greedy")
 
 
@@ -147,8 +146,12 @@ def greedy(problem: Problem) -> Choice | None:
     """What stands without a search."""
     if problem.shortage(range(len(problem.gaps))):
         return None
-    bound = _bound(problem, frozenset(), frozenset(range(len(problem.gaps))))
-    return _choice(problem, _greedy(problem), bound, "greedy")
+    return _choice(problem, _greedy(problem), least(problem), "greedy")
+
+
+def least(problem: Problem) -> float:
+    """Seconds that no choice is below, without looking for one; infinite where none fits."""
+    return _bound(problem, frozenset(), frozenset(range(len(problem.gaps))))
 
 
 def _choice(problem: Problem, swapped: frozenset[int], bound: float, solver: str) -> Choice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from itertools import product
 
 from msgspec.structs import replace
@@ -50,16 +51,31 @@ class Runs:
         self.footprints = Footprints(plan, facts, hardware)
         self.times = PlanTime(plan, facts, hardware, plan.world_size)
         self.pinned = pinned
+        self._asked: dict[str, AnyOp] = {}
         self._found: dict[str, list[Run]] = {}
+
+    def learn(self, other: Runs) -> None:
+        """Take over what `other` has found; its plan is to have the same ops in another order, and the same pins."""
+        self._asked, self._found = dict(other._asked), dict(other._found)
 
     def of(self, op: AnyOp) -> tuple[Run, ...]:
         """Each way that is faster than all that need less; the one of least memory first."""
-        found = self._found[op.id] = sorted(self._all(op), key=lambda r: (r.workspace, r.seconds))
+        found = self._ways(op)
         kept = found[:1]
         for run in found[1:]:
             if run.seconds < kept[-1].seconds * _WORTH:
                 kept.append(run)
         return tuple(kept)
+
+    def _ways(self, op: AnyOp) -> list[Run]:
+        asked = self._asked.get(op.id)
+        if asked is None or _unexplained(asked) != _unexplained(op):
+            self._found[op.id] = sorted(self._all(op), key=lambda r: (r.workspace, r.seconds))
+        elif asked.because != op.because:
+            again = (changed(r, op=replace(r.op, because=op.because)) for r in self._found[op.id])
+            self._found[op.id] = list(again)
+        self._asked[op.id] = op
+        return self._found[op.id]
 
     def fullest(self, run: Run, room: int) -> Run:
         """Of the ways about as fast as `run` that fit into `room`, the one of the largest micro-batches.
@@ -139,3 +155,7 @@ class Runs:
             per_row = placed.facts.kv_bytes(rows.length, placed.number) / (placed.axes.tp * placed.axes.pp)
             seconds = generate_seconds(placed, rows, kv_budget=per_row * count * n)
             yield Run(op=op, footprint=footprint, seconds=seconds, note=f"{count * n:,} rows decoded at once")
+
+
+def _unexplained(op: AnyOp) -> AnyOp:
+    return replace(op, because=())

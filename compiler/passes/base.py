@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -16,7 +16,8 @@ class Context:
     """What every pass may look at besides the module, and where it says what is wrong.
 
     `settings` are the raw `--set` values; `world_size` is what the command line asks for,
-    `memory` the budget of a rank in bytes that it sets.
+    `memory` the budget of a rank in bytes that it sets. `relower` makes the ops of a module anew, once it has another
+    order of equal depths; None where the order is to stay as it is.
     """
 
     found: Diagnostics
@@ -24,6 +25,7 @@ class Context:
     settings: Mapping[str, str] = field(default_factory=dict)
     world_size: int | None = None
     memory: int | None = None
+    relower: Callable[[Module], Module] | None = None
 
 
 class Pass(Protocol):

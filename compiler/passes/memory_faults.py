@@ -82,8 +82,10 @@ def pins_cost(
 
 
 def size(count: int) -> str:
-    """`71.3 GiB`; below a GiB in MiB."""
-    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / (1 << 20):,.0f} MiB"
+    """`71.3 GiB`; below a GiB in MiB, below ten of these in KiB."""
+    if count >= GIB:
+        return f"{count / GIB:,.1f} GiB"
+    return f"{count / (1 << 20):,.0f} MiB" if count >= 10 << 20 else f"{-(-count >> 10):,} KiB"
 
 
 def seconds(count: float) -> str:

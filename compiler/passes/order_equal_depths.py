@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import ClassVar
 
 from rldsl.compiler.ir import Module, Node, changed
@@ -27,43 +27,59 @@ class OrderEqualDepths:
 
     def apply(self, module: Module, context: Context) -> Module:
         """The module with another `order`, still by depth; nodes that come earlier than written say why."""
-        layers: dict[int, list[Node]] = {}
-        for node_id in module.order:
-            layers.setdefault(module.depths[node_id], []).append(module.graph.node_of[node_id])
-        trunks = {n.id: trunk_of(n.call.model, module.graph) for n in module.graph.nodes if n.call.model}
-        sequence = _sequence([_models(layer, trunks) for layer in layers.values()])
+        layers = layers_of(module.order, module.depths)
+        trunks = trunks_of(module)
+        sequence = _sequence([_models(layer, trunks) for layer in layers])
         order: list[str] = []
-        for layer, models in zip(layers.values(), sequence, strict=True):
-            order += [n.id for n in layer if n.id not in trunks]
-            order += [n.id for model in models for n in layer if trunks.get(n.id) == model]
-        place = {name: i for i, name in enumerate(order)}
-        whys = {n: why for layer in layers.values() for n, why in _overtaking(layer, place, trunks)}
-        nodes = tuple(_saying(n, whys.get(n.id)) for n in module.graph.nodes)
-        depths = {n: module.depths[n] for n in order}
-        return replace(module, graph=module.graph.with_nodes(nodes), order=tuple(order), depths=depths)
+        for layer, models in zip(layers, sequence, strict=True):
+            order += [n for n in layer if n not in trunks]
+            order += [n for model in models for n in layer if trunks.get(n) == model]
+        reasons = {n: _reason(n, other, trunks) for n, other in overtaking(layers, order)}
+        return ordered(module, tuple(order), reasons)
 
 
-def _overtaking(layer: list[Node], place: dict[str, int], trunks: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Each node that now runs before one written earlier, and why."""
-    latest = layer[0].id
-    for node in layer:
-        if place[node.id] < place[latest]:
-            free = "it needs no model, and what it frees is free early"
-            why = "fewer passes go from one model's weights to another's" if node.id in trunks else free
-            yield node.id, f"it runs before `{latest}` of its depth: {why}"
-        else:
-            latest = node.id
+def ordered(module: Module, order: tuple[str, ...], reasons: Mapping[str, Reason]) -> Module:
+    """The module with this order of its nodes, each with its reason for where it stands."""
+    nodes = tuple(_saying(n, reasons.get(n.id)) for n in module.graph.nodes)
+    depths = {n: module.depths[n] for n in order}
+    return replace(module, graph=module.graph.with_nodes(nodes), order=order, depths=depths)
 
 
-def _saying(node: Node, why: str | None) -> Node:
-    if why is None:
-        return node
-    return changed(node, because=(*node.because, Reason(by=OrderEqualDepths.name, why=why)))
+def layers_of(order: Iterable[str], depths: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """An order by depth, cut where the next depth begins."""
+    return [tuple(layer) for _, layer in groupby(order, key=depths.__getitem__)]
 
 
-def _models(layer: list[Node], trunks: dict[str, str]) -> tuple[str, ...]:
+def trunks_of(module: Module) -> dict[str, str]:
+    """By node that needs a model, the one whose weights it uses."""
+    return {n.id: trunk_of(n.call.model, module.graph) for n in module.graph.nodes if n.call.model}
+
+
+def overtaking(layers: Iterable[tuple[str, ...]], order: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each node that in `order` runs before one that comes earlier in its layer, and that one."""
+    place = {name: i for i, name in enumerate(order)}
+    for layer in layers:
+        latest = layer[0]
+        for name in layer:
+            if place[name] < place[latest]:
+                yield name, latest
+            else:
+                latest = name
+
+
+def _reason(node: str, other: str, trunks: Mapping[str, str]) -> Reason:
+    free = "it needs no model, and what it frees is free early"
+    why = "fewer passes go from one model's weights to another's" if node in trunks else free
+    return Reason(by=OrderEqualDepths.name, why=f"it runs before `{other}` of its depth: {why}")
+
+
+def _saying(node: Node, reason: Reason | None) -> Node:
+    return node if reason is None else changed(node, because=(*node.because, reason))
+
+
+def _models(layer: tuple[str, ...], trunks: Mapping[str, str]) -> tuple[str, ...]:
     """The models of a depth, in the order in which they are first mentioned."""
-    return tuple(dict.fromkeys(trunks[n.id] for n in layer if n.id in trunks))
+    return tuple(dict.fromkeys(trunks[n] for n in layer if n in trunks))
 
 
 def changes(sequence: Iterable[tuple[str, ...]]) -> int:

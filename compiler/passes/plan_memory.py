@@ -17,11 +17,14 @@ from rldsl.compiler.ops import AnyOp, Reason, SaveOp, TrainOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import option_of
 from rldsl.compiler.passes.emit_programs import EmitPrograms
-from rldsl.compiler.passes.memory_faults import does_not_fit, pins_cost, within_margin
+from rldsl.compiler.passes.memory_faults import does_not_fit, pins_cost, seconds, size, within_margin
+from rldsl.compiler.passes.order_for_memory import Order, better_order, reordered
 from rldsl.compiler.plan import Dropped, FieldSpec, ModelSpec, Plan
 from rldsl.compiler.specs import figures_of_deploy, model_spec
 from rldsl.diagnostics import DiagnosticError
 
+# Steps are equally long that differ by less seconds, and of two peaks the lower one is the less only by this factor.
+_SAME, _LOWER = 1e-6, 0.99
 _PINS = ("micro_batch_tokens", "recompute", "logits")
 
 
@@ -30,7 +33,8 @@ class PlanMemory:
     """Choose micro-batches, recomputation and where states leave the device, so that each rank keeps to its budget.
 
     The budget is that of the cluster's hardware, or of `--memory`; without one, or where a model's size is not known,
-    nothing changes. What the user has set in a training's options stays as it is.
+    nothing changes. What the user has set in a training's options stays as it is. Where states must move, or not all
+    fits, nodes of one depth may change places.
     Before: `rollout`, `ref`, `update`.
     After:  `rollout`, `offload actor.engine`, `onload reference.weights`, `ref`, `offload reference.weights`, ...
     """
@@ -45,33 +49,111 @@ class PlanMemory:
         budget = context.memory or hardware.budget
         if budget is None:
             return module
-        plan = _draft(_saves_moved(module), context)
-        facts = _facts(plan.models, context)
+        facts = _facts(tuple(model_spec(m, module) for m in module.graph.models), context)
         if isinstance(facts, str) or module.world_size is None:
             why = facts if isinstance(facts, str) else "how many ranks there are is not known: say --world-size"
             return _unplanned(module, why)
-        return _fitted(module, context, plan, facts, hardware, budget)
+        planning = _Planning(context=context, facts=facts, hardware=hardware, pinned=_pinned(module))
+        return _fitted(module, planning, budget)
 
 
-def _fitted(
-    module: Module, context: Context, plan: Plan, facts: Mapping[str, ModelFacts], hardware: Hardware, budget: int
-) -> Module:
-    ordered, pinned = _saves_moved(module), _pinned(module)
-    planner = MemoryPlanner(plan, ordered.ops, facts, hardware, pinned)
-    planned = planner.fit(budget)
-    if isinstance(planned, Shortage) and context.memory is None and hardware.memory is not None:
-        wider = planner.fit(hardware.memory)
-        if isinstance(wider, Planned):
-            within_margin(module, context.found, planned, wider, hardware)
-            planned = wider
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """What became of an order of equal depths within a budget; `module` has it, and its ops."""
+
+    module: Module
+    planner: MemoryPlanner
+    outcome: Planned | Shortage
+
+    def better(self, than: _Attempt) -> bool:
+        """First less is lacking, then a step is shorter, then its peak is lower by so much that it is worth a word."""
+        mine, other = self.outcome, than.outcome
+        if isinstance(mine, Shortage) or isinstance(other, Shortage):
+            return _lacking(mine) < _lacking(other)
+        if abs(mine.step - other.step) > _SAME:
+            return mine.step < other.step
+        return mine.memory.peak < other.memory.peak * _LOWER
+
+
+def _lacking(outcome: Planned | Shortage) -> int:
+    return outcome.bytes if isinstance(outcome, Shortage) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planning:
+    """Plans the memory of a module in this order and others."""
+
+    context: Context
+    facts: Mapping[str, ModelFacts]
+    hardware: Hardware
+    pinned: Mapping[str, frozenset[str]]
+
+    def best(self, module: Module, budget: int) -> _Attempt:
+        """As ordered; where that does not fit, or states move, in the best order of equal depths that is found."""
+        first = self.first(module, budget)
+        relower = self.context.relower
+        if relower is None or (isinstance(first.outcome, Planned) and not first.outcome.memory.moved_seconds):
+            return first
+
+        def attempt(order: Order, best: _Attempt) -> _Attempt | None:
+            return self.other(relower(replace(module, order=order)), budget, best)
+
+        best = better_order(module, first, attempt)
+        if best is first:
+            return first
+        told = reordered(module, best.module.order, PlanMemory.name, _gained(first.outcome, best.outcome))
+        return self.first(relower(told), budget)
+
+    def planner(self, module: Module) -> MemoryPlanner:
+        """Of the ops as they are now."""
+        plan = _draft(module, self.context)
+        return MemoryPlanner(plan, module.ops, self.facts, self.hardware, self.pinned)
+
+    def first(self, module: Module, budget: int) -> _Attempt:
+        """As ordered."""
+        moved = _saves_moved(module)
+        planner = self.planner(moved)
+        return _Attempt(module=moved, planner=planner, outcome=planner.fit(budget))
+
+    def other(self, module: Module, budget: int, best: _Attempt) -> _Attempt | None:
+        """In another order than the best one known; None if it is no better."""
+        moved = _saves_moved(module)
+        planner = self.planner(moved)
+        planner.runs.learn(best.planner.runs)
+        if isinstance(best.outcome, Planned) and planner.least(budget) > best.outcome.step:
+            return None
+        made = _Attempt(module=moved, planner=planner, outcome=planner.fit(budget, highs=False))
+        return made if made.better(best) else None
+
+
+def _gained(first: Planned | Shortage, best: Planned | Shortage) -> str:
+    """Why another order was taken."""
+    if isinstance(first, Shortage):
+        return f"in the first order `{first.op}` would need {size(first.bytes)} more than a rank has"
+    assert isinstance(best, Planned), "what fits is better than what does not"
+    saved = first.step - best.step
+    if saved > _SAME:
+        return f"so a step takes {seconds(saved)} less within the budget"
+    return f"so the peak is {size(first.memory.peak - best.memory.peak)} lower, and a step as long"
+
+
+def _fitted(module: Module, planning: _Planning, budget: int) -> Module:
+    found, hardware = planning.context.found, planning.hardware
+    made = planning.best(module, budget)
+    if isinstance(made.outcome, Shortage) and planning.context.memory is None and hardware.memory is not None:
+        wider = planning.best(module, hardware.memory)
+        if isinstance(wider.outcome, Planned):
+            within_margin(module, found, made.outcome, wider.outcome, hardware)
+            made = wider
+    planned = made.outcome
     if isinstance(planned, Shortage):
-        does_not_fit(module, context.found, planned, planner, budget, facts, pinned)
+        does_not_fit(module, found, planned, made.planner, budget, planning.facts, planning.pinned)
         return module
-    if pinned:
-        free = MemoryPlanner(plan, ordered.ops, facts, hardware).fit(budget)
-        pins_cost(module, context.found, planned, free, pinned)
-    ops = tuple(_explained(op, old) for op, old in _with_old(planned.ops, ordered.ops))
-    return replace(module, ops=ops, memory=planned.memory)
+    if planning.pinned:
+        free = replace(planning, pinned={}).best(module, budget)
+        pins_cost(module, found, planned, free.outcome, planning.pinned)
+    ops = tuple(_explained(op, old) for op, old in _with_old(planned.ops, made.module.ops))
+    return replace(made.module, ops=ops, memory=planned.memory)
 
 
 def _with_old(ops: tuple[AnyOp, ...], before: tuple[AnyOp, ...]) -> list[tuple[AnyOp, AnyOp | None]]:

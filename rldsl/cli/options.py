@@ -60,9 +60,12 @@ def memory(text: str) -> int:
     """Bytes of `6GiB`, `600MiB`, `6GB` or `600MB`, for argparse."""
     units = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}
     unit = next((u for u in units if text.endswith(u)), None)
-    size = int(float(text.removesuffix(unit)) * units[unit]) if unit else 0
+    try:
+        size = int(float(text.removesuffix(unit)) * units[unit]) if unit else 0
+    except (ValueError, OverflowError):  # no number, or none that is finite
+        size = 0
     if size <= 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"`{text}` is no size such as 6GiB or 600MiB")
     return size
 
 

@@ -112,8 +112,8 @@ def _size(text: str) -> int:
     """Bytes. A file after --memory would be taken for its size."""
     try:
         return memory(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"`{text}` is no size such as 6GiB; a file stands before --memory") from None
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; a file stands before --memory") from None
 
 
 def _memory(plan: Plan, args: argparse.Namespace) -> int:

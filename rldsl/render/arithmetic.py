@@ -61,7 +61,7 @@ def _one(memory: MemoryPlan, said: OpMemory, terms: OpTerms | None) -> Iterator[
 def _listed(terms: Sequence[tuple[str, Term]], whole: int) -> list[str]:
     """The greatest first; those that hardly count as one."""
     ordered = sorted(terms, key=lambda item: -item[1].bytes)
-    shown = [(of, t) for of, t in ordered if t.bytes >= _SMALL * whole]
+    shown = [(of, t) for of, t in ordered if t.bytes >= _SMALL * whole] or ordered[:1]
     rest = [t for _, t in ordered[len(shown) :] if t.bytes]
     lines = [f"{memory_words(t.bytes)} {of}{term_words(t)}" for of, t in shown]
     if rest:

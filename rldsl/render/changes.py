@@ -16,7 +16,16 @@ from rldsl.render.order import moved
 from rldsl.render.ranks import group_words
 from rldsl.render.renames import renamed, renames
 from rldsl.render.scopes import general, leaf, scope_of_op
-from rldsl.render.words import guard_words, memory_words, model_words, number, ranks_words, source_words, state_words
+from rldsl.render.words import (
+    guard_words,
+    memory_words,
+    model_words,
+    move_word,
+    number,
+    ranks_words,
+    source_words,
+    state_words,
+)
 
 Digest = Callable[[FunctionSpec], str | None]
 """A digest of a function's code, the same after a change of comments or formatting; None: there is no code to see."""
@@ -205,7 +214,10 @@ def _movement(plan: Plan) -> dict[str, Said]:
     facts = Facts(plan)
     found: dict[str, Said] = {}
     for name in facts.writer:
-        moves = [f"all-to-all {op.source} -> {op.target}" for op in facts.moves_of(name)]
+        moves = [
+            f"{move_word(op)} {op.source} -> {op.target}{' (a copy stays)' if name in op.keeps else ''}"
+            for op in facts.moves_of(name)
+        ]
         found.setdefault(general(name), {"": ", ".join(moves) or "local"})
     return found
 

@@ -20,7 +20,7 @@ from rldsl.render.origin import Origin, Statement
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words
 from rldsl.render.scopes import general, leaf
-from rldsl.render.sizes import rows_words, sent_words, share_words, size_words
+from rldsl.render.sizes import left_words, rows_words, sent_words, share_words, size_words
 from rldsl.render.words import describe, guard_words, kind_of, model_words, ranks_words, scalar
 
 HELPERS = (ReshardOp, SyncWeightsOp, WaitOp, FreeOp, SaveOp, OnloadOp, OffloadOp)
@@ -125,11 +125,11 @@ class Explainer:
     def _op(self, op: AnyOp) -> Page:
         statements = (self._statement(each) for each in self._lowered.origins(op))
         place = next((s.place for s in statements if s), "")
-        sent = sent_words(self._facts, op) if isinstance(op, ReshardOp) else ""
+        sizes = (sent_words(self._facts, op), left_words(self._facts, op)) if isinstance(op, ReshardOp) else ()
         sections = [
             ("does", [describe(op), *([f"only {guard_words(op.guard)}"] if op.guard else [])]),
             ("is there for", list(self._purpose(op))),
-            ("bytes", [sent] if sent else []),
+            ("bytes", [*filter(None, sizes)]),
             ("runs", [f"on {group_words(self._plan, op.group)}, as {places_words(self._facts, op)}"]),
             *op_lines(self._plan, self._origin.terms, op),
             ("passes", [f"made by {op.by}", *(f"{r.by}: {r.why}" for r in op.because)]),

@@ -14,6 +14,7 @@ from rldsl.compiler.ops import (
     GenerateOp,
     InferOp,
     LoadOp,
+    Move,
     Recompute,
     SyncWeightsOp,
     TakeOp,
@@ -30,8 +31,8 @@ from rldsl.render.origin import Origin
 from rldsl.render.pages import Page, page
 from rldsl.render.ranks import group_words, places_words, ranks_of
 from rldsl.render.scopes import general, leaf, scope_of
-from rldsl.render.sizes import amount_words, rows_words, sent_words, share_words, size_words
-from rldsl.render.words import describe, guard_words, plural
+from rldsl.render.sizes import amount_words, left_words, rows_words, sent_words, share_words, size_words
+from rldsl.render.words import describe, guard_words, move_word, plural
 
 _FAR = 8
 _QUOTED = re.compile(r"`([^`]+)`")
@@ -131,7 +132,10 @@ class NodeExplainer:
         moves = self._facts.moves(field, op)
         if not moves:
             return "local"
-        return f"by all-to-all {' -> '.join((moves[0].source, *(m.target for m in moves)))}"
+        ways = dict.fromkeys(move_word(m) for m in moves if m.kind is not Move.LOCAL) or {move_word(moves[-1]): None}
+        stays = dict.fromkeys(m.source for m in moves if field in m.keeps)
+        copies = f"; a copy stays in {' and in '.join(stays)}" if stays else ""
+        return f"by {', '.join(ways)} {' -> '.join((moves[0].source, *(m.target for m in moves)))}{copies}"
 
     def _writes(self, ops: list[AnyOp]) -> Iterator[str]:
         by_name: dict[str, list[str]] = {}
@@ -162,7 +166,7 @@ class NodeExplainer:
             if words := size_words(self._facts, dict.fromkeys(fields)):
                 yield f"{verb} {words}"
         for move in dict.fromkeys(m for f in ops[0].reads for m in self._facts.moves(f, ops[0])):
-            if words := sent_words(self._facts, move):
+            if words := "; ".join(filter(None, (sent_words(self._facts, move), left_words(self._facts, move)))):
                 yield f"`{move.id}` for it: {words}"
 
     def _steps(self, op: TrainOp) -> Iterator[str]:

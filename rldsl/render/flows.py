@@ -58,7 +58,7 @@ class Flow:
 
     `volumes` are those of the fields, on all ranks together. `sent` is what the moves of this edge's fields send, for
     the first edge that each move serves; another edge finds the rows where they are. `weights` are the bytes of one
-    copy of a model, where they are known.
+    copy of a model, where they are known. `left` are the fields of which copies stay where a move took them from.
     """
 
     source: str
@@ -69,6 +69,7 @@ class Flow:
     between: str = ""
     volumes: tuple[Volume, ...] = ()
     sent: tuple[Sent, ...] = ()
+    left: tuple[str, ...] = ()
     weights: int | None = None
 
     @property
@@ -104,6 +105,7 @@ def _field_flow(
         for move in facts.moves(field, op):
             moves.setdefault(move.id, (move, []))[1].append(field)
     sent = (facts.volumes.sent(move, fields) for move, fields in moves.values())
+    left = (leaf(f) for move, fields in moves.values() for f in fields if f in move.keeps)
     return Flow(
         source=source,
         target=target,
@@ -113,6 +115,7 @@ def _field_flow(
         between=between,
         volumes=tuple(v for v in volumes if v is not None),
         sent=tuple(s for s in sent if s is not None),
+        left=tuple(dict.fromkeys(left)),
     )
 
 

@@ -23,7 +23,7 @@ from rldsl.render.origin import Origin
 from rldsl.render.pages import as_data
 from rldsl.render.rank import phases_words
 from rldsl.render.ranks import ranks_of
-from rldsl.render.schedule import Bar, Chart, Mark, charts_of
+from rldsl.render.schedule import Bar, Chart, Mark, charts_of, round_seconds
 from rldsl.render.scopes import general
 from rldsl.render.sizes import rows_words, size_words
 from rldsl.render.timeline import wait_words
@@ -61,12 +61,13 @@ _MOST = 24  # of the nodes up and down of one: the page must not grow faster tha
 def page_of(plan: Plan, origin: Origin | None = None, *, unrolled: bool = False) -> str:
     """The page, as text; the same for the same plan. Every name in it shows, when asked, what `explain` says."""
     explainer = Explainer(plan, origin, most=_MOST)
+    flows = flows_of(plan, unrolled=unrolled, weights=origin.weights if origin else {})
     parts = (
         _header(plan),
-        _graph(plan, unrolled=unrolled),
+        _graph(plan, flows, unrolled=unrolled),
         _schedule(plan),
         memory_section(plan),
-        _moves(plan, flows_of(plan, unrolled=unrolled, weights=origin.weights if origin else {}), unrolled=unrolled),
+        _moves(plan, flows, unrolled=unrolled),
         *(_program(plan, p, first=p is plan.programs[0]) for p in plan.programs),
         _fields(plan),
         _dropped(plan),
@@ -97,10 +98,10 @@ def _header(plan: Plan) -> str:
     return f"<header>{head}{lines}{models}{phases}</header>"
 
 
-def _graph(plan: Plan, *, unrolled: bool) -> str:
+def _graph(plan: Plan, flows: Sequence[Flow], *, unrolled: bool) -> str:
     edges = edges_of(plan, unrolled=unrolled)
     picture = laid_out(parts_of(plan, unrolled=unrolled), edges)
-    crossing = {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.crosses}
+    crossing = {(f.source, f.target) for f in flows if f.crosses}
     inner = [*_frames(picture)]
     for edge in edges:
         kind = f"edge{' again' if edge.again else ''}{' crosses' if (edge.source, edge.target) in crossing else ''}"
@@ -148,9 +149,9 @@ def _scaled(charts: Sequence[Chart]) -> tuple[str, list[int]]:
     count = len(charts[0].numbers) if charts else 0
     if not seconds:
         return _IN_ORDER, [_NAMES + _CELL * i for i in range(count + 1)]
-    each = sum(seconds) / _ROOM
-    widths = (max(_CELL, round(s / each)) for s in seconds)
-    note = _TO_SCALE.format(escape(duration(each * 100)), 100, _CELL)
+    hundred = round_seconds(sum(seconds) / _ROOM * 100)
+    widths = (max(_CELL, round(s / hundred * 100)) for s in seconds)
+    note = _TO_SCALE.format(escape(duration(hundred)), 100, _CELL)
     return note, list(accumulate(widths, initial=_NAMES))
 
 
@@ -193,7 +194,7 @@ def _bar(bar: Bar, line: int, offsets: Sequence[int], chart: Chart, role: str) -
     faint = ' opacity=".5"' if bar.mark is Mark.BESIDE else ""
     x, width = offsets[bar.begin], offsets[bar.end] - offsets[bar.begin] - 2
     place = f'x="{x}" y="{_ROW * line}" width="{width}" height="{_ROW - 4}"'
-    seconds = chart.taken.get(bar.number, 0.0) if chart.taken and bar.mark not in (Mark.BESIDE, Mark.WAITS) else 0.0
+    seconds = chart.taken.get(bar.number, 0.0) if bar.mark not in (Mark.BESIDE, Mark.WAITS) else 0.0
     title = f"<title>op {bar.number}: {escape(duration(seconds))}</title>" if seconds else ""
     return f'<rect {place} fill="{fill}" stroke="{stroke}"{faint}>{title}</rect>'
 

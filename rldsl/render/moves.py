@@ -61,11 +61,12 @@ def _cells(flow: Flow) -> tuple[Text, Text, Text]:
 
 
 def size_of(flow: Flow) -> str:
-    """`16 x 2 rows, at most (P + 24) x 9 B; 8 of 16 prompts change ranks`; of weights, that it is not known."""
+    """`16 x 2 rows, at most (P + 24) x 9 B; 8 of 16 prompts change ranks; copies stay`; of weights those of a copy."""
     if flow.kind is Kind.WEIGHTS:
         return _copy_words(flow) if flow.crosses else ""
     moved = (crossing_words(s) for s in flow.sent[:1])
-    return "; ".join(filter(None, (volumes_words(flow.volumes), *moved)))
+    left = "" if not flow.left else "copies" if flow.left == flow.what else f"copies of {', '.join(flow.left)}"
+    return "; ".join(filter(None, (volumes_words(flow.volumes), *moved, left and f"{left} stay")))
 
 
 def _copy_words(flow: Flow) -> str:
@@ -79,7 +80,9 @@ def totals(plan: Plan, flows: Sequence[Flow]) -> Iterator[str]:
     if not made.symbols and not made.constant:
         return
     sent = f"; moves send at most {amount_bytes(moved)} between ranks" if moved.symbols or moved.constant else ""
-    yield f"A step's fields have at most {amount_bytes(made)}{sent}."
+    left = volumes.left()
+    stay = f"; copies that stay where rows were have at most {amount_bytes(left)} more" if left != Amount() else ""
+    yield f"A step's fields have at most {amount_bytes(made)}{sent}{stay}."
     crossing = (f for f in flows if f.kind is Kind.WEIGHTS and f.crosses)
     weights = dict.fromkeys(f"{', '.join(f.what)}, {_copy_words(f)}" for f in crossing)
     if weights:
@@ -102,7 +105,7 @@ def _flow_json(flow: Flow) -> dict[str, object]:
         return made
     size = {**amount_json(total(v.bytes for v in flow.volumes)), "at_most": any(v.bound for v in flow.volumes)}
     rows = [{"field": f, **_volume_json(v)} for f, v in zip(flow.what, flow.volumes, strict=False)]
-    return {**made, "bytes": size, "fields": rows, "sent": [_sent_json(s) for s in flow.sent]}
+    return {**made, "bytes": size, "fields": rows, "sent": [_sent_json(s) for s in flow.sent], "left": list(flow.left)}
 
 
 def _volume_json(volume: Volume) -> dict[str, object]:

@@ -44,7 +44,6 @@ class Run:
     """Every op begun as early as its ranks can, a collective when its last ranks are there; `ran` by program."""
 
     def __init__(self, plan: Plan) -> None:
-        self.timed = plan.memory is not None and any(plan.memory.seconds.values())
         self._seconds: Mapping[str, float] = plan.memory.seconds if plan.memory is not None else {}
         self._numbers = [{op.id: i for i, op in enumerate(p.ops)} for p in plan.programs]
         self.ran: list[list[Ran]] = [[] for _ in plan.programs]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import NamedTuple
 
 from rldsl.compiler.ops import (
@@ -61,13 +61,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Ranks wait in `op` for those of other classes, which before it run what these do not: `ops`."""
+    """Ranks wait in `op` for those of other classes, which before it run what these do not: `ops`.
+
+    `behind` are others again, for which those wait themselves meanwhile.
+    """
 
     op: str
     number: int
     last: str
     ops: tuple[str, ...]
     seconds: float = 0.0
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Chart:
     lane: tuple[Bar, ...]
     waits: tuple[Wait, ...] = ()
     seconds: tuple[float, ...] = ()
-    taken: Mapping[int, float] | None = None
+    taken: Mapping[int, float] = field(default_factory=dict)
 
 
 def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: frozenset[str] | None = None) -> list[Chart]:
@@ -95,6 +99,12 @@ def charts_of(plan: Plan, programs: Sequence[Program] | None = None, only: froze
     columns = _Columns(r for each in ran.values() for r in each)
     nodes = {n.id: n for n in nodes_of(plan)}
     return [_Drawing(plan, run, p, columns, nodes).chart(ran[p]) for p in shown]
+
+
+def round_seconds(seconds: float) -> float:
+    """The least of 1, 2, 5, 10, 20, ... microseconds that is no less, for a scale."""
+    steps = (digit * 10.0**power * 1e-6 for power in count() for digit in (1, 2, 5))
+    return next(step for step in steps if step >= seconds)
 
 
 class _Columns:
@@ -110,9 +120,9 @@ class _Columns:
         self._times = sorted(change)
         running = list(accumulate(change[t] for t in self._times))
         # How many columns there are before each time.
-        self._before = [0, *accumulate(int(count > 0) for count in running)]
+        self._before = [0, *accumulate(int(ops > 0) for ops in running)]
         pairs = zip(self._times, self._times[1:], running, strict=False)
-        self.seconds = tuple(after.seconds - time.seconds for time, after, count in pairs if count)
+        self.seconds = tuple(after.seconds - time.seconds for time, after, ops in pairs if ops)
         self.count = len(self.seconds)
 
     def at(self, time: Time) -> int:
@@ -150,8 +160,8 @@ class _Drawing:
             numbers=tuple(numbers),
             lane=tuple(bar for bar in lane if bar.begin < bar.end),
             waits=tuple(self._waits(ran)),
-            seconds=self._columns.seconds if self._run.timed else (),
-            taken={r.number: r.end.seconds - r.begin.seconds for r in ran} if self._run.timed else None,
+            seconds=self._columns.seconds if any(self._columns.seconds) else (),
+            taken={r.number: r.end.seconds - r.begin.seconds for r in ran},
         )
 
     def _bar(self, begin: Time, end: Time, mark: Mark, ran: Ran, role: str = "") -> Bar:
@@ -161,11 +171,15 @@ class _Drawing:
         """Where ranks stand in a collective, in order."""
         for each in ran:
             if each.late:
-                ranks = [ranks_of(self._plan.programs[q], self._plan.world_size) for q in each.late]
                 during = self._run.during(each.late[0], each.came, each.begin)
                 names = tuple(dict.fromkeys(r.op.node or kind_of(r.op) for r in during))
                 seconds = each.begin.seconds - each.came.seconds
-                yield Wait(kind_of(each.op), each.number, " and ".join(ranks), names, seconds)
+                behind = next((r.late for r in during if r.late and r.begin > each.came), ())
+                last, others = self._ranks(each.late), self._ranks(q for q in behind if q != self._p)
+                yield Wait(kind_of(each.op), each.number, last, names, seconds, others)
+
+    def _ranks(self, programs: Iterable[int]) -> str:
+        return " and ".join(ranks_of(self._plan.programs[q], self._plan.world_size) for q in programs)
 
 
 def _label(op: AnyOp, nodes: Mapping[str, NodeView]) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rldsl.compiler.ops import ReshardOp
-from rldsl.compiler.volume import ITEM_BYTES, PROMPT_TOKENS, Amount, Rows, Sent, Volume
+from rldsl.compiler.ranks import Ranks, common, words
+from rldsl.compiler.volume import ITEM_BYTES, PROMPT_TOKENS, Amount, Rows, Sent, Volume, total
 from rldsl.render.facts import Facts
+from rldsl.render.ranks import group_words
+from rldsl.render.scopes import leaf
 from rldsl.render.words import plural
 from rldsl.types import DType
 
@@ -97,6 +100,25 @@ def sent_words(facts: Facts, op: ReshardOp) -> str:
         return ""
     limit = "at most " if sent.bound else ""
     return f"{crossing_words(sent)}, {plural(sent.messages, 'message')}, {limit}{amount_bytes(sent.bytes)}"
+
+
+def left_words(facts: Facts, op: ReshardOp) -> str:
+    """What a move leaves behind, `copies of `x` stay on ranks 0 to 1: 128 B more`, and who then holds it twice."""
+    if not op.keeps:
+        return ""
+    plan = facts.plan
+    kept = [v for name in op.keeps if (v := facts.volumes.volume(name))]
+    size = total(v.bytes for v in kept)
+    limit = "at most " if any(v.bound for v in kept) else ""
+    where = group_words(plan, op.source)
+    text = f"copies of {', '.join(f'`{leaf(n)}`' for n in op.keeps)} stay on {where}: {limit}{amount_bytes(size)} more"
+    world = plan.world_size
+    both = common(*(plan.group(g).spans(world) for g in (op.source, op.target))) if world is not None else ()
+    return f"{text}; {words(both)} {_hold(both)} rows in both layouts" if both else text
+
+
+def _hold(ranks: Ranks) -> str:
+    return "holds" if words(ranks).startswith("rank ") else "hold"
 
 
 def crossing_words(sent: Sent) -> str:

@@ -8,7 +8,7 @@ from itertools import accumulate, groupby, pairwise
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from rldsl.render.schedule import Bar, Chart, Mark, Wait
+from rldsl.render.schedule import Bar, Chart, Mark, Wait, round_seconds
 from rldsl.render.style import role_style
 from rldsl.render.words import duration
 
@@ -74,13 +74,12 @@ class Scale:
 def _to_scale(seconds: Sequence[float], least: int, room: int) -> tuple[float, list[int]]:
     """The least round number of seconds a character that leaves room for all, and the columns' widths."""
     room = max(room, len(seconds) * least) if least > 1 else max(room, len(seconds) + room // 2)
-    each = 1e-6
+    each = 0.0
     while True:
-        for digit in (1, 2, 5):
-            widths = [max(least, min(room, round(s / (digit * each)))) for s in seconds]
-            if sum(widths) <= room or digit * each > sum(seconds):
-                return digit * each, widths
-        each *= 10
+        each = round_seconds(max(each * 1.5, sum(seconds) / room))
+        widths = [max(least, min(room, round(s / each))) for s in seconds]
+        if sum(widths) <= room or each > sum(seconds):
+            return each, widths
 
 
 def _parts(widths: Sequence[int], room: int) -> Iterator[range]:
@@ -101,7 +100,9 @@ def wait_words(chart: Chart, wait: Wait) -> str:
     text = f"{chart.title} wait{'' if several else 's'}{long} in op {wait.number}, {wait.op}, for "
     more = [f"{len(wait.ops) - _NAMED} more"] if len(wait.ops) > _NAMED else []
     names = ", ".join([*wait.ops[:_NAMED], *more])
-    return f"{text}{wait.last}, which run{'' if wait.last.startswith('ranks') else 's'} {names}"
+    s = "" if wait.last.startswith("ranks") else "s"
+    behind = f"wait{s} for {wait.behind}, then " if wait.behind else ""
+    return f"{text}{wait.last}, which {behind}run{s} {names}"
 
 
 class _Parts:

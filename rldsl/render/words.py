@@ -112,7 +112,7 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | Onl
         case WaitOp():
             return f"until {leaf(op.begun)} in the background is done"
         case ReshardOp():
-            return f"move rows from group {op.source} to group {op.target} ({op.kind.replace('_', '-')})"
+            return f"move rows from group {op.source} to group {op.target} ({move_word(op)}){_left(op)}"
         case SyncWeightsOp():
             later = " for the next step's rollout" if op.staleness else ""
             beside = ", begun in the background" if op.background else ""
@@ -122,6 +122,17 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | Onl
         case SaveOp():
             when = f"every {op.every} steps and at the end" if op.every else "at the end"
             return f"write {op.model} to {op.path}, {when}"
+
+
+def move_word(op: ReshardOp) -> str:
+    """How rows get there, as the views have it: `all-to-all`, `gather`, `local`."""
+    return op.kind.replace("_", "-")
+
+
+def _left(op: ReshardOp) -> str:
+    """What stays where it was besides; empty where a move leaves nothing behind."""
+    whole = set(op.keeps) == set(op.fields)
+    return f"; copies{'' if whole else f' of {_by_scope(op.keeps)}'} stay in {op.source}" if op.keeps else ""
 
 
 def _swapped(op: OnloadOp | OffloadOp) -> str:

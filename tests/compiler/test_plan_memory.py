@@ -218,6 +218,6 @@ def test_sizes_on_the_command_line() -> None:
     assert [memory(t) for t in ("6GiB", "600MiB", "1.5GB", "3 MB")] == [6 * GIB, 600 << 20, 15 * 10**8, 3 * 10**6]
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--memory", type=memory)
-    for wrong in ("6", "GiB", "-1GiB", "six GiB"):
-        with pytest.raises(argparse.ArgumentError):
+    for wrong in ("6", "GiB", "-1GiB", "six GiB", "infGiB", "nanMB"):
+        with pytest.raises(argparse.ArgumentError, match=f"`{wrong}` is no size such as 6GiB"):
             parser.parse_args([f"--memory={wrong}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rldsl.backends.engines.memory import give_back, keep_freed_memory
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable
 from rldsl.backends.executor import Executor
+from rldsl.backends.metrics import StepMetrics
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
@@ -182,6 +184,17 @@ def test_within_the_budget_nothing_is_said(tmp_path: Path) -> None:
     assert said[0] == f"memory: 3 of {1 << 20:,} MiB at old; 1 predicted, at update"
     assert [line.split() for line in said[2:]] == [["old", "3", "1"], ["update", "1", "1"]]
     assert list(measured_lines(grpo(tmp_path), [{}])) == []
+
+
+def test_an_op_that_fails_leaves_no_thread_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_FORGET", Path("/proc/self/no such file"))
+    plan = measured(grpo(tmp_path, save=False))
+    metrics = StepMetrics(plan, Comm.alone())
+    op = next(op for op in plan.ops() if op.id == "update")
+    with pytest.raises(ZeroDivisionError), metrics.timing(op):
+        assert "rldsl-memory" in {t.name for t in threading.enumerate()}
+        raise ZeroDivisionError
+    assert "rldsl-memory" not in {t.name for t in threading.enumerate()}
 
 
 @pytest.mark.parametrize("kernel", [True, False])

@@ -97,6 +97,17 @@ deploy {
   #                                                                    ^^^^^^^^ RL0205 `link` is given twice
 }
 ---
+# more than any hardware has
+import "parts/base.rl"
+
+algorithm wrong {
+  metric m = mean(score)
+}
+
+deploy {
+  cluster 2 x cpu(host_memory = 1e300)  #! RL0404 at most 1e+09
+}
+---
 # a phase that models have not
 import "parts/base.rl"
 
