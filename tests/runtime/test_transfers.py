@@ -11,11 +11,12 @@ from unittest import mock
 
 import pytest
 import torch
+from torch import Tensor
 
 from rldsl.backends import handlers, weights
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
-from rldsl.compiler.ops import InferOp, SyncKind, SyncWeightsOp, WaitOp
+from rldsl.compiler.ops import InferOp, OffloadOp, OnloadOp, State, SyncKind, SyncWeightsOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
@@ -103,6 +104,45 @@ def test_results_are_the_same_on_one_rank_and_with_adapters(tmp_path: Path) -> N
         off, on = made(tmp_path, OFF, text=text), made(tmp_path, text=text)
         assert transfer_of(on).sync is SyncKind.COPY and transfer_of(on).background
         assert same(alone(off, tmp_path, tmp_path / f"{name}-off"), alone(on, tmp_path, tmp_path / f"{name}-on"))
+
+
+def test_the_engine_comes_and_goes_around_it(tmp_path: Path) -> None:
+    """Under a budget in which the engine's weights leave the device after the wait."""
+    made(
+        tmp_path, text=PROGRAM.replace("hidden = 32", "hidden = 256").replace("n = 2,", "n = 2, max_prompt_tokens = 8,")
+    )
+    free = compile_file(tmp_path / "late.rl", Options(cluster="1 x cpu")).plan
+    tight = next(plan for plan in smaller(tmp_path / "late.rl") if engine_moves(plan))
+    order = [op.id for op in tight.ops()]
+    (back, away) = engine_moves(tight)
+    assert order.index(back) < order.index("rollout") < order.index(f"wait:{SYNC}") < order.index(away)
+    (losses, weights), (expected, others) = (trained(plan, tmp_path) for plan in (tight, free))
+    assert losses == expected and all(torch.equal(weights[name], others[name]) for name in others)
+
+
+def trained(plan: Plan, folder: Path) -> tuple[list[float | None], dict[str, Tensor]]:
+    """The losses of three steps, and the actor's weights behind them."""
+    torch.set_num_threads(1)
+    run = Executor(plan, Comm.alone(), steps=3, source_dir=folder, run_dir=folder / "run")
+    losses = [run.run_step(step)["update/loss"] for step in range(3)]
+    with run.runtime.residency.at_hand("actor"):
+        weights = {name: w.clone() for name, w in run.runtime.models["actor"].weights().items()}
+    run.runtime.close()
+    return losses, weights
+
+
+def smaller(source: Path) -> Iterator[Plan]:
+    """Plans for ever smaller budgets, as long as there are any."""
+    budget = 1 << 30
+    while True:
+        plan = compile_file(source, Options(cluster="1 x cpu", memory=budget)).plan
+        yield plan
+        assert plan.memory is not None
+        budget = plan.memory.peak - (1 << 20)
+
+
+def engine_moves(plan: Plan) -> list[str]:
+    return [op.id for op in plan.ops() if isinstance(op, OnloadOp | OffloadOp) and op.state is State.ENGINE]
 
 
 @pytest.mark.parametrize("layouts", [(), APART], ids=["together", "apart"])
