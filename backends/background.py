@@ -119,7 +119,8 @@ def busy() -> bool:
 
 def _serve(tasks: _Tasks, device: torch.device) -> None:
     # The main thread has one without asking, and functions rely on it.
-    asyncio.set_event_loop(asyncio.new_event_loop())
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # each thread has a current device, and a current stream, of its own
         make_stream: Any = torch.cuda.Stream
@@ -128,6 +129,7 @@ def _serve(tasks: _Tasks, device: torch.device) -> None:
         with _brisk:
             task.run()
         del task  # its rows are not this thread's to keep
+    loop.close()
 
 
 def _ordered(work: Callable[[], T], device: torch.device) -> Callable[[], T]:

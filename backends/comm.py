@@ -6,7 +6,7 @@ A run of one rank needs no torch.distributed: every collective is then the ident
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -21,6 +21,8 @@ from rldsl.backends.status import Status
 from rldsl.diagnostics import fail
 
 T = TypeVar("T")
+# What torch calls it from 2.13 on, and called it before.
+_all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class Comm:
@@ -49,6 +51,7 @@ class Comm:
         self._group = group
         self._mesh: DeviceMesh | None = None
         self._subgroups: dict[tuple[int, ...], Comm | None] = {self.members: self}
+        self._beside: Comm | None = None
 
     @classmethod
     def alone(cls, device: torch.device | None = None, status: Status | None = None) -> Comm:
@@ -112,6 +115,40 @@ class Comm:
             timeout_s=self.timeout_s,
         )
 
+    def make_beside(self, groups: Iterable[Sequence[int]]) -> Comm:
+        """This world for one more thread: of it nothing but `group_of` is there, for these sets of rising ranks.
+
+        They have communicators of their own: what two threads do over one would have no order that all ranks share.
+        And a status of their own, for errors to name the op of that thread. Collective over the world: every rank, the
+        same sets.
+        """
+        if self._beside is None:
+            self._beside = self._twin(Status(rank=self.status.rank, world_size=self.status.world_size))
+            self._beside._subgroups = {}
+        self._beside.status.steps = self.status.steps
+        self._beside.make_groups(groups)
+        return self._beside
+
+    def _twin(self, status: Status) -> Comm:
+        return Comm(
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
+            status=status,
+            group=None,
+            members=self.members,
+            timeout_s=self.timeout_s,
+        )
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether two threads may be in collectives at once, each over communicators of its own.
+
+        Not on GPUs: kernels of two communicators of NCCL may each hold what the other waits for, unless all ranks
+        launch them in one order.
+        """
+        return self.device.type != "cuda"
+
     def by_itself(self) -> Comm:
         """This rank without the others."""
         return Comm(
@@ -169,6 +206,22 @@ class Comm:
         with self._guard("all_gather_object"):
             dist.all_gather_object(gathered, value, group=self._group)
         return gathered
+
+    def all_gather_rows(self, mine: Tensor, rows: int) -> Tensor:
+        """All `rows` rows of a tensor of which every rank but the last few has ceil(rows / ranks), as FSDP2 cuts it.
+
+        `mine` [rows of this rank, ...] contiguous; returns [rows, ...] of the same dtype and device.
+        """
+        if self._group is None:
+            return mine
+        each = -(-rows // self.world_size)
+        whole = mine.new_empty(each * self.world_size, *mine.shape[1:])
+        if len(mine) < each:
+            mine = torch.cat((mine, mine.new_zeros(each - len(mine), *mine.shape[1:])))
+        with self._guard("all_gather"):
+            _all_gather(whole, mine, group=self._group)
+        # Nobody keeps what fills the last parts up.
+        return whole if len(whole) == rows else whole[:rows].clone()
 
     def all_to_all(self, send: Tensor, send_counts: Sequence[int], receive_counts: Sequence[int]) -> Tensor:
         """Give rank r the next `send_counts[r]` elements of the flat `send`; get `receive_counts[r]` from it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from rldsl.backends.engines.generate import Samples
 from rldsl.backends.engines.train import TrainBatch
 from rldsl.backends.functions import Call, definition, raised
 from rldsl.backends.metrics import is_first, node_of
-from rldsl.backends.runtime import Runtime
-from rldsl.backends.weights import transfer
+from rldsl.backends.runtime import Running, Runtime
+from rldsl.backends.weights import transfer, transfer_later
 from rldsl.compiler.ops import (
     AnyOp,
     Arg,
@@ -132,27 +132,28 @@ def compute(rt: Runtime, op: ComputeOp) -> None:
     """Call a function on this rank's rows, or have it called in the background."""
     call = _call(rt, op)
     if op.background:
-        rt.running[op.id] = call, rt.calling.start(functools.partial(call.called, call.prepared()))
+        task = rt.calling.start(functools.partial(call.called, call.prepared()))
+        rt.running[op.id] = Running(task, lambda results: _put_results(rt, call.checked(results)))
         return
-    for name, column in call.run().items():
+    _put_results(rt, call.run())
+
+
+def _put_results(rt: Runtime, columns: Mapping[str, Column]) -> None:
+    for name, column in columns.items():
         _put_result(rt, name, column)
 
 
 def wait(rt: Runtime, op: WaitOp) -> None:
-    """What has begun in the background has ended; its seconds are its own, those here of waiting."""
-    if op.begun in rt.running:
-        _take_results(rt, op)
-    else:
+    """What has begun in the background ends here; its seconds are its own, those of the wait are of waiting."""
+    if rt.residency.comes(op.begun):
         rt.metrics.add_seconds(op.begun, rt.residency.arrived(op.begun))
-
-
-def _take_results(rt: Runtime, op: WaitOp) -> None:
-    """A function's."""
-    call, task = rt.running.pop(op.begun)
-    results = task.result()
-    rt.metrics.add_seconds(op.begun, task.seconds)
-    for name, column in call.checked(results).items():
-        _put_result(rt, name, column)
+        return
+    running = rt.running.pop(op.begun, None)
+    if running is None:  # it has run where it began
+        return
+    made = running.task.result()
+    rt.metrics.add_seconds(op.begun, running.task.seconds)
+    running.ended(made)
 
 
 def _call(rt: Runtime, op: ComputeOp) -> Call:
@@ -247,9 +248,21 @@ def move(rt: Runtime, op: ReshardOp) -> None:
 
 def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
     """The sampler takes the weights as trained so far; those of a model that no op trains it took when made."""
-    if op.model in rt.trained:
-        rt.residency.renew(op)
-        transfer(rt.route(op), rt.comm, rt.models[op.model], rt.samplers.get((op.model, op.staleness)))
+    if op.model not in rt.trained:
+        return
+    way, model, sampler = rt.route(op), rt.models[op.model], rt.samplers.get((op.model, op.staleness))
+    beside = op.background and (rt.comm.concurrent or not op.collective)
+    rt.residency.renew(op)
+    if not beside:
+        transfer(way, rt.comm, model, sampler)
+        return
+    work, status, step = transfer_later(way, rt.beside, model, sampler), rt.beside.status, rt.step
+
+    def transferred() -> None:
+        status.enter(step=step, op=op.id, node=op.node)
+        work()
+
+    rt.running[op.id] = Running(rt.transferring.start(transferred), lambda _: None)
 
 
 def collect(rt: Runtime, op: CollectOp) -> None:

@@ -97,6 +97,10 @@ class Residency:
         else:
             state.onload()
 
+    def comes(self, op: str) -> bool:
+        """Whether the onload called `op` is bringing something back in the background."""
+        return op in self._coming
+
     def arrived(self, op: str) -> float:
         """Wait until what the onload called `op` has begun to bring back is there; the seconds that it took."""
         coming, begun = self._coming.pop(op)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from msgspec.structs import replace
@@ -22,11 +23,11 @@ from rldsl.backends.data.loader import Loader
 from rldsl.backends.engines.engine import TRANSFORMERS, Engine
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
-from rldsl.backends.functions import Call, Functions
+from rldsl.backends.functions import Functions
 from rldsl.backends.metrics import StepMetrics
 from rldsl.backends.outputs import Outputs
 from rldsl.backends.residency import Residency
-from rldsl.backends.weights import Route, members, route
+from rldsl.backends.weights import Route, groups_beside, members, route
 from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
@@ -45,6 +46,16 @@ from rldsl.compiler.ops import (
 from rldsl.compiler.plan import FunctionSpec, Plan, canonical
 from rldsl.diagnostics import fail
 from rldsl.types import FieldType
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Running(Generic[T]):
+    """What runs in the background, and what is done with its result when it is waited for."""
+
+    task: Task[T]
+    ended: Callable[[T], None]
 
 
 class Runtime:
@@ -76,7 +87,11 @@ class Runtime:
         self._functions = Functions(source_dir)
         self.calling = Background("rldsl-compute", comm.device)
         self.reading = Background("rldsl-load", torch.device("cpu"))
-        self.running = dict[str, tuple[Call, Task[Any]]]()
+        self.transferring = Background("rldsl-transfer", comm.device)
+        # Communicators that this thread alone uses.
+        groups = {*groups_beside(plan, comm.world_size)} if comm.concurrent else set()
+        self.beside = comm.make_beside(groups) if groups else comm
+        self.running = dict[str, Running[Any]]()
         # Cheap things first: a bad data file or function is told before weights are read.
         self.loaders = self._open_streams([op for op in ops if isinstance(op, LoadOp)])
         self.warnings = [w for loader in self.loaders.values() for w in loader.warnings]
@@ -185,6 +200,7 @@ class Runtime:
     def close(self) -> None:
         """Begin nothing more in the background; nothing stays on the tier below."""
         self.calling.close()
+        self.transferring.close()
         self.reading.close()
         self.residency.close()
 

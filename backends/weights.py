@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import torch
@@ -67,6 +68,14 @@ def groups_of(plan: Plan, world_size: int) -> Iterator[tuple[int, ...]]:
             yield bridge
 
 
+def groups_beside(plan: Plan, world_size: int) -> Iterator[tuple[int, ...]]:
+    """Every set of ranks that transfers in the background meet in."""
+    for op in plan.ops():
+        if isinstance(op, SyncWeightsOp) and op.background and op.collective:
+            way = route(op, plan, world_size)
+            yield from filter(None, (way.holders, way.bridge))
+
+
 def transfer(way: Route, world: Comm, model: Model, sampler: Sampler | None) -> None:
     """Give the samplers at the end of `way` the weights of `model` as they are, on the ranks that have one.
 
@@ -87,6 +96,32 @@ def transfer(way: Route, world: Comm, model: Model, sampler: Sampler | None) -> 
     elif weights is not None or model.sharded:
         # To be gathered at all, a parameter needs every holder.
         deque(weights or model.each_weight(dtype=model.dtype), maxlen=0)
+
+
+def transfer_later(way: Route, beside: Comm, model: Model, sampler: Sampler | None) -> Callable[[], None]:
+    """`transfer` for another thread: of the weights that the model has now, which must stay as they are meanwhile.
+
+    It meets other ranks over `beside` alone, see `Comm.make_beside`, and all ends write over the weights that a sampler
+    has already: to make new modules is not for a thread beside others.
+    """
+    bridge = beside.group_of(way.bridge) if way.bridge else None
+    first = way.holders[0]
+    if beside.rank not in way.holders:
+        assert bridge is not None and sampler is not None, "a rank without a part of the model generates with it"
+        return partial(_receive, sampler, bridge, way.bridge.index(first))
+    holders = beside.group_of(way.holders) if model.sharded else None
+    weights = model.each_weight(dtype=model.dtype, comm=holders)
+    if bridge is not None:
+        weights = _sent(weights, bridge, way.bridge.index(first))
+    if sampler is not None and sampler.own_copy:
+        return partial(sampler.renew, weights)
+    return partial(_drained, weights)
+
+
+@torch.no_grad()
+def _drained(weights: Iterable[Named]) -> None:
+    """To be gathered and sent at all, a parameter needs every holder."""
+    deque(weights, maxlen=0)
 
 
 def _parcels(weights: Iterable[Named]) -> Iterator[list[Named]]:

@@ -194,7 +194,8 @@ def _body(plan: Plan, op: AnyOp) -> str:
     if isinstance(op, FreeOp):
         body["fields"] = sorted(op.fields)
     if isinstance(op, WaitOp):
-        body["begun"] = sorted(name for o in plan.ops() if o.id == op.begun for name in (*o.writes, *_moved(plan, o)))
+        begun = [o for o in plan.ops() if o.id == op.begun]
+        body["begun"] = [sorted((*o.writes, *_moved(plan, o))) or _engine(o) for o in begun]
         body["holds"] = sorted(set(op.holds))
     return json.dumps(body, sort_keys=True)
 
@@ -212,6 +213,9 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
         for begun in (o for o in plan.ops() if o.id == op.begun):
             yield from ((f"field {name} {_held(plan, begun.group)}", True) for name in begun.writes)
             yield from ((state, True) for state in _state(plan, begun))
+            if isinstance(begun, SyncWeightsOp):
+                yield f"trunk {plan.model(begun.model).shares or begun.model}", False
+                yield _engine(begun), True
     yield from ((state, True) for state in _state(plan, op))
     if isinstance(op, OutputOp):
         yield f"file {op.name}", True
@@ -220,9 +224,14 @@ def _touched(plan: Plan, op: AnyOp) -> Iterator[Touch]:
         yield f"trunk {trunk}", isinstance(op, TrainOp)
         yield from ((f"moments {trunk}", True) for _ in range(isinstance(op, TrainOp)))
     if isinstance(op, SyncWeightsOp):
-        yield f"engine {op.model} {op.staleness}", True
+        yield _engine(op), True
     if isinstance(op, GenerateOp | ExtendOp):
-        yield f"engine {op.model} {op.staleness}", False
+        yield _engine(op), False
+
+
+def _engine(op: AnyOp) -> str:
+    """The engine that an op brings weights to, or samples with."""
+    return f"engine {op.model} {op.staleness}" if isinstance(op, GenerateOp | ExtendOp | SyncWeightsOp) else ""
 
 
 def _moved(plan: Plan, op: AnyOp) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from bench.damage import KINDS, Damage
 from bench.damage_memory import budgeted
 from bench.equal_plans import why_equal
 from rldsl.compiler.ops import ComputeOp, ExtendOp, GenerateOp, InferOp, TrainOp, parts
+from rldsl.compiler.passes.elide_old_logp import ElideOldLogp
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan, plan_hash, to_builtins
 from rldsl.compiler.plan_io import loads
@@ -109,12 +110,12 @@ def wholes(files: tuple[Path, ...] = FILES) -> tuple[Whole, ...]:
     """The plans of some algorithms for the deployments that they can have."""
     found = []
     for file in files:
-        for options in deployments(file):
+        for options in (each for usual in deployments(file) for each in (usual, *_scoring_again(file, usual))):
             try:
                 compiled = compile_file(file, options)
             except DiagnosticError:  # this algorithm's batch does not divide over so many ranks
                 continue
-            name = f"{file.relative_to(ROOT)} {options.cluster} {options.layouts}"
+            name = " ".join(map(str, (file.relative_to(ROOT), options.cluster, options.layouts, *options.disable)))
             found.append(Whole(name, compiled.plan, compiled.module.signatures))
         for options in (*map(_on, CLUSTERS[1:3]), *(replace(o, cluster="8 x cpu") for o in islice(apart(file), 3))):
             for part, made in budgeted(file, options):
@@ -125,6 +126,12 @@ def wholes(files: tuple[Path, ...] = FILES) -> tuple[Whole, ...]:
 
 def _on(cluster: str | None) -> Options:
     return Options(cluster=cluster)
+
+
+def _scoring_again(file: Path, options: Options) -> Iterator[Options]:
+    """Where rollouts may be a step old also with the forward that weights may travel beside."""
+    if "staleness" in file.read_text():
+        yield replace(options, disable=frozenset({ElideOldLogp.name}))
 
 
 # -- damage to plan.json itself

@@ -425,7 +425,9 @@ class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
     """Give the generation engine of `model`, on the group `target`, the weights as trained so far on `source`.
 
     Both lie in the group of the op. Rollouts of each `staleness` have an engine of their own; one with staleness 1
-    keeps weights of its own, and its transfer follows the rollout.
+    keeps weights of its own, and its transfer follows the rollout. In the `background` it only begins here, with the
+    weights as they are here, on a thread of each rank that does one transfer after the other: until the `WaitOp` that
+    names it these stay as they are, and nothing uses the engine.
     """
 
     model: str
@@ -433,6 +435,7 @@ class SyncWeightsOp(Op, tag="sync_weights", frozen=True, kw_only=True):
     source: str = "world"
     target: str = "world"
     staleness: int = 0
+    background: bool = False
     by: str = "lower_weights"
 
     @property

@@ -43,6 +43,7 @@ from rldsl.compiler.passes.merge_equal_nodes import MergeEqualNodes
 from rldsl.compiler.passes.order_equal_depths import OrderEqualDepths
 from rldsl.compiler.passes.overlap_computes import OverlapComputes
 from rldsl.compiler.passes.overlap_moves import OverlapMoves
+from rldsl.compiler.passes.overlap_transfers import OverlapTransfers
 from rldsl.compiler.passes.place_on_mesh import PlaceOnMesh
 from rldsl.compiler.passes.plan_memory import PlanMemory
 from rldsl.compiler.passes.prefetch_loads import PrefetchLoads
@@ -92,6 +93,7 @@ LOWERING: tuple[Pass, ...] = (
     LowerReshards(),  # before weights and frees: it adds readers
     LowerWeights(),
     PrefetchLoads(),
+    OverlapTransfers(),  # before functions: they run beside transfers that hold the program up, not beside others
     OverlapComputes(),  # after all that reads, moves or uses a model; before frees: what it reads stays until the wait
     InsertFrees(),  # last of the rewrites: it must see every reader
     PlanMemory(),  # after frees: fields that are held take memory too
@@ -111,6 +113,7 @@ OPTIONAL_PASSES = frozenset(
         OrderEqualDepths.name,
         FuseForwards.name,
         PrefetchLoads.name,
+        OverlapTransfers.name,
         OverlapComputes.name,
         PlanMemory.name,
         OverlapMoves.name,

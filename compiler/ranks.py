@@ -33,6 +33,12 @@ def contains(outer: Ranks, inner: Ranks) -> bool:
     return all(any(a <= first and last <= b for a, b in outer) for first, last in inner)
 
 
+def meet(one: Group, other: Group) -> bool:
+    """Whether a rank is in both groups."""
+    pairs = ((a, b) for a in one.ranks for b in other.ranks)
+    return not one.ranks or not other.ranks or any(a[0] < b[1] and b[0] < a[1] for a, b in pairs)
+
+
 def words(ranks: Ranks) -> str:
     """`rank 3`, `ranks 0 to 3`, `ranks 0 to 1 and 4 to 7`."""
     parts = [str(first) if last == first + 1 else f"{first} to {last - 1}" for first, last in ranks]

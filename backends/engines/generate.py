@@ -142,7 +142,7 @@ class Sampler:
             return
         each = model.each_weight(dtype=model.dtype) if weights is None else weights
         if self.scorer is not model.scorer:
-            self._write_over(each)
+            self.renew(each)
             return
         with torch.no_grad():
             found = {name: w if model.sharded else w.clone() for name, w in each}
@@ -150,12 +150,16 @@ class Sampler:
         self.scorer = Scorer(module, kind=model.spec.kind, name=self.name)
 
     @torch.no_grad()
-    def _write_over(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        places = dict(self.places())
+    def renew(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Write `weights`, those of `each_weight` of its model in its own dtype, over its own; it shares no model's."""
+        assert self.own_copy, "what shares the model's weights has them already"
+        places = self.places()
         for name, weight in weights:
-            places.pop(name).copy_(weight)
+            given, place = next(places)
+            assert name == given, "both ends of a transfer name their weights alike"
+            place.copy_(weight)
             del weight  # or the next would be gathered beside it
-        assert not places, f"no new weights for {sorted(places)}"
+        assert next(places, None) is None, "every weight is renewed"
 
     def places(self) -> Iterator[tuple[str, Tensor]]:
         """Its own weights, by the names of `each_weight`, to be written over by those of a model on other ranks."""

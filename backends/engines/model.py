@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines import checkpoint, lora, score, sources, train
 from rldsl.backends.engines.memory import keep_freed_memory
 from rldsl.backends.engines.module import Head, Scorer
-from rldsl.backends.engines.optim import Optimizer
+from rldsl.backends.engines.optim import Optimizer, local
 from rldsl.backends.engines.recompute import layers_of
 from rldsl.compiler.ops import TrainOp
 from rldsl.compiler.plan import ModelSpec
@@ -147,9 +148,15 @@ class Model:
         """
         return dict(self.each_weight(dtype=dtype))
 
-    def each_weight(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """As `weights`, one after the other, in an order that all ranks have: each is gathered when asked for."""
-        return self._each(dtype, _whole)
+    def each_weight(
+        self, *, dtype: torch.dtype | None = None, comm: Comm | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """As `weights`, one after the other, in an order that all ranks have: each is gathered when asked for.
+
+        Over `comm`, the ranks of the model's own by default. Which tensors there are is looked up at once: during a
+        forward, as another thread may see it, FSDP2 has others in their places.
+        """
+        return self._each(dtype, partial(_whole, comm=comm or self.comm))
 
     def _each(self, dtype: torch.dtype | None, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
         masters = {} if self.optimizer is None else self.optimizer.masters
@@ -157,12 +164,8 @@ class Model:
         held = {n: masters.get(n, p) for n, p in self.scorer.named_parameters() if n not in others}
         if dtype is None and masters:
             dtype = torch.float32
-        for name, weight in lora.plain(held, self.trunk, whole, merged=self.spec.base_of is None):
-            made = weight.detach().to(dtype or weight.dtype)
-            # Nothing is held here while the next is gathered.
-            del weight
-            yield published(name), made
-            del made
+        plain = lora.plain(held, self.trunk, whole, merged=self.spec.base_of is None)
+        return _one_by_one(plain, dtype)
 
     def save(self, path: Path) -> None:
         """Write weights and tokenizer to the directory `path`, in place of what is there; the first rank writes.
@@ -185,6 +188,15 @@ class Model:
         checkpoint.write(path, hollow, shapes, chain(buffers.items(), weights), self.tokenizer)
 
 
+def _one_by_one(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    """Weights under the names that they are published by; nothing is held here while the next is gathered."""
+    for name, weight in weights:
+        made = weight.detach().to(dtype or weight.dtype)
+        del weight
+        yield published(name), made
+        del made
+
+
 def _dtype(spec: ModelSpec) -> torch.dtype:
     return torch.bfloat16 if spec.precision == BF16 else torch.float32
 
@@ -194,8 +206,10 @@ def published(name: str) -> str:
     return f"score.{name.rpartition('.')[2]}" if name.startswith("heads.") else name.removeprefix("model.")
 
 
-def _whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+def _whole(parameter: Tensor, comm: Comm) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return comm.all_gather_rows(local(parameter.detach()).contiguous(), len(parameter))
 
 
 def _shape(tensor: Tensor) -> Tensor:

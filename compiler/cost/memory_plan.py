@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+from rldsl.compiler.cost.beside import transfers_beside
 from rldsl.compiler.cost.footprints import Footprints, Held, Key
 from rldsl.compiler.cost.hardware import Hardware
 from rldsl.compiler.cost.hoisting import Hoisting
@@ -15,7 +16,7 @@ from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choos
 from rldsl.compiler.cost.residency_gaps import Between, Use, gaps_of
 from rldsl.compiler.cost.time_model import move_seconds
 from rldsl.compiler.cost.ways import Run, Runs
-from rldsl.compiler.ops import AnyOp, FreeOp, MetricOp, OffloadOp, OnloadOp, OutputOp, State, WaitOp
+from rldsl.compiler.ops import AnyOp, FreeOp, MetricOp, OffloadOp, OnloadOp, OutputOp, State, SyncWeightsOp, WaitOp
 from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.ranks import contains
 
@@ -112,10 +113,25 @@ class MemoryPlanner:
         found: dict[Key, list[Use]] = {key: [] for key in self.footprints.states}
         for number, op in enumerate(self.ops):
             changes, renews = self.footprints.changes(op), self.footprints.renews(op)
-            for key in dict.fromkeys((*self.footprints.uses(op), *renews)):
+            for key in self._used(number):
                 if key in found:
                     found[key].append(Use(number, changes=key in changes, renews=key in renews))
         return {key: tuple(uses) for key, uses in found.items()}
+
+    def _used(self, number: int) -> tuple[Key, ...]:
+        """The states that an op cannot be without, with those of the transfers that run beside it."""
+        together = (self.ops[number], *self._transfers.get(number, ()))
+        keys = ((*self.footprints.uses(op), *self.footprints.renews(op)) for op in together)
+        return tuple(dict.fromkeys(key for each in keys for key in each))
+
+    @cached_property
+    def _transfers(self) -> dict[int, tuple[SyncWeightsOp, ...]]:
+        return transfers_beside(self.ops)
+
+    def _passing(self, program: int, number: int) -> int:
+        """Bytes of the weights that transfers beside an op have in their hands on a class of ranks."""
+        mine = (op for op in self._transfers.get(number, ()) if _Row(program, self.number[op.id]) in self._columns)
+        return sum(run.workspace for op in mine for run in self._runs[self.number[op.id]][:1])
 
     @cached_property
     def _gaps(self) -> tuple[tuple[Held, Between], ...]:
@@ -164,14 +180,14 @@ class MemoryPlanner:
         index = {row: i for i, row in enumerate(self._rows)}
         states = [sum(h.bytes for h in self._states_of(p)) for p in range(len(self.plan.programs))]
         reserve = self.footprints.reserve.bytes
-        room = [budget - reserve - states[row.program] - self._columns[row] for row in self._rows]
+        room = [
+            budget - reserve - states[row.program] - self._columns[row] - self._passing(row.program, row.op)
+            for row in self._rows
+        ]
         gaps = []
         for held, gap in self._gaps:
             mine = [p for p in range(len(self.plan.programs)) if self._members[held.key, p]]
             over = frozenset(index[r] for p in mine for i in gap.idle if (r := _Row(p, i)) in index)
-            if gap.renewed:
-                for i in (index[r] for p in mine if (r := _Row(p, self._uses[held.key][gap.end].op)) in index):
-                    room[i] -= held.bytes
             seconds = move_seconds(self.hardware, held.bytes)
             write = None if gap.renewed or gap.version is None else self._version(held.key, gap.version)
             gaps.append(Gap(held.bytes, over, 0.0 if gap.renewed else seconds, write))
@@ -212,6 +228,7 @@ class MemoryPlanner:
             parts += [(t.what, t.bytes) for t in run.footprint.peak.terms if t not in own]
         parts += [
             ("fields of the batch", self._columns[at]),
+            ("weights on their way beside it", self._passing(at.program, at.op)),
             (self.footprints.reserve.what, self.footprints.reserve.bytes),
         ]
         total = sum(size for _, size in parts)
@@ -220,13 +237,12 @@ class MemoryPlanner:
             rank=self.plan.programs[at.program].first,
             bytes=lack,
             need=total,
-            largest=tuple(sorted(parts, key=lambda part: -part[1])[:5]),
+            largest=tuple(sorted(filter(lambda part: part[1], parts), key=lambda part: -part[1])[:5]),
         )
 
     def _needed(self, row: _Row) -> list[Held]:
         """The states that an op cannot be without."""
-        op = self.ops[row.op]
-        keys = dict.fromkeys((*self.footprints.uses(op), *self.footprints.renews(op)))
+        keys = self._used(row.op)
         return [h for h in self._states_of(row.program) if h.key in keys]
 
     def _planned(self, budget: int, problem: Problem, choice: Choice, *, early: bool = False) -> Planned:
@@ -318,7 +334,7 @@ class MemoryPlanner:
         states = sum(h.bytes for h in self._states_of(row.program))
         footprint = self.footprints.footprint(self.ops[row.op])
         own = footprint.bytes - footprint.resident_bytes if footprint else runs[row.op].workspace
-        return states + own + self._columns[row]
+        return states + own + self._columns[row] + self._passing(row.program, row.op)
 
     def _told(self, program: int, runs: Mapping[int, Run], moves: Moves) -> Iterator[OpMemory]:
         """What a class of ranks holds in each of its ops, moves included."""
@@ -352,12 +368,16 @@ class MemoryPlanner:
                 else:
                     categories[term.category] = categories.get(term.category, 0) + term.bytes
         categories["fields"] = categories.get("fields", 0) + self._columns[row]
-        workspace = run.workspace + self._columns[row]
+        passing = self._passing(row.program, row.op)
+        categories["communication"] = categories.get("communication", 0) + passing
+        workspace = run.workspace + self._columns[row] + passing
         return self._memory_of(run.op.id, row.program, workspace, at, here, categories)
 
     def _move(self, move: OnloadOp | OffloadOp, here: set[Key], number: int, program: int) -> OpMemory:
-        columns = self._columns.get(_Row(program, number), 0)
-        return self._memory_of(move.id, program, columns, "while it moves", here, {"fields": columns})
+        behind = number + isinstance(move, OffloadOp)
+        columns, passing = self._columns.get(_Row(program, number), 0), self._passing(program, behind)
+        parts = {"fields": columns, "communication": passing}
+        return self._memory_of(move.id, program, columns + passing, "while it moves", here, parts)
 
     def _memory_of(
         self, op: str, program: int, workspace: int, at: str, here: set[Key], categories: dict[str, int]

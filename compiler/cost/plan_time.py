@@ -16,7 +16,6 @@ from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import NoFacts, facts_of
 from rldsl.compiler.cost.footprints import OURS
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
-from rldsl.compiler.cost.lanes import Lane
 from rldsl.compiler.cost.memory_generation import ENGINE_KV
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES
@@ -35,6 +34,7 @@ from rldsl.compiler.cost.time_model import (
     sync_seconds,
     train_seconds,
 )
+from rldsl.compiler.cost.timeline import Timed, Timeline
 from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
@@ -77,17 +77,6 @@ class Seconds:
     def of(cls, **parts: float) -> Seconds:
         """The sum of named parts, without those that are 0."""
         return cls(total=sum(parts.values()), parts=tuple((n, s) for n, s in parts.items() if s))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """One op of the program of the ranks from `first` on: when it begins and ends, in seconds from the start."""
-
-    first: int
-    step: int
-    op: str
-    begin: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -243,34 +232,11 @@ class PlanTime:
     def timeline(self, steps: int = 1) -> tuple[Timed, ...]:
         """When each op of each program runs: in order, a collective when the last of its ranks comes to it.
 
-        An op that runs in every k-th step counts a k-th, one without known seconds nothing. What a move in the
-        background takes beside others counts in none, what is left when it is waited for counts there.
+        A transfer or a move in the background runs beside the ops behind it, as if it took nothing from them; what is
+        left of it when it is waited for counts there. An op that runs in every k-th step counts a k-th, one without
+        known seconds nothing.
         """
-        ops, lasting = {op.id: op for op in self.plan.ops()}, self._durations
-        coming = {p.first: [(k, op.id) for k in range(steps) for op in p.ops][::-1] for p in self.plan.programs}
-        sharing = {
-            op.id: [p.first for p in self.plan.programs if any(o.id == op.id for o in p.ops)]
-            for op in ops.values()
-            if op.collective
-        }
-        lanes = {first: Lane() for first in coming}
-        found: list[Timed] = []
-        while any(coming.values()):
-            before = len(found)
-            for first, mine in coming.items():
-                while mine:
-                    step, op = mine[-1]
-                    together = sharing.get(op, [first])
-                    if any(coming[f][-1] != (step, op) for f in together):
-                        break
-                    latest = max(lanes[f].now for f in together)
-                    for each in together:
-                        lanes[each].now = latest
-                        begin, end = lanes[each].run(ops[op], lasting[op])
-                        found.append(Timed(first=each, step=step, op=op, begin=begin, end=end))
-                        coming[each].pop()
-            assert len(found) > before, "a verified plan has no deadlock"
-        return tuple(found)
+        return Timeline(self.plan, self._durations, steps).ops()
 
     @cached_property
     def step_seconds(self) -> float:

@@ -20,8 +20,8 @@ class Between:
     """The gap from the use numbered `begin` to the next one, `end`, of the next step behind the last.
 
     `idle` are the ops that run without the state. `renewed`: the next use does not look at what was there, so nothing
-    need be brought back; in that op, idle as well, the old would be there beside the new. `version` numbers the use
-    that last changed it, None where none does: gaps of one version share one writing back.
+    need be brought back; it is written over in place. `version` numbers the use that last changed it, None where none
+    does: gaps of one version share one writing back.
     """
 
     begin: int
@@ -39,7 +39,7 @@ def gaps_of(uses: Sequence[Use], ops: int) -> tuple[Between, ...]:
         end = (begin + 1) % len(uses)
         renewed = uses[end].renews
         last = uses[end].op if end > begin else uses[end].op + ops
-        idle = {i % ops for i in range(use.op + 1, last)} | ({uses[end].op} if renewed else set())
+        idle = {i % ops for i in range(use.op + 1, last)}
         if idle:
             version = max((c for c in changing if c <= begin), default=changing[-1] if changing else None)
             between = Between(begin=begin, end=end, idle=frozenset(idle), renewed=renewed, version=version)

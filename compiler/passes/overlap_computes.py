@@ -26,6 +26,7 @@ from rldsl.compiler.ops import (
     parts,
 )
 from rldsl.compiler.passes.base import Context
+from rldsl.compiler.ranks import meet
 from rldsl.compiler.threads import wants_main_thread
 from rldsl.types import DType
 
@@ -71,6 +72,11 @@ def _may(op: ComputeOp, module: Module) -> bool:
     return on_host and not op.collective
 
 
+def _of_models(op: AnyOp) -> bool:
+    """Whether the op is work of models; a transfer in the background only begins where it stands."""
+    return isinstance(op, _OF_MODELS) and not (isinstance(op, SyncWeightsOp) and op.background)
+
+
 class _Stretch(NamedTuple):
     """A function runs from before the op at `start` to before that at `end`, beside ops of models, `beside` first."""
 
@@ -86,7 +92,7 @@ class _Places:
     """
 
     def __init__(self, module: Module) -> None:
-        self.models = [i for i, op in enumerate(module.ops) if isinstance(op, _OF_MODELS)]
+        self.models = [i for i, op in enumerate(module.ops) if _of_models(op)]
         self.before: dict[str, list[str]] = {}
         self.after: dict[str, list[str]] = {}
         for edge in module.graph.edges:
@@ -155,8 +161,7 @@ class _Sweep:
         """Whether the op of a model runs whenever `op` does, on ranks that have both."""
         if model.guard not in (None, op.guard):
             return False
-        one, other = self._groups[model.group].ranks, self._groups[op.group].ranks
-        return not one or not other or any(a < last and first < b for a, b in one for first, last in other)
+        return meet(self._groups[model.group], self._groups[op.group])
 
     def _first(self, place: int, op: ComputeOp) -> int:
         """The first place at which it can begin: functions keep their order, and a guard is asked as late as before."""
@@ -188,8 +193,8 @@ def _fields(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _nodes(op: AnyOp) -> Iterator[tuple[str, str]]:
-    """The nodes whose work the op does; a transfer of weights only carries the name of the rollout that it serves."""
-    if not isinstance(op, SyncWeightsOp):
+    """The nodes whose work the op does; a transfer, or a wait for one, has but the name of its rollout."""
+    if not isinstance(op, SyncWeightsOp | WaitOp):
         yield from ((_NODE, part.node) for part in parts((op,)) if part.node is not None)
 
 

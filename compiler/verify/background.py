@@ -7,8 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rldsl.compiler.ops import AnyOp, CollectOp, ComputeOp, LoadOp, OnloadOp, TrainOp, WaitOp
+from rldsl.compiler.ops import (
+    AnyOp,
+    CollectOp,
+    ComputeOp,
+    ExtendOp,
+    GenerateOp,
+    LoadOp,
+    OffloadOp,
+    OnloadOp,
+    State,
+    SyncKind,
+    SyncWeightsOp,
+    TrainOp,
+    WaitOp,
+)
 from rldsl.compiler.verify.facts import Facts, ranks_of
+
+Begun = ComputeOp | SyncWeightsOp | OnloadOp
 
 
 def background(facts: Facts) -> Iterator[str]:
@@ -16,25 +32,34 @@ def background(facts: Facts) -> Iterator[str]:
     for op in facts.ops:
         if isinstance(op, ComputeOp) and op.background and op.collective:
             yield f"`{op.id}` sums over ranks in the background, where these are in no order"
+        if isinstance(op, SyncWeightsOp) and op.background:
+            yield from _moves_nothing(op, facts)
         if isinstance(op, LoadOp) and op.prefetch and op.first:
             yield f"`{op.id}` reads ahead, and reads the same rows each time"
     for program in facts.plan.programs:
         where = f" ({ranks_of(program)})"
-        running: dict[str, ComputeOp | OnloadOp] = {}
+        running: dict[str, Begun] = {}
         for op in program.ops:
             if isinstance(op, WaitOp):
                 begun = running.pop(op.begun, None)
                 yield from (problem + where for problem in _wait(op, begun))
-            elif isinstance(op, ComputeOp | OnloadOp) and op.background:
+                continue
+            begins = isinstance(op, Begun) and op.background
+            yield from (problem + where for problem in _meets(op, running.values(), facts, begins=begins))
+            if isinstance(op, Begun) and op.background:
                 running[op.id] = op
-            else:
-                functions = (each for each in running.values() if isinstance(each, ComputeOp))
-                yield from (problem + where for problem in _meets(op, functions, facts))
         for name in running:
             yield f"nothing waits for `{name}`, which runs in the background{where}"
 
 
-def _wait(op: WaitOp, begun: ComputeOp | OnloadOp | None) -> Iterator[str]:
+def _moves_nothing(op: SyncWeightsOp, facts: Facts) -> Iterator[str]:
+    if op.sync is SyncKind.LOCAL:
+        yield f"`{op.id}` runs in the background, and its engine shares the model's own weights"
+    if not any(isinstance(o, TrainOp) and facts.trunks[o.model] == facts.trunks[op.model] for o in facts.ops):
+        yield f"`{op.id}` runs in the background, and nothing trains `{op.model}`"
+
+
+def _wait(op: WaitOp, begun: Begun | None) -> Iterator[str]:
     if begun is None:
         yield f"`{op.id}` waits for `{op.begun}`, which does not run in the background there"
         return
@@ -46,17 +71,33 @@ def _wait(op: WaitOp, begun: ComputeOp | OnloadOp | None) -> Iterator[str]:
         yield f"`{op.id}` holds other fields than `{begun.id}` reads"
 
 
-def _meets(op: AnyOp, running: Iterable[ComputeOp], facts: Facts) -> Iterator[str]:
-    """What may not stand between the beginning of a function and its wait."""
-    if not isinstance(op, CollectOp) and not _is_own(op, facts):
-        return
+def _meets(op: AnyOp, running: Iterable[Begun], facts: Facts, *, begins: bool) -> Iterator[str]:
+    """What may not stand between the beginning of something and its wait; `begins`: the op runs beside as well."""
+    own = not begins and _is_own(op, facts)
     for begun in running:
         if isinstance(op, CollectOp) and begun.guard is not None and begun.guard.until == op.into:
             yield f"`{op.id}` adds to `{op.into}` between `{begun.id}` and its wait, which must ask it alike"
-        if _is_own(op, facts) and _is_own(begun, facts):
+        if own and isinstance(begun, ComputeOp) and _is_own(begun, facts):
             yield f"`{op.id}` calls a function of the user's while `{begun.id}` runs: they may touch the same things"
+        if isinstance(begun, SyncWeightsOp):
+            yield from _disturbs(op, begun, facts)
 
 
 def _is_own(op: AnyOp, facts: Facts) -> bool:
     called = op.function if isinstance(op, ComputeOp) else op.loss if isinstance(op, TrainOp) else None
     return called is not None and facts.functions[called].file is not None
+
+
+def _disturbs(op: AnyOp, begun: SyncWeightsOp, facts: Facts) -> Iterator[str]:
+    """Until they have arrived, the weights stay as they are and where they are, and nobody uses the engine."""
+    trunk, engine = facts.trunks[begun.model], (begun.model, begun.staleness)
+    match op:
+        case TrainOp() if facts.trunks[op.model] == trunk:
+            yield f"`{op.id}` changes weights of `{begun.model}` while `{begun.id}` transfers them"
+        case GenerateOp() | ExtendOp() if (op.model, op.staleness) == engine:
+            yield f"`{op.id}` generates with `{op.model}` while `{begun.id}` writes its weights"
+        case OnloadOp() | OffloadOp() if (op.model, op.state, op.staleness) in (
+            (trunk, State.WEIGHTS, 0),
+            (begun.model, State.ENGINE, begun.staleness),
+        ):
+            yield f"`{op.id}` moves the {op.state} of `{op.model}` while `{begun.id}` transfers weights"

@@ -9,6 +9,7 @@ from rldsl.compiler.ir import EdgeKind
 from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
+    ComputeOp,
     FreeOp,
     LoadOp,
     OffloadOp,
@@ -94,8 +95,10 @@ def _edges(facts: Facts, true: set[Edge], nodes: set[str]) -> Iterator[str]:
         place = {
             op.node: i for i, each in enumerate(program.ops) for op in parts((each,)) if not isinstance(op, _OF_NO_NODE)
         }
-        # What runs in the background is done where it is waited for.
-        done = place | {op.node: i for i, op in enumerate(program.ops) if isinstance(op, WaitOp)}
+        # A function in the background is done where it is waited for; a transfer there does no node's work.
+        called = {op.id for op in program.ops if isinstance(op, ComputeOp)}
+        waits = ((i, op) for i, op in enumerate(program.ops) if isinstance(op, WaitOp) and op.begun in called)
+        done = place | {op.node: i for i, op in waits}
         for source, target, carries in said:
             if source in place and target in place and done[source] >= place[target]:
                 yield f"`{target}` runs before `{source}`, for which it waits: {carries} ({ranks_of(program)})"

@@ -50,6 +50,8 @@ def _read(facts: Facts) -> Iterator[str]:
     read = {f for op in facts.ops for f in op.reads if not isinstance(op, ReshardOp)}
     for op in facts.ops:
         if isinstance(op, ReshardOp):
+            if not op.fields:
+                yield f"`{op.id}` names no field"
             continue
         writes = op.writes
         for name in writes:
@@ -62,7 +64,7 @@ def _read(facts: Facts) -> Iterator[str]:
             yield f"`{op.id}` computes nothing that is kept"
         if isinstance(op, CollectOp) and op.into in counted:
             continue
-        if isinstance(op, (ReshardOp, FreeOp, OutputOp, CollectOp)) and not op.fields:
+        if isinstance(op, (FreeOp, OutputOp, CollectOp)) and not op.fields:
             yield f"`{op.id}` names no field"
 
 

@@ -246,7 +246,9 @@ def _weights(plan: Plan) -> dict[str, Said]:
             to = f"{op.sync.value.replace('_', '-')} over {group_words(plan, op.group)}"
             if op.sync is SyncKind.BROADCAST:
                 to = f"broadcast from {group_words(plan, op.source)} to {group_words(plan, op.target)}"
-            found[f"{op.model} to its sampler{stale}"] = {"": to, "when": guard_words(op.guard)}
+            beside = "yes" if op.background else None
+            said: Said = {"": to, "when": guard_words(op.guard), "in the background": beside}
+            found[f"{op.model} to its sampler{stale}"] = said
         elif isinstance(op, SaveOp):
             found[f"{op.model} saved"] = {"": op.path, "every": number(op.every)}
     return found

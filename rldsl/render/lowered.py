@@ -81,7 +81,8 @@ class Lowered:
             case SaveOp():
                 return tuple(o for o in self._facts.trainings if o.model == op.model)
             case WaitOp():
-                return tuple(self._by_id[name] for name in (op.begun,) if name in self._by_id)
+                begun = self._by_id.get(op.begun)
+                return () if begun is None else self.served(begun) or (begun,)
             case _:
                 return ()
 
@@ -102,6 +103,8 @@ class Lowered:
             case FreeOp():
                 for field in op.fields:
                     yield f"`{leaf(field)}`, which {_named(self._last(field))} needs last"
+            case WaitOp() if isinstance(begun := self._by_id.get(op.begun), SyncWeightsOp):
+                yield from self.purpose(begun)
             case LoadOp():
                 readers = {r.id: r for f in op.columns for r in self._facts.readers.get(f, ())}
                 yield f"rows for {_named(readers.values())}"

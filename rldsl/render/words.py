@@ -115,7 +115,8 @@ def _housekeeping(op: ReshardOp | SyncWeightsOp | FreeOp | SaveOp | WaitOp | Onl
             return f"move rows from group {op.source} to group {op.target} ({move_word(op)}){_left(op)}"
         case SyncWeightsOp():
             later = " for the next step's rollout" if op.staleness else ""
-            return f"trained weights of {op.model} to its sampler{later}, {_SYNC[op.sync]}"
+            beside = ", begun in the background" if op.background else ""
+            return f"trained weights of {op.model} to its sampler{later}, {_SYNC[op.sync]}{beside}"
         case FreeOp():
             return f"drop {_by_scope(op.fields)}"
         case SaveOp():

@@ -122,7 +122,7 @@ def test_two_of_the_users_own_never_run_at_once(tmp_path: Path) -> None:
     plan = own(tmp_path, text, disable=AS_WRITTEN)
     order = ids(plan)
     waits = [op for op in plan.ops() if isinstance(op, WaitOp)]
-    assert {w.compute for w in waits} == set(begun(plan)) == {"reward", "style"}
+    assert {w.begun for w in waits} == set(begun(plan)) == {"reward", "style"}
     assert all(order.index(w.id) < order.index("sums") for w in waits)
 
 
@@ -163,11 +163,11 @@ algorithm filtered {
 def test_in_a_loop_a_guard_is_asked_alike() -> None:
     plan = compiled(LOOP).plan
     waits = [op for op in plan.ops() if isinstance(op, WaitOp)]
-    assert [w.compute for w in waits] == begun(plan) == [f"more.{k}.reward" for k in (1, 2, 3)]
+    assert [w.begun for w in waits] == begun(plan) == [f"more.{k}.reward" for k in (1, 2, 3)]
     assert [w.guard for w in waits] == [None, Guard(until="more"), Guard(until="more")]
     order = ids(plan)
     for k, wait in enumerate(waits, 1):
-        assert op_of(plan, wait.compute).guard == wait.guard
+        assert op_of(plan, wait.begun).guard == wait.guard
         assert order.index(f"more.{k}.rate") < order.index(wait.id) < order.index(f"more.{k}.spread")
     ops = list(plan.programs[0].ops)
     late = next(op for op in ops if op.id == waits[1].id)

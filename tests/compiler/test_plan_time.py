@@ -12,7 +12,7 @@ import pytest
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import NoFacts, shipped_models
 from rldsl.compiler.cost.hardware import HARDWARE, hardware_of
-from rldsl.compiler.cost.plan_time import Assumed, PlanTime, Timed, plan_time
+from rldsl.compiler.cost.plan_time import Assumed, PlanTime, plan_time
 from rldsl.compiler.cost.time_model import (
     Placed,
     Rows,
@@ -23,6 +23,7 @@ from rldsl.compiler.cost.time_model import (
     packed_work,
     train_seconds,
 )
+from rldsl.compiler.cost.timeline import Timed
 from rldsl.compiler.ops import AnyOp
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan

@@ -57,6 +57,13 @@ def test_what_runs_in_the_background():
     assert [s for s in said if s[0] == "nodes"] == [("nodes", "changed", "reward", "background", "false", "true")]
 
 
+def test_weights_in_the_background():
+    text = PPO.replace("max_new_tokens", "staleness = 1, max_new_tokens")
+    off, on = (compiled(text, disable=d).plan for d in (frozenset({"overlap_transfers"}), frozenset()))
+    said = ("weights", "changed", "actor to its sampler, staleness 1", "in the background", None, "yes")
+    assert said in found(off, on)
+
+
 def test_ops_that_move(plan):
     other = reordered(plan, "rollout", "sync_actor")
     assert moved(plan, other)

@@ -5,7 +5,7 @@ import pytest
 
 from bench.random_graph import RandomGraph
 from rldsl.compiler.ops import ComputeOp, InferMethod, InferOp, ReshardOp, WaitOp
-from rldsl.compiler.pipeline import compile_file
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import FieldSpec, Group, MemoryPlan, ModelSpec, Plan, Program
 from rldsl.compiler.volume import Rows
 from rldsl.render.facts import Facts, in_order
@@ -15,6 +15,7 @@ from rldsl.render.schedule import Bar, Mark, charts_of
 from rldsl.render.select import Selector, SelectorError, names_of, ops_of, parse_selector, selected
 from rldsl.render.sizes import bytes_words, rows_words, share_words, size_words
 from rldsl.render.timeline import TimelineView
+from tests.compiler.programs import EXAMPLES
 from tests.render.loops import collecting, talking
 
 WIDTHS = (80, 120)
@@ -193,6 +194,22 @@ def test_a_long_schedule_has_every_op_once(tmp_path, drawn):
     bars = sum(bar.end - bar.begin for row in chart.rows for bar in row.bars)
     legend = next(i for i, line in enumerate(lines) if line.startswith("█ works"))
     assert sum(line.count(m.value) for line in lines[:legend] for m in Mark) == bars
+
+
+def test_weights_on_their_way_in_the_background():
+    """Who begins a transfer goes on; who waits for it waits for those who begin it later, too."""
+    layouts = ("actor.train : fsdp() on 0..1", "actor.generate : hf() on 2..3")
+    options = Options(disable=frozenset({"elide_old_logp"}), layouts=layouts)
+    shown = compile_file(EXAMPLES / "off_policy.rl", options).plan
+    train, generate = charts_of(shown)
+    (mine,), (theirs,) = ([r for r in c.rows if r.label == "weights of actor"] for c in (train, generate))
+    marks = drawn_at(mine)
+    wait = max(marks)
+    assert marks == {**dict.fromkeys(range(wait), Mark.BESIDE), wait: Mark.WAITS}
+    begun, *_, arrived = sorted(drawn_at(theirs))
+    assert begun == 2 and drawn_at(theirs)[arrived] is Mark.WAITS
+    assert [w.op for w in train.waits] == ["reshard"] and not generate.waits
+    assert not any(r.label == "rollout" for r in train.rows)
 
 
 def test_one_order_agrees_with_all_programs(plan):

@@ -332,3 +332,45 @@ def test_the_rank_that_generates_dies(tmp_path: Path, start: Callable[..., Job],
         job.end(15)
         assert job.process.returncode == 130, job.said()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+BESIDE = APART.replace(
+    "  node judge", "  node old       = actor.logprob(tokens, response_mask) -> old_logp\n  node judge"
+).replace("old_logp = rollout_logp) with", "old_logp) with minibatch = 2,")
+NEVER_ARRIVES = """
+import os, time
+from rldsl.backends import handlers
+usual, begun = handlers.transfer_later, []
+def later(*args):
+    work = usual(*args)
+    begun.append(1)
+    def never():
+        if len(begun) > 2 and os.environ["RANK"] == "2":
+            open(f"pid-{os.getpid()}", "w").close()
+            time.sleep(600)
+        work()
+    return never
+handlers.transfer_later = later
+def user(completions: str) -> float:
+    return float(len(completions))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_weights_that_never_arrive(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
+    """The third rank's end of the transfer in the background hangs, in the third step; the others wait for it."""
+    write_task(tmp_path)
+    (tmp_path / "mine.py").write_text(NEVER_ARRIVES)
+    (tmp_path / "beside.rl").write_text(BESIDE)
+    command = [str(BIN / "rldsl"), "run", "beside.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
+    job = start([*command, "--run-dir", "run"])
+    (victim,) = job.ranks(1)
+    if how is signal.SIGKILL:
+        said = assert_dies(job, victim, 15, "op `wait:sync_weights:actor:1` of node `rollout`")
+        assert "rank 2 (pid" in said and "step 3 of 9" in said and "Traceback" not in said
+    else:
+        job.process.send_signal(how)
+        job.end(15)
+        assert job.process.returncode == 130, job.said()
+    wait(lambda: not job.left(), 10)
+    assert not job.left()

@@ -95,6 +95,11 @@ class ThreadComm(Comm):
             return None
         return ThreadComm(members.index(self.rank), members, self._world, self.status)
 
+    @property
+    def concurrent(self) -> bool:
+        """A rank has one turn: what would run on a thread of its own runs where it begins."""
+        return False
+
     def mesh(self) -> NoReturn:
         raise AssertionError("threads cannot run FSDP")
 

@@ -192,7 +192,9 @@ class TinyModel(Model):
         finally:
             self.scorer.scale = scale
 
-    def each_weight(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+    def each_weight(
+        self, *, dtype: torch.dtype | None = None, comm: Comm | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
         others = self.scorer.beside(self.head)
         whole = {name: p.detach() for name, p in self.scorer.named_parameters() if name not in others}
         plain = {n: w for n, w in whole.items() if not n.startswith("lora")}
