@@ -193,7 +193,7 @@ def _(d: Damage) -> Plan | None:
     op = d.op()
     made = d.changed(op, id="other")
     wait = d.one(o for o in d.plan.ops() if isinstance(o, WaitOp) and o.begun == op.id)
-    return made and (Damage(made, d.rng).changed(wait, compute="other") if wait else made)
+    return made and (Damage(made, d.rng).changed(wait, begun="other") if wait else made)
 
 
 kind("another reason")(lambda d: d.changed(d.op(), because=(Reason(by="nobody", why="no reason"),)))

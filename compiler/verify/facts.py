@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, Guard, InferOp, ReshardOp, SaveOp, SyncWeightsOp, TrainOp
 from rldsl.compiler.plan import FieldSpec, FunctionSpec, Group, ModelSpec, Plan, Program
@@ -20,8 +21,7 @@ type_of = lru_cache(256)(FieldType.parse)
 """The type that a text spells: a plan has few, in many fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """How a group holds rows: its ranks, None for all of a plan that does not fix how many, and its axes."""
 
     ranks: Ranks | None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from rldsl.compiler.ir import Method
 from rldsl.compiler.methods import METHODS
@@ -29,8 +30,7 @@ from rldsl.types import PROMPT, DType, FieldType
 _FLAG = FieldType(DType.BOOL, (PROMPT,))
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """Which rows a field has. Two fields align when all of this agrees, or one has a row a prompt.
 
     `prompts` tells sets of prompts apart, of `batch` prompts each; `rollout` is what made the samples, None for prompt
@@ -117,7 +117,7 @@ class _Rows:
                 yield f"`{op.id}` has no output `{slot}`"
                 continue
             yield from self.typed(op, name, types[slot], f"its output `{slot}`")
-            self.rows[name] = replace(found, sequence=sequence if types[slot].ragged else None)
+            self.rows[name] = msgspec.structs.replace(found, sequence=sequence if types[slot].ragged else None)
 
     def aligned(self, op: AnyOp, given: Sequence[str]) -> tuple[Rows, list[str]]:
         """The rows of an op that reads `given`, at least one field, and what speaks against it."""
@@ -158,7 +158,7 @@ class _Rows:
         yield from self.typed(op, op.prompts, METHODS[Method.GENERATE].inputs[0].types, "what it goes on from")
         if prompts.rollout is not None and op.n != 1:
             yield f"`{op.id}` goes on from samples and gives one response to each, not {op.n}"
-        found = replace(prompts, per_prompt=prompts.per_prompt * op.n, rollout=prompts.rollout or op.id)
+        found = msgspec.structs.replace(prompts, per_prompt=prompts.per_prompt * op.n, rollout=prompts.rollout or op.id)
         yield from self.made(op, op.outputs, Method.GENERATE, found, op.id)
 
     def extend(self, op: ExtendOp) -> Iterator[str]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
+from rldsl.cli.entry import UsageError
 from rldsl.cli.options import add_compile_options, positive
 from rldsl.cli.output import console
 from rldsl.cli.sources import load
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import fail
+from rldsl.render.memory import unplanned
 from rldsl.render.progress import Progress
 
 METRICS_FILE = "metrics.jsonl"
@@ -60,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Compile if need be, start the ranks, show how it goes."""
     plan, source_dir = load(args.file, args)
+    if args.memory is not None and (why := unplanned(plan)):
+        raise UsageError(f"rldsl run: memory is not planned: {why}")
     world_size = args.ranks or plan.world_size or 1
     check_world_size(plan, world_size)
     backend = load_backend(args.backend)

@@ -61,12 +61,13 @@ _MOST = 24  # of the nodes up and down of one: the page must not grow faster tha
 def page_of(plan: Plan, origin: Origin | None = None, *, unrolled: bool = False) -> str:
     """The page, as text; the same for the same plan. Every name in it shows, when asked, what `explain` says."""
     explainer = Explainer(plan, origin, most=_MOST)
+    flows = flows_of(plan, unrolled=unrolled, weights=origin.weights if origin else {})
     parts = (
         _header(plan),
-        _graph(plan, unrolled=unrolled),
+        _graph(plan, flows, unrolled=unrolled),
         _schedule(plan),
         memory_section(plan),
-        _moves(plan, flows_of(plan, unrolled=unrolled, weights=origin.weights if origin else {}), unrolled=unrolled),
+        _moves(plan, flows, unrolled=unrolled),
         *(_program(plan, p, first=p is plan.programs[0]) for p in plan.programs),
         _fields(plan),
         _dropped(plan),
@@ -97,10 +98,10 @@ def _header(plan: Plan) -> str:
     return f"<header>{head}{lines}{models}{phases}</header>"
 
 
-def _graph(plan: Plan, *, unrolled: bool) -> str:
+def _graph(plan: Plan, flows: Sequence[Flow], *, unrolled: bool) -> str:
     edges = edges_of(plan, unrolled=unrolled)
     picture = laid_out(parts_of(plan, unrolled=unrolled), edges)
-    crossing = {(f.source, f.target) for f in flows_of(plan, unrolled=unrolled) if f.crosses}
+    crossing = {(f.source, f.target) for f in flows if f.crosses}
     inner = [*_frames(picture)]
     for edge in edges:
         kind = f"edge{' again' if edge.again else ''}{' crosses' if (edge.source, edge.target) in crossing else ''}"

@@ -346,6 +346,14 @@ def test_run_defaults(folder, backend):
     assert backend.given["world_size"] == 4
 
 
+def test_no_run_forgets_its_budget(folder, backend, capsys):
+    assert main(["run", "tiny.rl", "--steps", "1", "--memory", "3GiB"]) == 1
+    assert "memory is not planned: how many ranks there are is not known" in capsys.readouterr().err
+    assert not backend.given
+    assert main(["run", "tiny.rl", "--steps", "1", "--memory", "3GiB", "--world-size", "2"]) == 0
+    assert backend.given["world_size"] == 2
+
+
 def test_a_plan_for_other_ranks(folder, backend, capsys):
     assert main(["run", "tiny.rl", "--steps", "1", "--world-size", "4", "-n", "2"]) == 1
     assert "error[RL0707]: the plan is for 4 ranks, not 2" in capsys.readouterr().err
