@@ -1,6 +1,6 @@
 """PPO with actor, critic and reference on SmolLM2-135M within budgets of memory, against the same without a budget.
 
-    python bench/budget.py [--steps 2] [--batch 2] [--budgets 8GiB 4GiB 2450MiB]
+    python bench/budget.py [--steps 2] [--batch 2] [--budgets 8GiB 4GiB 2550MiB]
 
 Each plan runs in a process of its own, by `rldsl compile` and `rldsl run`, once with states that come back beside other
 work and once without (`--disable-pass overlap_moves`). Of each: moves between memory and disk a step, and how many of
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--budgets", nargs="+", default=["8GiB", "4GiB", "2450MiB"])
+    parser.add_argument("--budgets", nargs="+", default=["8GiB", "4GiB", "2550MiB"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rldsl-budget-") as name:
         plain = run(Path(name), None, args.steps, args.batch)

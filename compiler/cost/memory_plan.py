@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 from rldsl.compiler.cost.beside import transfers_beside
 from rldsl.compiler.cost.footprints import Footprints, Held, Key
@@ -24,17 +25,39 @@ _SMALL = (FreeOp, WaitOp, MetricOp, OutputOp)
 _UNBOUNDED = 1 << 62
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """The ops as they are to run, moves among them, what a plan says of its memory, and seconds of a step.
-
-    `early` makes the same plan with moves in the background, where the budget leaves room.
-    """
+class Placed(NamedTuple):
+    """The ops as they are to run, moves among them, and what a plan says of its memory."""
 
     ops: tuple[AnyOp, ...]
     memory: MemoryPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What fits: seconds of a step, bytes at its peak, and how it is done.
+
+    That is worked out when asked for, as many orders of ops are compared by these two alone: `at_once` with all moves
+    where they are needed, `early` with some of them in the background, where the budget leaves room.
+    """
+
     step: float
-    early: Callable[[], Planned]
+    peak: int
+    at_once: Callable[[], Placed]
+    early: Callable[[], Placed]
+
+    @cached_property
+    def _placed(self) -> Placed:
+        return self.at_once()
+
+    @property
+    def ops(self) -> tuple[AnyOp, ...]:
+        """With all moves where they are needed."""
+        return self._placed.ops
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """Of these ops."""
+        return self._placed.memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +102,7 @@ class MemoryPlanner:
         self.runs = Runs(plan, facts, hardware, pinned or {}, smallest=smallest)
         self.footprints: Footprints = self.runs.footprints
         self.number = {op.id: i for i, op in enumerate(self.ops)}
+        self._problems: dict[int, Problem] = {}
 
     def fit(self, budget: int, *, moves: bool = True, highs: bool = True) -> Planned | Shortage:
         """The fastest plan that is found within so many bytes a rank.
@@ -91,7 +115,16 @@ class MemoryPlanner:
         choice = choose(problem, highs=highs)
         if choice is None:
             return self._shortage(problem)
-        return self._planned(budget, problem, choice)
+        free = problem.free(choice.swapped)
+        runs = {
+            op: self.runs.fullest(found[way], min(free[row] for row in work.rows))
+            for (op, found), way, work in zip(self._runs.items(), choice.ways, problem.works, strict=True)
+        }
+        room = {(r.program, r.op): free[i] - runs[r.op].workspace for i, r in enumerate(self._rows)}
+        placed = partial(self._placed, budget, choice, runs, room)
+        # No move needs more than the op beside it.
+        peak = budget - min(room.values())
+        return Planned(step=choice.seconds, peak=peak, at_once=placed, early=partial(placed, early=True))
 
     def least(self, budget: int | None) -> float:
         """Seconds of a step that no plan within so many bytes is below, None for any number of them."""
@@ -177,6 +210,11 @@ class MemoryPlanner:
     # The problem.
 
     def _problem(self, budget: int) -> Problem:
+        if budget not in self._problems:
+            self._problems[budget] = self._posed(budget)
+        return self._problems[budget]
+
+    def _posed(self, budget: int) -> Problem:
         index = {row: i for i, row in enumerate(self._rows)}
         states = [sum(h.bytes for h in self._states_of(p)) for p in range(len(self.plan.programs))]
         reserve = self.footprints.reserve.bytes
@@ -245,31 +283,27 @@ class MemoryPlanner:
         keys = self._used(row.op)
         return [h for h in self._states_of(row.program) if h.key in keys]
 
-    def _planned(self, budget: int, problem: Problem, choice: Choice, *, early: bool = False) -> Planned:
-        free = problem.free(choice.swapped)
-        runs = {
-            op: self.runs.fullest(found[way], min(free[row] for row in work.rows))
-            for (op, found), way, work in zip(self._runs.items(), choice.ways, problem.works, strict=True)
-        }
+    def _placed(
+        self,
+        budget: int,
+        choice: Choice,
+        runs: Mapping[int, Run],
+        room: Mapping[tuple[int, int], int],
+        *,
+        early: bool = False,
+    ) -> Placed:
         moves = Moves(self.ops, self._uses, [self._gaps[i] for i in sorted(choice.swapped)], self.hardware)
         if early:
-            self._hoist(moves, free, runs)
+            self._hoist(moves, room, runs)
         ops: list[AnyOp] = []
         for number, op in enumerate(self.ops):
             ops += moves.before(number)
             ops.append(runs[number].op if number in runs else op)
             ops += moves.after(number)
-        memory = self._memory(budget, choice, runs, moves)
-        return Planned(
-            ops=tuple(ops),
-            memory=memory,
-            step=choice.seconds - sum(memory.hidden.values()),
-            early=partial(self._planned, budget, problem, choice, early=True),
-        )
+        return Placed(tuple(ops), self._memory(budget, choice, runs, moves))
 
-    def _hoist(self, moves: Moves, free: Sequence[int], runs: Mapping[int, Run]) -> None:
+    def _hoist(self, moves: Moves, room: Mapping[tuple[int, int], int], runs: Mapping[int, Run]) -> None:
         """Let moves begin early, in the room that the `runs` leave. What does not run in every step hides nothing."""
-        room = {(r.program, r.op): free[i] - runs[r.op].workspace for i, r in enumerate(self._rows)}
         work = [[0.0] * len(self.ops) for _ in self.plan.programs]
         for program, number in room:
             if self.ops[number].guard is None:
@@ -295,7 +329,7 @@ class MemoryPlanner:
         reserve = self.footprints.reserve.bytes
         told = [m for p in range(len(self.plan.programs)) for m in self._told(p, runs, moves)]
         most = max(told, key=lambda m: m.workspace + m.resident)
-        naive = [self._naive(row, runs) for row in self._rows]
+        naive = [self._naive(row) for row in self._rows]
         unplanned = max(range(len(naive)), key=lambda i: naive[i])
         seconds = {self.ops[i].id: run.seconds for i, run in runs.items() if run.seconds}
         moved = self._moved(runs, moves)
@@ -329,12 +363,11 @@ class MemoryPlanner:
                 resident=moves.resident(held.key),
             )
 
-    def _naive(self, row: _Row, runs: Mapping[int, Run]) -> int:
+    def _naive(self, row: _Row) -> int:
         """With all states on the device, and ops run as the engine would by itself."""
         states = sum(h.bytes for h in self._states_of(row.program))
-        footprint = self.footprints.footprint(self.ops[row.op])
-        own = footprint.bytes - footprint.resident_bytes if footprint else runs[row.op].workspace
-        return states + own + self._columns[row] + self._passing(row.program, row.op)
+        usual = self.runs.usual(self.ops[row.op])
+        return states + usual + self._columns[row] + self._passing(row.program, row.op)
 
     def _told(self, program: int, runs: Mapping[int, Run], moves: Moves) -> Iterator[OpMemory]:
         """What a class of ranks holds in each of its ops, moves included."""

@@ -62,10 +62,18 @@ class Runs:
         self.pinned, self.smallest = pinned, smallest
         self._asked: dict[str, AnyOp] = {}
         self._found: dict[str, list[Run]] = {}
+        self._usual: dict[str, int] = {}
 
     def learn(self, other: Runs) -> None:
         """Take over what `other` has found; its plan is to have the same ops in another order, and the same pins."""
-        self._asked, self._found = dict(other._asked), dict(other._found)
+        self._asked, self._found, self._usual = dict(other._asked), dict(other._found), dict(other._usual)
+
+    def usual(self, op: AnyOp) -> int:
+        """Bytes beside the op's states where the engine runs it as it would by itself."""
+        self._ways(op)
+        if op.id not in self._usual:
+            self._usual[op.id] = self._run(op).workspace
+        return self._usual[op.id]
 
     def of(self, op: AnyOp) -> tuple[Run, ...]:
         """Each way that is faster than all that need less; the one of least memory first."""
@@ -80,6 +88,7 @@ class Runs:
         asked = self._asked.get(op.id)
         if asked is None or _unexplained(asked) != _unexplained(op):
             self._found[op.id] = sorted(self._all(op), key=lambda r: (r.workspace, r.seconds))
+            self._usual.pop(op.id, None)
         elif asked.because != op.because:
             again = (changed(r, op=replace(r.op, because=op.because)) for r in self._found[op.id])
             self._found[op.id] = list(again)

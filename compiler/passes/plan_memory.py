@@ -72,7 +72,7 @@ class _Attempt:
             return _lacking(mine) < _lacking(other)
         if abs(mine.step - other.step) > _SAME:
             return mine.step < other.step
-        return mine.memory.peak < other.memory.peak * _LOWER
+        return mine.peak < other.peak * _LOWER
 
 
 def _lacking(outcome: Planned | Shortage) -> int:
@@ -102,17 +102,19 @@ class _Planning:
         if best is first:
             return first
         told = reordered(module, best.module.order, PlanMemory.name, _gained(first.outcome, best.outcome))
-        return self.first(relower(told), budget)
+        return self.first(relower(told), budget, best.planner)
 
     def planner(self, module: Module) -> MemoryPlanner:
         """Of the ops as they are now."""
         plan = _draft(module, self.context)
         return MemoryPlanner(plan, module.ops, self.facts, self.hardware, self.pinned)
 
-    def first(self, module: Module, budget: int) -> _Attempt:
-        """As ordered."""
+    def first(self, module: Module, budget: int, known: MemoryPlanner | None = None) -> _Attempt:
+        """As ordered; `known` has planned the same ops in another order."""
         moved = _saves_moved(module)
         planner = self.planner(moved)
+        if known is not None:
+            planner.runs.learn(known.runs)
         return _Attempt(module=moved, planner=planner, outcome=planner.fit(budget))
 
     def other(self, module: Module, budget: int, best: _Attempt) -> _Attempt | None:

@@ -201,6 +201,13 @@ def test_what_is_predicted_agrees(budget: float) -> None:
     assert memory.hidden.keys() == {o.begun for o in plan.ops() if isinstance(o, WaitOp) and o.node is None}
 
 
+@pytest.mark.parametrize("budget", [6, 4, 2.65])
+def test_orders_are_compared_by_the_peak_that_comes_out(budget: float) -> None:
+    options = Options(cluster="1 x cpu", memory=int(budget * GIB))
+    planned = compile_file(EXAMPLES / "ppo.rl", options).module.planned
+    assert planned is not None and planned.peak == planned.memory.peak
+
+
 def test_a_step_takes_less_than_with_all_moves_in_the_foreground() -> None:
     plan = small(3)
     hidden = sum(planned(plan).hidden.values())
