@@ -9,6 +9,7 @@ from rldsl.compiler.cost.memory_changes import Remedies, remedies
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.ir import Module
+from rldsl.compiler.ops import OnloadOp
 from rldsl.diagnostics import Diagnostics, Span
 
 # A pin that makes a step longer by this part is worth a word.
@@ -111,6 +112,29 @@ def pins_cost(
         span=_place(module, node),
         notes=(f"{seconds(planned.step)} a step; with {chosen} it would be {seconds(free.step)}",),
         fix=f"leave {options} out: the compiler chooses",
+    )
+
+
+def full_below(module: Module, found: Diagnostics, planned: Planned, hardware: Hardware) -> None:
+    """RL0815 where a rank's states that leave the device, and are kept, take more than there is on the tier below."""
+    kept = {(op.model, op.state, op.staleness): op for op in planned.ops if isinstance(op, OnloadOp)}
+    groups, world = {g.name: g for g in module.groups}, module.world_size
+    assert world is not None, "memory is planned for ranks that are known"
+    firsts = {first for op in kept.values() for first, _ in groups[op.group].spans(world)}
+    there = {rank: [op for op in kept.values() if groups[op.group].index(rank, world) is not None] for rank in firsts}
+    most = max(there.values(), key=lambda ops: sum(op.bytes for op in ops), default=[])
+    needed = sum(op.bytes for op in most)
+    if needed <= hardware.host_memory:
+        return
+    deploy = module.graph.deploy
+    found.error(
+        "RL0815",
+        "what leaves the device does not fit the tier below it",
+        span=deploy.span if deploy else None,
+        expected=f"at most {size(hardware.host_memory)} a rank",
+        found=size(needed),
+        notes=tuple(f"{op.state} of {op.model}: {size(op.bytes)}" for op in sorted(most, key=lambda op: -op.bytes)),
+        fix="more ranks; or say `host_memory` of the cluster, in GiB a rank, if there is more",
     )
 
 

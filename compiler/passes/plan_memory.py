@@ -17,7 +17,7 @@ from rldsl.compiler.ops import AnyOp, Reason, SaveOp, TrainOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import option_of
 from rldsl.compiler.passes.emit_programs import EmitPrograms
-from rldsl.compiler.passes.memory_faults import does_not_fit, pins_cost, seconds, size, within_margin
+from rldsl.compiler.passes.memory_faults import does_not_fit, full_below, pins_cost, seconds, size, within_margin
 from rldsl.compiler.passes.order_for_memory import Order, better_order, reordered
 from rldsl.compiler.plan import Dropped, FieldSpec, ModelSpec, Plan
 from rldsl.compiler.specs import figures_of_deploy, model_spec
@@ -42,14 +42,17 @@ class PlanMemory:
     name: ClassVar[str] = "plan_memory"
 
     def apply(self, module: Module, context: Context) -> Module:
-        """The ops with their choices and moves, and `memory`. RL0810 where it does not fit, warnings RL0811, RL0812."""
+        """The ops with their choices and moves, and `memory`.
+
+        RL0810 where it does not fit, RL0815 where what leaves does not fit below; warnings RL0811, RL0812.
+        """
         deploy = module.graph.deploy
         figures = figures_of_deploy(deploy) if deploy else {}
         hardware = hardware_of((deploy and deploy.cluster) or "cpu", figures)
         budget = context.memory or hardware.budget
         if budget is None:
             return module
-        facts = _facts(tuple(model_spec(m, module) for m in module.graph.models), context)
+        facts = _facts(tuple(model_spec(m, module) for m in module.graph.models))
         if isinstance(facts, str) or module.world_size is None:
             why = facts if isinstance(facts, str) else "how many ranks there are is not known: say --world-size"
             return _unplanned(module, why)
@@ -151,6 +154,7 @@ def _fitted(module: Module, planning: _Planning, budget: int) -> Module:
     if isinstance(planned, Shortage):
         does_not_fit(module, found, planned, made.planner, budget, planning.facts, planning.pinned)
         return module
+    full_below(made.module, found, planned, hardware)
     for node, names in planning.pinned.items():
         others = {other: each for other, each in planning.pinned.items() if other != node}
         free = replace(planning, pinned=others).best(module, planned.memory.budget)
@@ -213,12 +217,12 @@ def _saves_moved(module: Module) -> Module:
     return replace(module, ops=tuple(ops))
 
 
-def _facts(models: tuple[ModelSpec, ...], context: Context) -> dict[str, ModelFacts] | str:
+def _facts(models: tuple[ModelSpec, ...]) -> dict[str, ModelFacts] | str:
     """Of all models; else why there are none."""
     found: dict[str, ModelFacts] = {}
     for spec in models:
         try:
-            facts = facts_of(spec, context.source_dir)
+            facts = facts_of(spec)
         except DiagnosticError as error:
             return error.diagnostics[0].message
         if isinstance(facts, NoFacts):

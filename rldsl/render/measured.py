@@ -14,14 +14,15 @@ _SHOWN = 0.1
 def measured_lines(plan: Plan, history: Sequence[Mapping[str, float]]) -> Iterator[str]:
     """The most of all steps of each op that took a tenth of the peak or more, in MiB a rank, and the prediction.
 
-    Nothing for plans without a budget. What libraries take, which the plan sets aside, is in what was measured.
+    Nothing for plans without a budget. What libraries take is in what was measured, and what the plan sets aside for
+    them in what it predicted.
     """
     memory = plan.memory
     if memory is None or not history:
         return
     predicted: dict[str, int] = {}
     for told in memory.ops:
-        predicted[told.op] = max(predicted.get(told.op, 0), told.workspace + told.resident)
+        predicted[told.op] = max(predicted.get(told.op, 0), told.workspace + told.resident + memory.reserve)
     found = {op: max(line.get(memory_key(op), 0.0) for line in history) for op in predicted}
     peak = max(found.values(), default=0.0)
     if not peak:

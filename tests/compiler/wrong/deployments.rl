@@ -574,7 +574,7 @@ algorithm wrong {
 }
 
 deploy {
-  cluster 1 x cpu(memory = 0.2)
+  cluster 1 x cpu(memory = 0.15)
 }
 ---
 # no room for what an allocator leaves
@@ -585,7 +585,19 @@ algorithm wrong {
 }
 
 deploy {  #! RL0811 fits only without a margin
-  cluster 1 x cpu(memory = 0.26, usable = 0.8)
+  cluster 1 x cpu(memory = 0.22, usable = 0.8)
+}
+---
+# no room below the device for what leaves it
+import "parts/base.rl"
+
+algorithm wrong {
+  model actor : policy = scratch(; alphabet = "01", hidden = 512, layers = 8)
+  node rollout = actor.generate(prompts; n = 4, max_new_tokens = 4, max_prompt_tokens = 8) -> tokens, response_mask, rollout_logp, completions
+}
+
+deploy {  #! RL0815 what leaves the device does not fit the tier below it
+  cluster 1 x cpu(memory = 0.75, host_memory = 0.05)
 }
 ---
 # recomputation where there is room
