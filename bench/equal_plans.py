@@ -2,14 +2,16 @@
 
 The programs of two plans are equal when each class of ranks has the same ops, up to names, in orders that differ only
 by exchanges of neighbours that touch nothing in common (a Mazurkiewicz trace; compared by its lexicographic normal
-form), and when the ranks, walked in lock step, get through all their collectives.
+form), and when the ranks, walked in lock step, get through all their collectives. A metric may stand on other ranks,
+where these hold the same rows.
 """
 
 from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,11 +19,13 @@ import msgspec
 from rldsl.compiler.ops import (
     AnyOp,
     CollectOp,
+    ComputeOp,
     ExtendOp,
     FreeOp,
     GenerateOp,
     InferOp,
     LoadOp,
+    MetricOp,
     OutputOp,
     ReshardOp,
     SaveOp,
@@ -41,16 +45,74 @@ def why_equal(one: Plan, other: Plan) -> str | None:
         return "the same plan"
     if _header(one) != _header(other) or not _gets_through(other):
         return None
-    cuts = _cuts(one) | _cuts(other)
-    for rank in sorted(cuts):
-        mine, theirs = _program(one, rank), _program(other, rank)
-        if mine is None or theirs is None or _normal(one, mine) != _normal(other, theirs):
-            return None
+    cuts = sorted(_cuts(one) | _cuts(other))
+    if not _same_programs(one, other, cuts):
+        logged = _logged(one, cuts)
+        same = logged is not None and logged == _logged(other, cuts)
+        alike = same and _same_programs(_unlogged(one), _unlogged(other), cuts)
+        return "the same but for which ranks log a number" if alike else None
     same_order = all(
         [_body(one, op) for op in a.ops] == [_body(other, op) for op in b.ops]
         for a, b in zip(one.programs, other.programs, strict=False)
     )
     return "the same but for names and provenance" if same_order else "the same but for the order of unrelated ops"
+
+
+def _same_programs(one: Plan, other: Plan, ranks: Sequence[int]) -> bool:
+    """Whether each of the ranks does the same."""
+    pairs = ((_program(one, rank), _program(other, rank)) for rank in ranks)
+    return all(a is not None and b is not None and _normal(one, a) == _normal(other, b) for a, b in pairs)
+
+
+def _unlogged(plan: Plan) -> Plan:
+    """Without metrics."""
+    bare = (tuple(op for op in p.ops if not isinstance(op, MetricOp)) for p in plan.programs)
+    programs = tuple(msgspec.structs.replace(p, ops=ops) for p, ops in zip(plan.programs, bare, strict=True))
+    return msgspec.structs.replace(plan, programs=programs)
+
+
+def _logged(plan: Plan, ranks: Sequence[int]) -> set[str] | None:
+    """The metrics without their ranks, each with how often was collected what its guard asks about.
+
+    A row is written once in a step, and of ranks that hold copies the first counts it: so a number is the same on any
+    group whose ranks all hold the field's rows, in that group's layout, where the metric stands. Else None.
+    """
+    found: set[str] = set()
+    for rank in ranks:
+        program = _program(plan, rank)
+        wanted = {op.id for op in plan.ops() if isinstance(op, MetricOp) and _is_in(plan, rank, op.group)}
+        if program is None or wanted != {op.id for op in program.ops if isinstance(op, MetricOp)}:
+            return None
+        held: set[tuple[str, str]] = set()
+        collected: Counter[str] = Counter()
+        for op in program.ops:
+            if isinstance(op, MetricOp):
+                if not {(name, _held(plan, op.group)) for name in op.reads} <= held:
+                    return None
+                times = collected[op.guard.until or ""] if op.guard is not None else 0
+                found.add(f"{times} {_body(plan, msgspec.structs.replace(op, group=plan.groups[0].name))}")
+            elif isinstance(op, CollectOp):
+                collected[op.into] += 1
+            _hold(plan, rank, op, held)
+    return found
+
+
+def _hold(plan: Plan, rank: int, op: AnyOp, held: set[tuple[str, str]]) -> None:
+    """What a rank holds after an op, as fields and layouts."""
+    if isinstance(op, ReshardOp):
+        held -= {(name, _held(plan, op.source)) for name in op.fields if name not in op.keeps}
+        if _is_in(plan, rank, op.target):
+            held |= {(name, _held(plan, op.target)) for name in op.fields}
+        return
+    writer = next((o for o in plan.ops() if o.id == op.begun), None) if isinstance(op, WaitOp) else op
+    if writer is not None and not (writer is op and isinstance(op, ComputeOp) and op.background):
+        held |= {(name, _held(plan, op.group)) for name in writer.writes}
+    if isinstance(op, FreeOp):
+        held -= {(name, _held(plan, op.group)) for name in op.fields}
+
+
+def _is_in(plan: Plan, rank: int, group: str) -> bool:
+    return plan.world_size is None or plan.group(group).index(rank, plan.world_size) is not None
 
 
 def _header(plan: Plan) -> dict[str, Any]:

@@ -6,9 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn
-
-import msgspec
+from typing import NamedTuple, NoReturn
 
 
 class Severity(StrEnum):
@@ -18,7 +16,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-class Span(msgspec.Struct, frozen=True, order=True, gc=False):
+class Span(NamedTuple):
     """A place in a source file; lines and columns count from 1, `end_column` is one past the last."""
 
     file: str

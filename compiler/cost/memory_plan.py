@@ -53,7 +53,10 @@ class _Row:
 
 
 class MemoryPlanner:
-    """Plans the memory of `plan`, whose `ops` are those of all its programs, in one order."""
+    """Plans the memory of `plan`, whose `ops` are those of all its programs, in one order.
+
+    `smallest`: with the ways alone to run each op that need least, to see whether anything fits.
+    """
 
     def __init__(
         self,
@@ -62,9 +65,11 @@ class MemoryPlanner:
         facts: Mapping[str, ModelFacts],
         hardware: Hardware,
         pinned: Mapping[str, frozenset[str]] | None = None,
+        *,
+        smallest: bool = False,
     ) -> None:
         self.plan, self.ops, self.hardware = plan, tuple(ops), hardware
-        self.runs = Runs(plan, facts, hardware, pinned or {})
+        self.runs = Runs(plan, facts, hardware, pinned or {}, smallest=smallest)
         self.footprints: Footprints = self.runs.footprints
         self.number = {op.id: i for i, op in enumerate(self.ops)}
 
@@ -84,6 +89,15 @@ class MemoryPlanner:
     def least(self, budget: int | None) -> float:
         """Seconds of a step that no plan within so many bytes is below, None for any number of them."""
         return least(self._problem(_UNBOUNDED if budget is None else budget))
+
+    def fits(self, budget: int) -> bool:
+        """Whether any plan takes no more."""
+        problem = self._problem(budget)
+        return not problem.shortage(range(len(problem.gaps)))
+
+    def shortage(self, budget: int) -> Shortage:
+        """What is lacking of a budget that is too small."""
+        return self._shortage(self._problem(budget))
 
     # States, their uses and gaps.
 

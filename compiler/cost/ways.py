@@ -42,15 +42,24 @@ class Run:
 
 
 class Runs:
-    """The ways to run each op of `plan`; `pinned` names by op the fields that the user has set."""
+    """The ways to run each op of `plan`; `pinned` names by op the fields that the user has set.
+
+    `smallest`: only those that need least, which are quickly found and enough to see whether anything fits.
+    """
 
     def __init__(
-        self, plan: Plan, facts: Mapping[str, ModelFacts], hardware: Hardware, pinned: Mapping[str, frozenset[str]]
+        self,
+        plan: Plan,
+        facts: Mapping[str, ModelFacts],
+        hardware: Hardware,
+        pinned: Mapping[str, frozenset[str]],
+        *,
+        smallest: bool = False,
     ) -> None:
         assert plan.world_size is not None, "how long a rank works depends on how many there are"
         self.footprints = Footprints(plan, facts, hardware)
         self.times = PlanTime(plan, facts, hardware, plan.world_size)
-        self.pinned = pinned
+        self.pinned, self.smallest = pinned, smallest
         self._asked: dict[str, AnyOp] = {}
         self._found: dict[str, list[Run]] = {}
 
@@ -117,6 +126,8 @@ class Runs:
         sizes = [op.micro_batch_tokens] if "micro_batch_tokens" in fixed else self._sizes(rows.tokens, rows.rows, usual)
         again = [op.recompute] if "recompute" in fixed else list(Recompute)
         chunks = [op.logits] if "logits" in fixed else [0, _SMALL_CHUNK]
+        if self.smallest:
+            sizes, chunks = sizes[:1], chunks[-1:]
         for tokens, recompute, chunk in product(sizes, again, chunks):
             if chunk == _SMALL_CHUNK and tokens > sizes[0]:
                 continue  # smaller micro-batches come first
@@ -127,7 +138,8 @@ class Runs:
         rows = self.footprints.length(op.tokens, op.group)
         usual = 4 * self.footprints.default_tokens
         sizes = self._sizes(rows.tokens, rows.rows, usual)
-        for tokens, chunk in (*((size, 0) for size in sizes), (sizes[0], _SMALL_CHUNK)):
+        usually = [] if self.smallest else [(size, 0) for size in sizes]
+        for tokens, chunk in (*usually, (sizes[0], _SMALL_CHUNK)):
             changed = replace(op, micro_batch_tokens=tokens, logits=chunk)
             yield self._run(changed, _SMALL_CHUNK_COST if chunk else 1.0)
 
@@ -148,8 +160,8 @@ class Runs:
             return
         n = op.n if isinstance(op, GenerateOp) else 1
         rows = self.times.rollout_rows(op)
-        counts = dict.fromkeys(max(1, all_at_once >> shift) for shift in range(10))
-        for count in counts:
+        counts = tuple(dict.fromkeys(max(1, all_at_once >> shift) for shift in range(10)))
+        for count in counts[-1:] if self.smallest else counts:
             footprint = self.footprints.footprint(op, count)
             assert footprint is not None and rows is not None, "a rollout has rows"
             per_row = placed.facts.kv_bytes(rows.length, placed.number) / (placed.axes.tp * placed.axes.pp)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rldsl.compiler.cost.hardware import GIB, Hardware
-from rldsl.compiler.cost.memory_changes import changes
+from rldsl.compiler.cost.memory_changes import Remedies, remedies
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.ir import Module
@@ -26,8 +26,7 @@ def does_not_fit(
 ) -> None:
     """RL0810: by how much, where, what takes most, and what would help."""
     largest = ", ".join(f"{what} {size(count)}" for what, count in shortage.largest)
-    possible = changes(planner.plan, planner.ops, facts, planner.hardware, pinned, budget)
-    helps = tuple(f"{c.what}: fits, {seconds(c.seconds)} a step" for c in possible)
+    help_ = remedies(planner.plan, planner.ops, facts, planner.hardware, pinned, budget)
     found.error(
         "RL0810",
         f"does not fit: `{shortage.op}` needs {size(shortage.bytes)} more than a rank has",
@@ -37,48 +36,82 @@ def does_not_fit(
         notes=(
             "states that the op does not use are off the device by then, micro-batches as small as they can be",
             f"the most is taken by: {largest}",
-            *helps,
+            *_helping(help_),
+            *_ranks_needed(help_, module),
         ),
-        fix=f"the fastest change that makes it fit: {possible[0].what}" if possible else "more ranks, or shorter rows",
+        fix=_fix(help_),
     )
 
 
+_NUMBERS = {2: "two", 3: "three"}
+
+
+def _helping(found: Remedies) -> Iterator[str]:
+    """What makes it fit, the fastest first; or that nothing does."""
+    if not found.changes:
+        if found.tried:
+            yield f"not enough, even together: {', '.join(found.tried)}"
+        return
+    together = len(found.changes[0].what)
+    if together > 1:
+        yield f"no single change is enough, {_NUMBERS[together]} together are:"
+    for change in found.changes:
+        yield f"{' and '.join(change.what)}: fits, {seconds(change.seconds)} a step"
+
+
+def _ranks_needed(found: Remedies, module: Module) -> Iterator[str]:
+    """How many ranks alone are enough, unless that is among the changes."""
+    if found.ranks is not None and not any(len(c.what) == 1 and _RANKS in c.what[0] for c in found.changes):
+        odd = module.divides % found.ranks
+        yield f"with nothing else changed, at least {found.ranks:,} ranks of this kind are needed" + (
+            ", and prompts of which each minibatch has a multiple of that" if odd else ""
+        )
+    if found.whole is not None:
+        lack = f"`{found.whole.op}` needs {size(found.whole.bytes)} more even on thousands"
+        yield f"more ranks alone are never enough: {lack}"
+
+
+_RANKS = "`cluster "
+
+
+def _fix(found: Remedies) -> str:
+    if found.changes:
+        return f"the fastest change that makes it fit: {' and '.join(found.changes[0].what)}"
+    return "more ranks, or shorter rows" if found.whole is None else "a smaller model, or shorter rows"
+
+
 def within_margin(module: Module, found: Diagnostics, shortage: Shortage, planned: Planned, hardware: Hardware) -> None:
-    """RL0811 for what fits only if nothing is left to fragmentation."""
+    """RL0811 for what fits only if nothing is left to fragmentation; `shortage` is what is lacking then."""
     memory = planned.memory
     deploy = module.graph.deploy
     found.warning(
         "RL0811",
         f"fits only without a margin: `{memory.peak_op}` takes {size(memory.peak)} of {size(memory.budget)}",
         span=deploy.span if deploy else None,
-        notes=(f"a plan leaves {1 - hardware.usable:.0%} of a device to fragmentation",),
+        notes=(
+            f"a plan leaves {1 - hardware.usable:.0%} of a device to fragmentation: "
+            f"then `{shortage.op}` would lack {size(shortage.bytes)}",
+        ),
         fix="more ranks, shorter rows or smaller micro-batches; or say `usable` of the cluster if you know better",
     )
 
 
 def pins_cost(
-    module: Module,
-    found: Diagnostics,
-    planned: Planned,
-    free: Planned | Shortage,
-    pinned: Mapping[str, frozenset[str]],
+    module: Module, found: Diagnostics, planned: Planned, free: Planned | Shortage, node: str, names: frozenset[str]
 ) -> None:
-    """RL0812 for options without which a step were much shorter."""
+    """RL0812 for options of a node without which, all others being as they are, a step were much shorter."""
     if isinstance(free, Shortage) or planned.step <= free.step * (1 + _COSTLY):
         return
-    for node, names in pinned.items():
-        own, other = (p.memory.seconds.get(node, 0.0) for p in (planned, free))
-        if own > other * (1 + _COSTLY):
-            options = " and ".join(f"`{n}`" for n in sorted(names))
-            better = next((op for op in free.ops if op.id == node), None)
-            chosen = ", ".join(f"{n} = {getattr(better, n)}" for n in sorted(names))
-            found.warning(
-                "RL0812",
-                f"`{node}`: {options} as set costs {seconds(planned.step - free.step)} a step",
-                span=_place(module, node),
-                notes=(f"{seconds(planned.step)} a step; with {chosen} it would be {seconds(free.step)}",),
-                fix=f"leave {options} out: the compiler chooses",
-            )
+    options = " and ".join(f"`{n}`" for n in sorted(names))
+    better = next((op for op in free.ops if op.id == node), None)
+    chosen = ", ".join(f"{n} = {getattr(better, n)}" for n in sorted(names))
+    found.warning(
+        "RL0812",
+        f"`{node}`: {options} as set costs {seconds(planned.step - free.step)} a step",
+        span=_place(module, node),
+        notes=(f"{seconds(planned.step)} a step; with {chosen} it would be {seconds(free.step)}",),
+        fix=f"leave {options} out: the compiler chooses",
+    )
 
 
 def size(count: int) -> str:

@@ -149,9 +149,10 @@ def _fitted(module: Module, planning: _Planning, budget: int) -> Module:
     if isinstance(planned, Shortage):
         does_not_fit(module, found, planned, made.planner, budget, planning.facts, planning.pinned)
         return module
-    if planning.pinned:
-        free = replace(planning, pinned={}).best(module, budget)
-        pins_cost(module, found, planned, free.outcome, planning.pinned)
+    for node, names in planning.pinned.items():
+        others = {other: each for other, each in planning.pinned.items() if other != node}
+        free = replace(planning, pinned=others).best(module, planned.memory.budget)
+        pins_cost(module, found, planned, free.outcome, node, names)
     ops = tuple(_explained(op, old) for op, old in _with_old(planned.ops, made.module.ops))
     return replace(made.module, ops=ops, memory=planned.memory)
 

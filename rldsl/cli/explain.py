@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what", nargs="?", metavar="CODE|FILE", help="an error code such as RL0201, a plan.json, or an algorithm"
     )
     parser.add_argument(
-        "name", nargs="?", help="a node, field, model, metric, output or parameter; without it, all that was decided"
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="a node, field, model, metric, output, parameter, block, or the id of an op; without it, all that was "
+        "decided",
     )
     add_compile_options(parser)
 

@@ -12,7 +12,7 @@ from rldsl.compiler.plan import Plan
 from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.signature import Signature, functions_in, parse_user_file, user_signature
 from rldsl.compiler.verify import PROVED, verify_plan
-from rldsl.diagnostics import DiagnosticError, Diagnostics
+from rldsl.diagnostics import DiagnosticError, Diagnostics, fail
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print the verdict on stdout; 1 when anything is wrong with the plan."""
     try:
+        if args.file.suffix in (".rl", ".py"):
+            fix = f"`rldsl compile {args.file} --emit plan.json` makes its plan, and proves it"
+            fail("RL0501", f"`{args.file}` is an algorithm and no plan", fix=fix)
         plan = read_plan(args.file)
         problems = tuple(verify_plan(plan, known_signatures(plan, source_dir(plan, args.file))))
     except DiagnosticError as error:  # it is no plan, or another one than it says

@@ -215,7 +215,7 @@ def _movement(plan: Plan) -> dict[str, Said]:
     found: dict[str, Said] = {}
     for name in facts.writer:
         moves = [
-            f"{move_word(op)} {op.source} -> {op.target}{' (a copy stays)' if name in op.keeps else ''}"
+            f"{move_word(op)} {op.source} to {op.target}{' (a copy stays)' if name in op.keeps else ''}"
             for op in facts.moves_of(name)
         ]
         found.setdefault(general(name), {"": ", ".join(moves) or "local"})

@@ -148,7 +148,7 @@ def test_another_deployment(diff, folder):
     shown = diff("all.json", "two.json")
     assert "~ plan  for: any number of ranks that divides 16 -> exactly 4 ranks" in shown
     assert "~ rollout  runs on: all ranks -> ranks 0 to 1" in shown
-    assert "~ response_mask  local -> all-to-all ranks0-1 -> world" in shown
+    assert "~ response_mask  local -> all-to-all ranks0-1 to world" in shown
     assert "~ reward" not in shown
 
 

@@ -103,3 +103,11 @@ def test_own_functions_are_judged_where_their_file_is_at_hand(folder, capsys):
     assert main(["verify", "plan.json"]) == 0
     (folder / "mine.py").unlink()
     assert main(["verify", "plan.json"]) == 0
+
+
+@pytest.mark.parametrize("name", ["ppo.rl", "ppo.py"])
+def test_an_algorithm_is_no_plan(name, capsys):
+    file = Path(__file__).parents[2] / "examples" / name
+    assert main(["verify", str(file)]) == 1
+    said = capsys.readouterr().out
+    assert "RL0501" in said and "is an algorithm and no plan" in said and "--emit plan.json" in said.replace("\n", " ")

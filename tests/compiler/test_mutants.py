@@ -6,11 +6,14 @@ import json
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from bench.damage import KINDS, Damage
 from bench.equal_plans import why_equal
 from bench.mutants import ROOT, TEXT_KINDS, Tally, judge, wholes
-from rldsl.compiler.plan import plan_hash, to_builtins
+from rldsl.compiler.ops import MetricOp, Reduction, ReshardOp
+from rldsl.compiler.pipeline import Options, compile_file
+from rldsl.compiler.plan import Plan, Program, plan_hash, to_builtins
 from rldsl.compiler.plan_io import loads
 from rldsl.compiler.verify import verify_plan
 from rldsl.diagnostics import DiagnosticError
@@ -76,6 +79,35 @@ def test_equality_sees_that_ranks_wait_for_ever() -> None:
     crossed = Damage(whole.plan, random.Random(0)).swapped(first, second, whole.plan.programs[1])
     assert crossed is not None and why_equal(whole.plan, crossed) is None
     assert any("wait for ever" in d.message for d in verify_plan(crossed))
+
+
+def test_a_number_is_the_same_on_any_ranks_that_hold_its_rows() -> None:
+    """Where a move leaves copies of what is logged both ends may log it; before the move only the source may."""
+    layouts = ("actor.train : fsdp(dp = 4) on 0..3", "actor.generate : hf(dp = 2) on 4..5", "resample.reward on 4..5")
+    plan = compile_file(EXAMPLES / "toy" / "dapo.rl", Options(world_size=6, layouts=layouts)).plan
+    metric = next(op for op in plan.ops() if isinstance(op, MetricOp) and op.reads == ("resample.2.score",))
+    move = next(op for op in plan.ops() if isinstance(op, ReshardOp) and "resample.2.score" in op.keeps)
+    assert (metric.group, move.source) == (move.target, "ranks4-5")
+
+    def logged(group: str, behind: str) -> Plan:
+        made, programs = replace(metric, group=group), []
+        for program in plan.programs:
+            ops = [op for op in program.ops if op.id != metric.id]
+            at = next(i for i, op in enumerate(ops) if op.id == behind) + 1 if _runs(plan, program, group) else 0
+            programs.append(replace(program, ops=(*ops[:at], *([made] if at else []), *ops[at:])))
+        return replace(plan, programs=tuple(programs))
+
+    elsewhere = logged(move.source, move.id)
+    assert why_equal(plan, elsewhere) == "the same but for which ranks log a number" and not verify_plan(elsewhere)
+    moves = [op for op in plan.ops() if isinstance(op, ReshardOp) and "resample.2.score" in op.fields]
+    leaves = next(op for op in moves if op.source == move.source and "resample.2.score" not in op.keeps)
+    assert why_equal(plan, logged(move.source, leaves.id)) is None
+    maximum = Damage(elsewhere, random.Random(0)).changed(metric, reduction=Reduction.MAX)
+    assert maximum is not None and why_equal(plan, maximum) is None
+
+
+def _runs(plan: Plan, program: Program, group: str) -> bool:
+    return plan.group(group).index(program.first, plan.world_size or 1) is not None
 
 
 def _places(value, path=()):

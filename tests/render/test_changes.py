@@ -89,7 +89,7 @@ def test_changes(plan, name, values, change):
 
 
 def test_moves_are_told_once(plan):
-    assert ("data movement", "changed", "tokens", "", "local", "all-to-all two -> world") in found(plan, split(plan))
+    assert ("data movement", "changed", "tokens", "", "local", "all-to-all two to world") in found(plan, split(plan))
 
 
 def test_nodes_that_come_and_go(plan):

@@ -84,5 +84,5 @@ def test_the_page_has_it(plan: Plan) -> None:
 
 def test_a_difference(plan: Plan) -> None:
     found = {c.name: c for c in changes(Side(compiled()), Side(plan)) if c.part == "data movement"}
-    assert "all-to-all ranks4-5 -> ranks2-5 (a copy stays)" in found["tokens"].after
+    assert "all-to-all ranks4-5 to ranks2-5 (a copy stays)" in found["tokens"].after
     assert "ranks2-5" not in found["tokens"].before
