@@ -100,7 +100,7 @@ def _complete(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
     needed = {(m, State.WEIGHTS, 0) for m in of} | {(m, State.OPTIMIZER, 0) for m in trained}
     needed |= {(m, State.ENGINE, age) for (m, age), sync in handed.items() if sync is not SyncKind.LOCAL}
     for key in sorted(needed - states, key=str):
-        yield f"{_named(key)} is missing in the plan's memory"
+        yield f"nothing is said of {_named(key)}"
     for key in sorted(states - needed - engines, key=str):
         yield f"{_named(key)} is nothing that an op has"
 
