@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from importlib import import_module
@@ -69,6 +70,8 @@ def execute(args: argparse.Namespace) -> int:
     backend = load_backend(args.backend)
     run_dir = args.run_dir or new_run_dir(plan.algorithm)
     check_run_dir(run_dir, overwrite=args.overwrite)
+    for left in run_dir.glob("offload-*"):  # what a run that was killed had moved off its device
+        shutil.rmtree(left, ignore_errors=True)
     with Progress(console(no_color=args.no_color)) as progress:
         backend.run(
             plan,

@@ -475,7 +475,11 @@ def test_an_earlier_run_is_not_replaced_unasked(folder, backend, capsys):
     assert main(["run", "tiny.rl", "--steps", "1", "--run-dir", "old"]) == 1
     assert "error[RL0710]: `old` holds a run already" in capsys.readouterr().err
     assert (folder / "old" / "metrics.jsonl").read_text() == "{}\n"
+    killed = folder / "old" / "offload-3"
+    killed.mkdir()
+    (killed / "actor.weights.bin").write_bytes(b"1234")
     assert main(["run", "tiny.rl", "--steps", "1", "--run-dir", "old", "--overwrite"]) == 0
+    assert not killed.exists()
 
 
 def test_ctrl_c_while_starting(folder):
