@@ -141,7 +141,7 @@ class Volumes:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._working = [op for op in plan.ops() if not isinstance(op, FreeOp | ReshardOp | WaitOp)]
-        self._crossings: dict[tuple[str, str, int], tuple[int, int, int] | None] = {}
+        self._crossings: dict[tuple[str, str, int], _Crossing | None] = {}
 
     def type(self, field: str) -> FieldType | None:
         """The field's type, where the plan has it."""
@@ -167,8 +167,7 @@ class Volumes:
     def sent(self, op: ReshardOp, fields: Iterable[str] | None = None) -> Sent | None:
         """What the move of `fields`, by default all of the op's, sends.
 
-        None without a number of ranks or types, or where the batch does not divide over the ranks. The exchange of
-        sizes before it (`size_exchange_bytes`) is not in it.
+        None without a number of ranks or types. The exchange of sizes before it (`size_exchange_bytes`) is not in it.
         """
         volumes = [self.volume(f) for f in (op.fields if fields is None else fields)]
         known = [v for v in volumes if v is not None]
@@ -181,9 +180,16 @@ class Volumes:
         crossing = self._crossings[key]
         if crossing is None:
             return None
-        prompts, messages, each = crossing
-        size = total(_in_message(v, each * v.rows.per_prompt) * messages for v in known)
-        return Sent(prompts=prompts, of=op.batch, messages=messages, bytes=size, bound=any(v.bound for v in known))
+        sizes = (
+            _in_message(v, each * v.rows.per_prompt) * messages for each, messages in crossing.messages for v in known
+        )
+        return Sent(
+            prompts=crossing.prompts,
+            of=op.batch,
+            messages=sum(messages for _, messages in crossing.messages),
+            bytes=total(sizes),
+            bound=any(v.bound for v in known),
+        )
 
     def made(self) -> Amount:
         """All values that a step makes or reads, at most."""
@@ -245,23 +251,35 @@ class Volumes:
         return PROMPT_TOKENS if field in self._loaded else f"tokens({_plain(field)})"
 
 
-def _crossing(source: Group, target: Group, batch: int, world: int) -> tuple[int, int, int] | None:
-    """How many prompts change place, in how many messages, and how many are in each; None where they do not divide.
+class _Crossing(msgspec.Struct, frozen=True):
+    """How many prompts change place; how many prompts messages have, and how many messages have so many."""
+
+    prompts: int
+    messages: tuple[tuple[int, int], ...]
+
+
+def _crossing(source: Group, target: Group, batch: int, world: int) -> _Crossing | None:
+    """What of `batch` prompts changes place; None for a group without a rank.
 
     Prompts on coordinate i of the source and j of the target are those that are i modulo the one's dp and j modulo the
-    other's: equally many for each pair whose coordinates agree modulo what the two sizes have in common. The first rank
-    of i sends them, in one message each, to all ranks of j that are not of i as well.
+    other's: equally many for each pair whose coordinates agree modulo what the two sizes have in common, but that the
+    first of the pairs have one more where the batch does not divide. The first rank of i sends them, in one message
+    each, to all ranks of j that are not of i as well.
     """
     here, there = source.dp(world), target.dp(world)
     pairs = lcm(here, there)
-    if not pairs or batch % pairs:
+    if not pairs:
         return None
     common = gcd(here, there)
     # For each pair of coordinates the ranks that hold its prompts at both ends.
     stay = Counter((i, j) for i, j in _at_both(source, target, world) if (i - j) % common == 0)
-    settled = sum(1 for count in stay.values() if count == target.copies)
-    each = batch // pairs
-    return each * (pairs - settled), pairs * target.copies - stay.total(), each
+    each, more = divmod(batch, pairs)
+    longer = [stay[pair % here, pair % there] for pair in range(more)]
+    settled = each * sum(1 for count in stay.values() if count == target.copies) + longer.count(target.copies)
+    long = more * target.copies - sum(longer)
+    short = pairs * target.copies - stay.total() - long
+    messages = tuple((size, count) for size, count in ((each + 1, long), (each, short)) if size and count)
+    return _Crossing(batch - settled, messages)
 
 
 def _at_both(source: Group, target: Group, world: int) -> Iterator[tuple[int, int]]:
