@@ -107,7 +107,9 @@ class DecayingSum(nn.Module):
     def sums(self, layout: Layout) -> Tensor:
         """f32[packs, tokens, WIDTH] before tanh."""
         apart = layout.positions[:, :, None] - layout.positions[:, None, :]
-        shares = torch.where(layout.visible, DECAY ** apart.clamp(min=0).float(), 0.0)
+        # A pack of one path has no mask: all that stands before is seen.
+        visible = torch.ones_like(apart[0], dtype=torch.bool).tril() if layout.visible is None else layout.visible
+        shares = torch.where(visible, DECAY ** apart.clamp(min=0).float(), 0.0)
         return shares @ self.trunk()[layout.tokens]
 
     def _said(self, head: Head, states: Tensor, micro: MicroBatch) -> Tensor:
