@@ -586,6 +586,11 @@ AnyOp = (
 )
 
 
+def in_background(op: AnyOp) -> bool:
+    """Whether the op only begins where it stands, and a `WaitOp` ends it."""
+    return isinstance(op, ComputeOp | SyncWeightsOp | OnloadOp) and op.background
+
+
 def parts(ops: Iterable[AnyOp]) -> Iterator[AnyOp]:
     """The ops, and of a forward that does the work of several each of these: no two of one node."""
     for op in ops:

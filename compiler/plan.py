@@ -243,7 +243,8 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     `reserve` is what libraries and the allocator take of it. `peak`, with it, is reached in `peak_op`; `unplanned`
     would be, in `unplanned_op`, with all states on the device all the time. `ops` are in program order. `seconds` has
     each op's, and of a move in the background what its wait waits for; the rest, which runs beside other ops and does
-    not count in a step, is in `hidden`. `moved_seconds` are those of moves and their waits. `gap` is by how much all
+    not count in a step, is in `hidden`. A transfer of weights has its own seconds, also where it runs beside others.
+    `moved_seconds` are those of moves and their waits. `gap` is by how much all
     moves, hidden or not, may be above the best: 0 where `solver` has proved them. `assumed` says what was taken for
     granted.
     """

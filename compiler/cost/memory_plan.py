@@ -17,7 +17,18 @@ from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choos
 from rldsl.compiler.cost.residency_gaps import Between, Use, gaps_of
 from rldsl.compiler.cost.time_model import move_seconds
 from rldsl.compiler.cost.ways import Run, Runs
-from rldsl.compiler.ops import AnyOp, FreeOp, MetricOp, OffloadOp, OnloadOp, OutputOp, State, SyncWeightsOp, WaitOp
+from rldsl.compiler.ops import (
+    AnyOp,
+    FreeOp,
+    MetricOp,
+    OffloadOp,
+    OnloadOp,
+    OutputOp,
+    State,
+    SyncWeightsOp,
+    WaitOp,
+    in_background,
+)
 from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.ranks import contains
 
@@ -303,20 +314,24 @@ class MemoryPlanner:
         return Placed(tuple(ops), self._memory(budget, choice, runs, moves))
 
     def _hoist(self, moves: Moves, room: Mapping[tuple[int, int], int], runs: Mapping[int, Run]) -> None:
-        """Let moves begin early, in the room that the `runs` leave. What does not run in every step hides nothing."""
-        work = [[0.0] * len(self.ops) for _ in self.plan.programs]
+        """Let moves begin early, in the room that the `runs` leave."""
+        work, steady = [[0.0] * len(self.ops) for _ in self.plan.programs], self._steady(runs)
         for program, number in room:
-            if self.ops[number].guard is None:
-                work[program][number] = runs[number].seconds
+            work[program][number] = steady.get(self.ops[number].id, 0.0)
         groups = {held.group: self._programs_with(key) for key, held in self.footprints.states.items()}
         moves.hoist(Hoisting(work, room, moves.cuts(groups, len(work))), groups)
 
     def _programs_with(self, key: Key) -> tuple[int, ...]:
         return tuple(p for p in range(len(self.plan.programs)) if self._members[key, p])
 
+    def _steady(self, runs: Mapping[int, Run]) -> dict[str, float]:
+        """Seconds of what hides moves: not of ops that run in some steps only, nor of those that run beside others."""
+        ops = ((self.ops[number], run.seconds) for number, run in runs.items())
+        return {op.id: seconds for op, seconds in ops if op.guard is None and not in_background(op)}
+
     def _moved(self, runs: Mapping[int, Run], moves: Moves) -> dict[str, float]:
         """What moves and their waits add to a step, on the ranks where that is most."""
-        steady = {self.ops[i].id: run.seconds for i, run in runs.items() if self.ops[i].guard is None}
+        steady = self._steady(runs)
         found: dict[str, float] = {}
         for program, ranks in enumerate(self.plan.programs):
             mine = {op.id for op in ranks.ops}

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rldsl.compiler.ops import AnyOp, FreeOp, WaitOp
+from rldsl.compiler.ops import AnyOp, FreeOp, WaitOp, in_background
 from rldsl.compiler.plan import Plan
 from rldsl.render.facts import in_order
 from rldsl.render.memory import lasting, waits_of
@@ -118,11 +118,6 @@ class Run:
     def _lasting(self, op: AnyOp) -> Time:
         seconds = self._seconds.get(op.id, 0.0)
         return Time(seconds) if seconds > 0 else _TICK
-
-
-def in_background(op: AnyOp) -> bool:
-    """Whether the op only begins where it stands."""
-    return bool(getattr(op, "background", False))
 
 
 def _begin(ran: Ran) -> Time:

@@ -19,12 +19,13 @@ from rldsl.compiler.ops import (
     SyncWeightsOp,
     TakeOp,
     WaitOp,
+    in_background,
     parts,
 )
 from rldsl.compiler.plan import Plan, Program
 from rldsl.render.nodes import NodeView, node_id, nodes_of
 from rldsl.render.ranks import ranks_of
-from rldsl.render.run import Ran, Run, Time, in_background
+from rldsl.render.run import Ran, Run, Time
 from rldsl.render.words import kind_of
 
 _MOVES = "move rows"

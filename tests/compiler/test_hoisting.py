@@ -13,7 +13,7 @@ from rldsl.compiler.cost.hoisting import Coming, Hoisting
 from rldsl.compiler.cost.lanes import Lane
 from rldsl.compiler.cost.moves import waited
 from rldsl.compiler.cost.plan_time import PlanTime, plan_time
-from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, OffloadOp, OnloadOp, State, TrainOp, WaitOp
+from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, OffloadOp, OnloadOp, State, SyncWeightsOp, TrainOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import MemoryPlan, Plan
 from rldsl.compiler.verify import verify_plan
@@ -199,6 +199,20 @@ def test_what_is_predicted_agrees(budget: float) -> None:
     assert memory.moved_seconds + sum(memory.hidden.values()) == pytest.approx(crossing, abs=1e-4)
     assert memory.hidden.keys() == {o.id for o in plan.ops() if isinstance(o, OnloadOp) and o.background}
     assert memory.hidden.keys() == {o.begun for o in plan.ops() if isinstance(o, WaitOp) and o.node is None}
+
+
+def test_a_transfer_in_the_background_hides_no_moves(tmp_path: Path) -> None:
+    """It runs beside the same ops as they do: the seconds of these are there once."""
+    text = (EXAMPLES / "ppo.rl").read_text()
+    assert text.count("max_new_tokens = 24") == 1
+    path = tmp_path / "ppo.rl"
+    path.write_text(text.replace("max_new_tokens = 24", "max_new_tokens = 24, max_prompt_tokens = 64, staleness = 1"))
+    cluster = "1 x cpu(bandwidth = 50, fp32 = 50, bf16 = 50, host_link = 0.2)"
+    plan = compile_file(path, Options(cluster=cluster, memory=3 * GIB, settings=("precision=fp32",))).plan
+    (sync,) = (op for op in plan.ops() if isinstance(op, SyncWeightsOp))
+    memory, time = planned(plan), plan_time(plan)
+    assert sync.background and memory.hidden and memory.seconds[sync.id] > 0.01 and isinstance(time, PlanTime)
+    assert sum(memory.seconds.values()) - memory.seconds[sync.id] == pytest.approx(time.step_seconds, abs=1e-4)
 
 
 @pytest.mark.parametrize("budget", [6, 4, 2.65])
