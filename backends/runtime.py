@@ -14,7 +14,7 @@ import torch
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
-from rldsl.backends.background import Background, Task
+from rldsl.backends.background import Background, Begun
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.buffer import Buffer
@@ -54,7 +54,7 @@ T = TypeVar("T")
 class Running(Generic[T]):
     """What runs in the background, and what is done with its result when it is waited for."""
 
-    task: Task[T]
+    task: Begun[T]
     ended: Callable[[T], None]
 
 

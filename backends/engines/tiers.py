@@ -16,21 +16,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, UntypedStorage
 
-from rldsl.backends.background import Background
+from rldsl.backends.background import Background, Begun
 from rldsl.backends.engines.memory import give_back
 from rldsl.backends.engines.optim import local
 from rldsl.diagnostics import fail
-
-
-class Coming(Protocol):
-    """Storages that are being filled: nothing may touch them before `result`, and `seconds` are known after it."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it took, beside whatever else went on."""
-
-    def result(self) -> None:
-        """They are full, or what went wrong is raised."""
 
 
 class Shelf(Protocol):
@@ -42,8 +31,11 @@ class Shelf(Protocol):
     def fetch(self, storages: Sequence[UntypedStorage]) -> None:
         """Fill them, which have their sizes again, with what was stored."""
 
-    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
-        """Begin to fill them, by `thread` where the processor copies; one after the other in the order of beginning."""
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Begun[None]:
+        """Begin to fill them, by `thread` where the processor copies; one after the other in the order of beginning.
+
+        Nothing may touch them before its result.
+        """
 
     def close(self) -> None:
         """Remove the copy."""
@@ -74,7 +66,7 @@ class DiskShelf:
         except OSError as error:
             fail("RL0101", f"cannot read `{self._path}` again: {error.strerror or error}")
 
-    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Begun[None]:
         """On the thread, which leaves the interpreter to others while the system reads."""
         return thread.start(partial(self.fetch, storages))
 
@@ -123,7 +115,7 @@ class PinnedShelf:
         """What the device does next comes after the copy."""
         self._filling(storages).before(torch.cuda.current_stream(self._device))
 
-    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Begun[None]:
         """By the device itself, behind what it was told to do so far; what it is told next runs beside the copy."""
         return self._filling(storages)
 
@@ -210,7 +202,7 @@ class Movable:
         """Bring it back as it was."""
         self._shelf.fetch(self._emptied())
 
-    def begin(self, thread: Background) -> Coming:
+    def begin(self, thread: Background) -> Begun[None]:
         """Begin to bring it back: it takes its memory now, and may be used once that has ended."""
         return self._shelf.begin(self._emptied(), thread)
 

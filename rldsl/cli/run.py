@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
+from rldsl.backends.folder import OFFLOADED
 from rldsl.cli.entry import UsageError
 from rldsl.cli.options import add_compile_options, positive
 from rldsl.cli.output import console
@@ -70,7 +71,7 @@ def execute(args: argparse.Namespace) -> int:
     backend = load_backend(args.backend)
     run_dir = args.run_dir or new_run_dir(plan.algorithm)
     check_run_dir(run_dir, overwrite=args.overwrite)
-    for left in run_dir.glob("offload-*"):  # what a run that was killed had moved off its device
+    for left in run_dir.glob(OFFLOADED.format(rank="*")):  # what a run that was killed had moved off its device
         shutil.rmtree(left, ignore_errors=True)
     with Progress(console(no_color=args.no_color)) as progress:
         backend.run(

@@ -209,14 +209,25 @@ def test_what_comes_in_the_background_is_there_after_the_wait(tmp_path: Path) ->
     back = moves(plan, OnloadOp, State.WEIGHTS)
     assert isinstance(back, OnloadOp) and back.background
     file = tmp_path / "run" / "offload-0" / "actor.weights.bin"
-    residency.onload(back)
+    coming = residency.onload(back)
+    assert coming is not None
     # Its memory is taken at once, its values come later.
     assert sum(p.untyped_storage().nbytes() for p in model.scorer.parameters()) == file.stat().st_size
-    assert residency.arrived(back.id) > 0
+    coming.result()
+    assert coming.seconds > 0
     stored = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.float32)
     assert torch.equal(torch.cat([p.detach().flatten() for p in model.scorer.parameters()]), stored)
-    with pytest.raises(KeyError):
-        residency.arrived(back.id)
+    job.runtime.close()
+
+
+def test_weights_at_hand_leave_again_whatever_happens(tmp_path: Path) -> None:
+    plan = swapping(grpo(tmp_path, save=False), ranks=1)
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
+    model, residency = job.runtime.models["actor"], job.runtime.residency
+    with pytest.raises(ZeroDivisionError), residency.at_hand("actor"):
+        assert held(model) > 0
+        raise ZeroDivisionError
+    assert held(model) == 0
     job.runtime.close()
 
 
