@@ -1,4 +1,4 @@
-"""When the ops of one class of ranks run: in order, but for what is in the background, and moves share one link."""
+"""When the ops of one class of ranks run: in order, but for what is in the background, and moves follow each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, WaitOp
 class Lane:
     """The clock of a class of ranks, in seconds.
 
-    `now` is when the next op may begin, `link` when the link to the tier below is free: one move follows the other.
+    `now` is when the next op may begin, `link` when the way to the tiers below is free: one move follows the
+    other, also where one goes to the host's memory and one to a disk.
     """
 
     now: float = 0.0
