@@ -7,15 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from rldsl.backends.background import Background, Begun
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
-from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
+from rldsl.backends.engines.tiers import CHUNK, Contents, DiskShelf, Movable, PinnedShelf, Shelf
 from rldsl.backends.folder import OFFLOADED
-from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State, SyncWeightsOp
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State, SyncWeightsOp, Tier
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 
@@ -48,8 +46,8 @@ class Coming:
 class Residency:
     """The states that the ops of this rank move, and those that a step begins without.
 
-    `models` and `samplers` are those of the runtime, which may still be empty. On a CPU each state that moves has a
-    file in the folder `offload-RANK` of `run_dir`, until `close`.
+    `models` and `samplers` are those of the runtime, which may still be empty. Each state that moves to a disk, on a
+    CPU each that moves, has a file in the folder `offload-RANK` of `run_dir`, until `close`.
     """
 
     def __init__(
@@ -66,17 +64,21 @@ class Residency:
         self._folder = run_dir / OFFLOADED.format(rank=comm.rank)
         moves = [op for op in ops if isinstance(op, (OnloadOp, OffloadOp))]
         self._returning = {_key(op) for op in moves if isinstance(op, OnloadOp)}
-        self._states = {key: self._movable(key) for key in dict.fromkeys(map(_key, moves))}
-        self._thread = Background("rldsl-onload", torch.device("cpu"))
+        self._states = {key: self._movable(key, tier) for key, tier in {_key(op): op.tier for op in moves}.items()}
+        self._thread = Background("rldsl-onload", comm.device)
         states = plan.memory.states if plan.memory is not None else ()
         self._elsewhere = {(s.model, s.state, s.staleness) for s in states if not s.resident} & self._states.keys()
 
-    def _movable(self, key: Key) -> Movable:
+    def _movable(self, key: Key, tier: Tier) -> Movable:
+        return Movable(lambda: self._contents(key), self._shelf(key, tier))
+
+    def _shelf(self, key: Key, tier: Tier) -> Shelf:
         model, state, staleness = key
-        name = f"{model}.{state}" + (f".{staleness}" if staleness else "")
+        path = self._folder / (f"{model}.{state}" + (f".{staleness}" if staleness else "") + ".bin")
         device = self._comm.device
-        path = self._folder / f"{name}.bin"
-        return Movable(lambda: self._contents(key), PinnedShelf(device) if device.type == "cuda" else DiskShelf(path))
+        if device.type != "cuda":
+            return DiskShelf(path)
+        return PinnedShelf(device) if tier is Tier.HOST else DiskShelf(path, chunk=CHUNK)
 
     def _contents(self, key: Key) -> Contents:
         name, state, staleness = key
@@ -137,7 +139,7 @@ class Residency:
         engine.stored = False
 
     def close(self) -> None:
-        """Remove what lies on the tier below; nothing more comes from there."""
+        """Remove what lies on the tiers below; nothing more comes from there."""
         self._thread.close()
         for state in self._states.values():
             state.close()

@@ -198,7 +198,7 @@ class Runtime:
         self.collections.clear()
 
     def close(self) -> None:
-        """Begin nothing more in the background; nothing stays on the tier below."""
+        """Begin nothing more in the background; nothing stays on the tiers below."""
         self.calling.close()
         self.transferring.close()
         self.reading.close()

@@ -1,13 +1,13 @@
 """Tensors leave the device and come back where they were: whoever holds them, or a view of them, need not know.
 
-Their storages are emptied in place and filled again. Below a GPU lies pinned memory of the host, below a processor's
-memory a file.
+Their storages are emptied in place and filled again. Below a GPU lies pinned memory of the host, and below that, as
+below a processor's memory, a file.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,12 @@ from rldsl.backends.engines.memory import give_back
 from rldsl.backends.engines.optim import local
 from rldsl.diagnostics import fail
 
+CHUNK = 64 << 20
+"""Bytes of the host's memory through which a GPU's pass on their way to a file and back."""
+
 
 class Shelf(Protocol):
-    """The copy of some storages on the tier below."""
+    """The copy of some storages on a tier below."""
 
     def store(self, storages: Sequence[UntypedStorage]) -> None:
         """Copy them there, in place of what was stored before."""
@@ -42,18 +45,22 @@ class Shelf(Protocol):
 
 
 class DiskShelf:
-    """One file, in a folder that no other process writes to. RL0101 when it cannot be written or read."""
+    """One file, in a folder that no other process writes to. RL0101 when it cannot be written or read.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    `chunk`: storages that the processor cannot read pass through so many bytes of its memory, piece by piece. Their
+    copies run on the stream of the thread that asks for them, and have ended when it goes on.
+    """
+
+    def __init__(self, path: Path, *, chunk: int | None = None) -> None:
+        self._path, self._chunk = path, chunk
 
     def store(self, storages: Sequence[UntypedStorage]) -> None:
         """The bytes of one after the other; nobody waits until they are on the disk itself."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("wb") as file:
-                for storage in storages:
-                    file.write(_memory(storage))
+                for piece in _pieces(storages, self._chunk):
+                    file.write(piece.taken())
         except OSError as error:
             fail("RL0101", f"cannot write `{self._path}`: {error.strerror}", fix="is there room on the disk?")
 
@@ -61,8 +68,9 @@ class DiskShelf:
         """From the file."""
         try:
             with self._path.open("rb", buffering=0) as file:
-                for storage in storages:
-                    _read(file.readinto, _memory(storage))
+                for piece in _pieces(storages, self._chunk):
+                    _read(file.readinto, piece.place)
+                    piece.put()
         except OSError as error:
             fail("RL0101", f"cannot read `{self._path}` again: {error.strerror or error}")
 
@@ -75,6 +83,47 @@ class DiskShelf:
         self._path.unlink(missing_ok=True)
         if self._path.parent.is_dir() and not any(self._path.parent.iterdir()):
             self._path.parent.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a storage, and the `place` in the processor's memory where its bytes are read and written.
+
+    That is the part itself, or a buffer that it shares with those before and after it: then `through` is the buffer's
+    tensor and the part's, u8 both.
+    """
+
+    place: memoryview
+    through: tuple[Tensor, Tensor] | None = None
+
+    def taken(self) -> memoryview:
+        """Its bytes."""
+        if self.through is not None:
+            buffer, part = self.through
+            buffer.copy_(part)
+        return self.place
+
+    def put(self) -> None:
+        """Its bytes are those in `place` now."""
+        if self.through is not None:
+            buffer, part = self.through
+            part.copy_(buffer)
+
+
+def _pieces(storages: Sequence[UntypedStorage], chunk: int | None) -> Iterator[_Piece]:
+    """Storages one after the other: whole, or in pieces of `chunk` bytes that pass through one buffer."""
+    if chunk is None or not storages:
+        yield from (_Piece(_memory(storage)) for storage in storages)
+        return
+    # Only from and to pinned memory a device copies as fast as its link is.
+    pinned = storages[0].device.type == "cuda"
+    size = min(chunk, max(s.nbytes() for s in storages))
+    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    place = _memory(buffer.untyped_storage())
+    for storage in storages:
+        whole = _bytes(storage)
+        for part in (whole[at : at + chunk] for at in range(0, len(whole), chunk)):
+            yield _Piece(place[: len(part)], (buffer[: len(part)], part))
 
 
 def _read(readinto: Callable[[memoryview], int | None], place: memoryview) -> None:
@@ -186,7 +235,7 @@ class Movable:
         self.away = self.stored = False
 
     def offload(self, *, store: bool) -> None:
-        """Free its memory, if `store` after it has been written to the tier below."""
+        """Free its memory, if `store` after it has been written to its shelf."""
         assert not self.away, "what is away cannot leave: the verifier refuses such plans"
         values, room = self._contents()
         self._values, self._room = _storages(values), _storages(room)

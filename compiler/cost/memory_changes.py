@@ -10,7 +10,7 @@ from itertools import combinations, islice
 from msgspec.structs import replace
 
 from rldsl.compiler.cost.hardware import Hardware
-from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
+from rldsl.compiler.cost.memory_plan import MemoryPlanner, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, SyncWeightsOp
 from rldsl.compiler.plan import Group, Phase, Plan

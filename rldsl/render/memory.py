@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rldsl.compiler.ops import AnyOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, State, SyncWeightsOp, WaitOp
+from rldsl.compiler.ops import AnyOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, State, SyncWeightsOp, Tier, WaitOp
 from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.ranks import contains
 from rldsl.render.nodes import node_ids
@@ -160,15 +160,17 @@ def states_on(plan: Plan, program: Program) -> list[StateSpec]:
 def presence(program: Program, state: StateSpec) -> str:
     """When a state is on the device: `always`, `from ref to ref`, `from rollout (made anew) to rollout`.
 
-    What comes in the background takes its bytes earlier: `in ref, on its way from old`.
+    What comes in the background takes its bytes earlier: `in ref, on its way from old`. What comes back at all says
+    from where: `in ref; else on disk`.
     """
     key = (state.model, state.state, state.staleness)
-    spans, begin, early = [], "the step's begin" if state.resident else "", ""
+    spans, begin, early, kept = [], "the step's begin" if state.resident else "", "", ""
     for number, op in enumerate(program.ops):
         if isinstance(op, OnloadOp | OffloadOp) and (op.model, op.state, op.staleness) == key:
             beside = neighbour(program, number)
             if isinstance(op, OnloadOp):
                 begin, early = beside, f", on its way from {_next(program, number)}" if op.background else ""
+                kept = "; else on disk" if op.tier is Tier.DISK else "; else in host memory"
             else:
                 spans.append((f"from {begin} to {beside}" if begin != beside else f"in {beside}") + early)
                 begin = early = ""
@@ -176,7 +178,7 @@ def presence(program: Program, state: StateSpec) -> str:
             begin = label_of(op)
     if begin and not spans:
         return "always" if state.resident else f"from {begin}{early}"
-    return "; ".join([*spans, *([f"from {begin} to the step's end{early}"] if begin else [])])
+    return "; ".join([*spans, *([f"from {begin} to the step's end{early}"] if begin else [])]) + kept
 
 
 def _renews(op: AnyOp, state: StateSpec) -> bool:
