@@ -13,6 +13,8 @@ from rldsl.compiler.verify.facts import Facts, ranks_of
 def tiers(facts: Facts) -> Iterator[str]:
     """Each state names a tier that the hardware has, and on no class of ranks do the copies take more than there is.
 
+    The tier of what never comes back says nothing, so it is the nearest.
+
     A copy stays below while the state is on the device, so all that an op brings back count together, whenever it does.
     """
     memory = facts.plan.memory
@@ -22,10 +24,14 @@ def tiers(facts: Facts) -> Iterator[str]:
     if hardware is None:
         yield "the plan has a budget of memory, and names hardware or figures of it that there are not"
         return
-    known = {below.tier for below in hardware.tiers}
+    known = [below.tier for below in hardware.tiers]
+    back = {(op.model, op.state, op.staleness) for op in facts.ops if isinstance(op, OnloadOp)}
     for state in memory.states:
+        where = f"the {state.state} of `{state.model}` is kept on `{state.tier}`"
         if state.tier not in known:
-            yield f"the {state.state} of `{state.model}` is kept on `{state.tier}`, which `{hardware.name}` has not"
+            yield f"{where}, which `{hardware.name}` has not"
+        elif state.tier is not known[0] and (state.model, state.state, state.staleness) not in back:
+            yield f"{where}, and nothing brings it back from there"
     for program in facts.plan.programs:
         yield from _kept(program, hardware)
 
