@@ -115,15 +115,17 @@ def _pieces(storages: Sequence[UntypedStorage], chunk: int | None) -> Iterator[_
     if chunk is None or not storages:
         yield from (_Piece(_memory(storage)) for storage in storages)
         return
-    # Only from and to pinned memory a device copies as fast as its link is.
-    pinned = storages[0].device.type == "cuda"
-    size = min(chunk, max(s.nbytes() for s in storages))
-    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    buffer = _buffer(min(chunk, max(s.nbytes() for s in storages)), storages[0].device)
     place = _memory(buffer.untyped_storage())
     for storage in storages:
         whole = _bytes(storage)
         for part in (whole[at : at + chunk] for at in range(0, len(whole), chunk)):
             yield _Piece(place[: len(part)], (buffer[: len(part)], part))
+
+
+def _buffer(size: int, device: torch.device) -> Tensor:
+    """u8[size] of the processor's, pinned for a GPU, which else copies slower than its link is."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
 def _read(readinto: Callable[[memoryview], int | None], place: memoryview) -> None:
