@@ -143,6 +143,33 @@ def _memory(storage: UntypedStorage) -> memoryview:
     return memoryview(found).cast("B")
 
 
+SMALLEST_BLOCK = 1 << 20
+
+
+def blocks_of(size: int) -> list[int]:
+    """Powers of two that together hold `size` bytes, the greatest first, and less than a MiB in vain.
+
+    torch's allocator of pinned memory rounds each block up to a power of two: one of 65 MiB would take 128.
+    """
+    blocks = -(-size // SMALLEST_BLOCK)
+    return [SMALLEST_BLOCK << bit for bit in reversed(range(blocks.bit_length())) if blocks >> bit & 1]
+
+
+def aligned(blocks: Sequence[Tensor], parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The bytes of `parts`, u8[...] each, one after the other over the blocks: by pieces of both that are as long."""
+    left, at = iter(blocks), 0
+    block = next(left, None)
+    for part in parts:
+        begin = 0
+        while begin < len(part):
+            assert block is not None, "there are blocks for all of them"
+            count = min(len(part) - begin, len(block) - at)
+            yield block[at : at + count], part[begin : begin + count]
+            begin, at = begin + count, at + count
+            if at == len(block):
+                block, at = next(left, None), 0
+
+
 class PinnedShelf:
     """Pinned memory of the host. Copies run on a stream of their own, in order with what the device does otherwise."""
 
@@ -153,12 +180,12 @@ class PinnedShelf:
 
     def store(self, storages: Sequence[UntypedStorage]) -> None:
         """The device's memory is free for others once the copy is made; the processor does not wait."""
-        if [len(host) for host in self._host] != [s.nbytes() for s in storages]:
-            self._host = [torch.empty(s.nbytes(), dtype=torch.uint8, pin_memory=True) for s in storages]
+        sizes = blocks_of(sum(s.nbytes() for s in storages))
+        if [len(host) for host in self._host] != sizes:
+            self._host = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for size in sizes]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            for host, storage in zip(self._host, storages, strict=True):
-                there = _bytes(storage)
+            for host, there in aligned(self._host, [_bytes(s) for s in storages]):
                 host.copy_(there, non_blocking=True)
                 there.record_stream(self._stream)
 
@@ -176,8 +203,8 @@ class PinnedShelf:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         begun = self._mark()
         with torch.cuda.stream(self._stream):
-            for host, storage in zip(self._host, storages, strict=True):
-                _bytes(storage).copy_(host, non_blocking=True)
+            for host, there in aligned(self._host, [_bytes(s) for s in storages]):
+                there.copy_(host, non_blocking=True)
         return _Copy(begun, self._mark(), self._device)
 
     def _mark(self) -> torch.cuda.Event:

@@ -142,6 +142,10 @@ def test_when_a_state_is_on_the_device(fitted):
 
 def test_what_moves_cost(fitted):
     assert moved_words(fitted, fitted.memory) == "1 s a step between tiers, no other choice takes less (search)"
+    low = moved(OnloadOp, State.WEIGHTS, 7, tier=Tier.DISK)
+    ops = (*fitted.programs[0].ops, low)
+    both = msgspec.structs.replace(fitted, programs=(msgspec.structs.replace(fitted.programs[0], ops=ops),))
+    assert moved_words(both, fitted.memory).endswith("; 20.0 GiB a rank in host memory, 7.0 GiB on disk")
     near = msgspec.structs.replace(fitted.memory, gap=0.034)
     assert "at most 3.4% more than the best" in moved_words(fitted, near)
     free = msgspec.structs.replace(fitted.memory, moved_seconds=0.0)

@@ -247,6 +247,26 @@ def test_a_run_through_a_buffer_gives_the_same(tmp_path: Path, monkeypatch: pyte
     assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
 
 
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 65 << 20, 3_000_000_007, 1 << 40])
+def test_blocks_of_pinned_memory_are_powers_of_two(size: int) -> None:
+    blocks = tiers.blocks_of(size)
+    assert 0 <= sum(blocks) - size < 1 << 20 and all(b & (b - 1) == 0 for b in blocks)
+    assert blocks == sorted(set(blocks), reverse=True)
+
+
+def test_parts_lie_one_after_the_other_over_blocks() -> None:
+    parts = [torch.randint(256, (n,), dtype=torch.uint8) for n in (5, 0, 1, 17, 8, 3)]
+    blocks = [torch.zeros(n, dtype=torch.uint8) for n in (16, 8, 8, 4)]
+    pieces = list(tiers.aligned(blocks, parts))
+    for host, part in pieces:
+        host.copy_(part)
+    assert torch.equal(torch.cat(blocks)[:34], torch.cat(parts)) and len(pieces) == 8
+    back = [torch.zeros_like(p) for p in parts]
+    for host, part in tiers.aligned(blocks, back):
+        part.copy_(host)
+    assert all(torch.equal(b, p) for b, p in zip(back, parts, strict=True))
+
+
 def test_what_comes_in_the_background_is_there_after_the_wait(tmp_path: Path) -> None:
     plan = early(swapping(grpo(tmp_path, save=False), ranks=1))
     job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
