@@ -130,7 +130,7 @@ class MemoryPlanner:
         if choice is None:
             return self._shortage(problem)
         below, missing = frozenset[Key](), self._tiers.lacking(problem, choice.swapped)
-        if missing and (found := self._tiers.choose(problem, highs=highs)) is not None:
+        if missing and (found := self._tiers.choose(problem, choice, highs=highs)) is not None:
             (below, choice), missing = found, 0
         free = problem.free(choice.swapped)
         runs = {

@@ -156,16 +156,21 @@ def choose(problem: Problem, *, nodes: int = NODES, highs: bool = True) -> Choic
     return solve(problem, nodes=nodes, highs=highs)[0]
 
 
-def solve(problem: Problem, *, nodes: int = NODES, highs: bool = True) -> tuple[Choice | None, float]:
-    """The best choice that can be found, and seconds that none is below: infinite where certainly none fits."""
+def solve(
+    problem: Problem, *, nodes: int = NODES, highs: bool = True, limit: float = float("inf")
+) -> tuple[Choice | None, float]:
+    """The best choice that can be found, and seconds that none is below: infinite where certainly none fits.
+
+    With a `limit` none is looked for that takes as long, and `limit` is what none is below where there is none.
+    """
     if problem.shortage(range(len(problem.gaps))):
         return None, float("inf")
-    start, bound = _greedy(problem), least(problem)
+    start, bound = _greedy(problem) if limit == float("inf") else None, least(problem)
     if start is not None and (not problem.seconds(start) or bound >= _total(problem, start) * (1 - _EXACT)):
         return _found(problem, start, _total(problem, start), "greedy")
-    best, complete = _search(problem, start, nodes)
+    best, complete = _search(problem, start, nodes, limit)
     if complete:
-        return (None, float("inf")) if best is None else _found(problem, best, _total(problem, best), "search")
+        return (None, limit) if best is None else _found(problem, best, _total(problem, best), "search")
     if highs and (answer := _highs(problem)) is not None:
         swapped, proved = answer
         if (seconds := problem.seconds(swapped)) is not None:
@@ -297,11 +302,13 @@ def _covering(problem: Problem, row: int, lack: int, open_gaps: frozenset[int]) 
     return cost
 
 
-def _search(problem: Problem, start: frozenset[int] | None, nodes: int) -> tuple[frozenset[int] | None, bool]:
-    """The best choice, and whether all others have been ruled out; depth first, the greatest gaps first."""
+def _search(
+    problem: Problem, start: frozenset[int] | None, nodes: int, limit: float
+) -> tuple[frozenset[int] | None, bool]:
+    """The best choice, and whether all others below the limit have been ruled out; depth first, the greatest first."""
     order = sorted(range(len(problem.gaps)), key=lambda i: (-problem.gaps[i].bytes, i))
     best, looked = start, 0
-    least = float("inf") if start is None else _total(problem, start)
+    least = limit if start is None else _total(problem, start)
     stack: list[tuple[int, frozenset[int]]] = [(0, frozenset())]
     while stack:
         if looked == nodes:

@@ -70,10 +70,10 @@ class Tiers:
         """Bytes that the nearest tier has too few, on some rank, where all lie there that come back."""
         return self.posed(problem, frozenset()).lacking(swapped)
 
-    def choose(self, problem: Problem, *, highs: bool = True) -> tuple[frozenset[Key], Choice] | None:
-        """The states on the last tier, and the choice; None where none is found that fits."""
+    def choose(self, problem: Problem, free: Choice, *, highs: bool = True) -> tuple[frozenset[Key], Choice] | None:
+        """The states on the last tier, and the choice; None where none is found that fits. `free` keeps to no tier."""
         keys = [s.key for s in self.states] if len(self.hardware.tiers) > 1 else []
-        found = choose_below(keys, lambda below: self.posed(problem, below), highs=highs)
+        found = choose_below(keys, lambda below: self.posed(problem, below), free, highs=highs)
         if found is None:
             return None
         below, choice = found
@@ -82,28 +82,37 @@ class Tiers:
 
 
 def choose_below(
-    keys: Sequence[Key], pose: Pose, *, most: int = MOST, highs: bool = True
+    keys: Sequence[Key], pose: Pose, free: Choice, *, most: int = MOST, highs: bool = True
 ) -> tuple[frozenset[Key], Choice] | None:
     """Of these states those on the last tier, and the choice with which a step is shortest; None if none is found.
 
-    With at most `most` of them no other set and choice is better by more than the choice's gap.
+    `free` is the choice where the nearest tier has room for all. With at most `most` states no other set and choice is
+    better by more than the choice's gap.
     """
-    return _of_all(keys, pose, highs) if len(keys) <= most else _one_by_one(keys, pose, highs)
+    return _of_all(keys, pose, free, highs) if len(keys) <= most else _one_by_one(keys, pose, free)
 
 
-def _of_all(keys: Sequence[Key], pose: Pose, highs: bool) -> tuple[frozenset[Key], Choice] | None:
-    """Sets in the order of what none of their choices is below, until no further one can be better."""
+def _of_all(keys: Sequence[Key], pose: Pose, free: Choice, highs: bool) -> tuple[frozenset[Key], Choice] | None:
+    """Sets in the order of what none of their choices is below, until no further one can be better.
+
+    Only choices count in which all states of the set come back: others are those of a smaller set. Such a choice takes
+    what the free one takes, and the further seconds of the set's states.
+    """
     sets = [frozenset(each) for count in range(len(keys) + 1) for each in combinations(keys, count)]
-    needed = _needed(pose(frozenset()))
+    nearest = pose(frozenset())
+    needed, further = _needed(nearest), {key: _further(nearest, pose(frozenset({key}))) for key in keys}
     posed = [(below, problem) for below in sets if not (problem := pose(below)).lacking(needed)]
-    ordered = sorted((least(problem), index) for index, (_, problem) in enumerate(posed))
+    ordered = sorted(
+        (max(least(problem), free.bound + sum(further[key] for key in below)), index)
+        for index, (below, problem) in enumerate(posed)
+    )
     best: tuple[frozenset[Key], Choice] | None = None
     bound = float("inf")
     for lower, index in ordered:
         if lower == float("inf") or (best is not None and lower >= best[1].seconds * (1 - _EXACT)):
             break
         below, problem = posed[index]
-        choice, proved = solve(problem, highs=highs)
+        choice, proved = solve(problem, highs=highs, limit=float("inf") if best is None else best[1].seconds)
         bound = min(bound, proved)
         if choice is not None and (best is None or choice.seconds < best[1].seconds * (1 - _EXACT)):
             best = below, choice
@@ -116,15 +125,22 @@ def _needed(problem: Problem) -> frozenset[int]:
     return frozenset(i for i in every if problem.shortage(every - {i}))
 
 
-def _one_by_one(keys: Sequence[Key], pose: Pose, highs: bool) -> tuple[frozenset[Key], Choice] | None:
+def _further(near: Problem, low: Problem) -> float:
+    """The least seconds by which a state that is lower in `low` takes longer to come back, and to be written for it."""
+    further = (
+        b.cost - a.cost + (0.0 if a.write is None else low.writes[a.write] - near.writes[a.write])
+        for a, b in zip(near.gaps, low.gaps, strict=True)
+        if a.cost != b.cost
+    )
+    return min(further, default=0.0)
+
+
+def _one_by_one(keys: Sequence[Key], pose: Pose, free: Choice) -> tuple[frozenset[Key], Choice] | None:
     """States go down until all fits, first those that cost least by the byte; then one by one as long as that helps."""
-    relaxed = choose(replace(pose(frozenset()), shelves=()), highs=highs)
-    if relaxed is None:
-        return None
     below, left = frozenset[Key](), list(keys)
     while (best := choose(pose(below), highs=False)) is None and left:
         now = pose(below)
-        left.sort(key=lambda key: _dearer(now, pose(below | {key}), relaxed.swapped), reverse=True)
+        left.sort(key=lambda key: _dearer(now, pose(below | {key}), free.swapped), reverse=True)
         below |= {left.pop()}
     if best is None:
         return None
@@ -135,7 +151,7 @@ def _one_by_one(keys: Sequence[Key], pose: Pose, highs: bool) -> tuple[frozenset
             other = choose(pose(below ^ {key}), highs=False)
             if other is not None and other.seconds < best.seconds * (1 - _EXACT):
                 below, best, improved = below ^ {key}, other, True
-    return below, replace(best, bound=min(relaxed.bound, best.seconds), solver="greedy")
+    return below, replace(best, bound=min(free.bound, best.seconds), solver="greedy")
 
 
 def _dearer(now: Problem, then: Problem, swapped: frozenset[int]) -> tuple[bool, float]:

@@ -61,6 +61,15 @@ class Drawn:
     def hardware(self) -> Hardware:
         return self.tiers.hardware
 
+    @property
+    def free(self) -> Choice:
+        found = choose(self.problem)
+        assert found is not None, "only such are drawn"
+        return found
+
+    def chosen(self) -> tuple[frozenset[Key], Choice] | None:
+        return self.tiers.choose(self.problem, self.free)
+
     def pose(self, below: frozenset[Key]) -> Problem:
         return self.tiers.posed(self.problem, below)
 
@@ -150,7 +159,7 @@ def fits(drawn: Drawn, below: frozenset[Key], choice: Choice) -> bool:
 @pytest.mark.parametrize("seed", range(40))
 def test_no_other_set_and_choice_is_shorter(seed: int) -> None:
     drawn = some(seed)
-    found, best = drawn.tiers.choose(drawn.problem), best_of_all(drawn)
+    found, best = drawn.chosen(), best_of_all(drawn)
     assert (found is None) == (best is None)
     if found is None or best is None:
         return
@@ -179,8 +188,7 @@ def test_the_random_problems_are_of_all_kinds() -> None:
     none = disk = both = others = 0
     for seed in range(40):
         drawn = some(seed)
-        found, free = drawn.tiers.choose(drawn.problem), choose(drawn.problem)
-        assert free is not None
+        found, free = drawn.chosen(), drawn.free
         none += found is None
         if found is not None:
             below, choice = found
@@ -195,7 +203,7 @@ def test_the_random_problems_are_of_all_kinds() -> None:
 def test_one_by_one_fits_and_says_how_far_it_may_be_off(seed: int) -> None:
     drawn = some(seed)
     keys = [s.key for s in drawn.tiers.states]
-    found, exact = choose_below(keys, drawn.pose, most=0), choose_below(keys, drawn.pose)
+    found, exact = choose_below(keys, drawn.pose, drawn.free, most=0), choose_below(keys, drawn.pose, drawn.free)
     if found is None or exact is None:
         assert found is None or exact is not None
         return
