@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan_io import write_plan
 from rldsl.compiler.verify import verify_plan
-from tests.runtime.plans import in_background, only_compute, user_function, write_task
+from tests.runtime.plans import in_background, least, only_compute, user_function, write_task
 
 BIN = Path(sys.executable).parent
 MARK = "RLDSL_TEST_RUN"
@@ -222,6 +224,60 @@ def test_kill_the_launcher(tmp_path: Path, start: Callable[..., Job]) -> None:
 def test_interrupt(tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int) -> None:
     write(tmp_path, IN_A_COLLECTIVE)
     assert_interrupted(start(rldsl(backend, ranks)), ranks)
+
+
+OFF_THE_DEVICE = """
+import os, time
+from pathlib import Path
+def user(completions: str) -> float:
+    if list(Path("run").glob("offload-*/*")):
+        open(f"pid-{os.getpid()}", "w").close()
+        time.sleep(600)
+    return float(len(completions))
+"""
+TOY = Path(__file__).parents[2] / "examples" / "toy"
+
+
+def write_swapping(folder: Path, ranks: int) -> None:
+    """A plan whose states are off the device, below the folder `run`, when a function begins to wait."""
+    (folder / "mine.py").write_text(OFF_THE_DEVICE)
+    shutil.copy(TOY / "copy.jsonl", folder)
+    text = (TOY / "ppo.rl").read_text().replace("char_accuracy(completions, answers)", "user(completions)")
+    (folder / "toy.rl").write_text(f'use "mine.py"\n{text}')
+    options = Options(cluster=f"{ranks} x cpu", memory=least(folder / "toy.rl", ranks))
+    write_plan(compile_file(folder / "toy.rl", options).plan, folder / "plan.json")
+
+
+def terminate(job: Job, ranks: int, *, all_of_them: bool) -> str:
+    """SIGTERM as schedulers send it: to the first process, or to all, and to the first twice. No state may stay."""
+    job.ranks(ranks)
+    assert len(list(job.folder.glob("run/offload-*/*"))) >= ranks
+    for pid in [job.process.pid, *(job.left() if all_of_them else ())]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    said = job.end(30)
+    wait(lambda: not job.left(), 10)
+    assert not job.left() and not list(job.folder.glob("run/offload-*")), said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("backend", "ranks", "all_of_them"),
+    [("local", 1, True), ("torchrun", 2, False), ("torchrun", 2, True), ("ray", 2, False), ("ray", 2, True)],
+)
+def test_told_to_end(tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int, all_of_them: bool) -> None:
+    write_swapping(tmp_path, ranks)
+    job = start(rldsl(backend, ranks, "--run-dir", "run"))
+    said = terminate(job, ranks, all_of_them=all_of_them)
+    assert job.process.returncode == 143, said
+    assert said.endswith("terminated") and "Traceback" not in said and "RL07" not in said
+
+
+def test_told_to_end_under_a_launcher_of_the_users_own(tmp_path: Path, start: Callable[..., Job]) -> None:
+    write_swapping(tmp_path, 2)
+    job = start([*torchrun(2), "--run-dir", "run"])
+    said = terminate(job, 2, all_of_them=False)
+    assert said.count("error[RL0701]: the run was told to end (SIGTERM)") == 1, said
 
 
 def test_interrupt_while_ranks_start(tmp_path: Path, start: Callable[..., Job]) -> None:
