@@ -371,22 +371,25 @@ def user(completions: str) -> float:
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_the_rank_that_generates_dies(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
-    """Those that wait for its rows hear of it, and the log has the steps that all ranks have ended."""
-    write_task(tmp_path)
-    (tmp_path / "mine.py").write_text(THE_THIRD_HANGS)
-    (tmp_path / "apart.rl").write_text(APART)
-    command = [str(BIN / "rldsl"), "run", "apart.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
+def assert_the_third_ends(folder: Path, start: Callable[..., Job], how: signal.Signals, text: str, at: str) -> None:
+    """Of three ranks one hangs in the third step, and is killed or interrupted: all hear of it, and say where."""
+    write_task(folder)
+    (folder / "loop.rl").write_text(text)
+    command = [str(BIN / "rldsl"), "run", "loop.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
     job = start([*command, "--run-dir", "run"])
     (victim,) = job.ranks(1)
     if how is signal.SIGKILL:
-        said = assert_dies(job, victim, 15, "op `wait:judge` of node `judge`")
-        assert "rank 2 (pid" in said and "step 3 of 9" in said
+        said = assert_dies(job, victim, 15, at)
+        assert "rank 2 (pid" in said and "step 3 of 9" in said and "Traceback" not in said
     else:
-        job.process.send_signal(how)
-        job.end(15)
-        assert job.process.returncode == 130, job.said()
+        assert_interrupted(job, 1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_rank_that_generates_dies(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
+    """Those that wait for its rows hear of it, and the log has the steps that all ranks have ended."""
+    (tmp_path / "mine.py").write_text(THE_THIRD_HANGS)
+    assert_the_third_ends(tmp_path, start, how, APART, "op `wait:judge` of node `judge`")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -415,18 +418,5 @@ def user(completions: str) -> float:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_weights_that_never_arrive(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
     """The third rank's end of the transfer in the background hangs, in the third step; the others wait for it."""
-    write_task(tmp_path)
     (tmp_path / "mine.py").write_text(NEVER_ARRIVES)
-    (tmp_path / "beside.rl").write_text(BESIDE)
-    command = [str(BIN / "rldsl"), "run", "beside.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
-    job = start([*command, "--run-dir", "run"])
-    (victim,) = job.ranks(1)
-    if how is signal.SIGKILL:
-        said = assert_dies(job, victim, 15, "op `wait:sync_weights:actor:1` of node `rollout`")
-        assert "rank 2 (pid" in said and "step 3 of 9" in said and "Traceback" not in said
-    else:
-        job.process.send_signal(how)
-        job.end(15)
-        assert job.process.returncode == 130, job.said()
-    wait(lambda: not job.left(), 10)
-    assert not job.left()
+    assert_the_third_ends(tmp_path, start, how, BESIDE, "op `wait:sync_weights:actor:1` of node `rollout`")
