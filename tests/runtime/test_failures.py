@@ -273,6 +273,21 @@ def test_told_to_end(tmp_path: Path, start: Callable[..., Job], backend: str, ra
     assert said.endswith("terminated") and "Traceback" not in said and "RL07" not in said
 
 
+@pytest.mark.parametrize(("backend", "how"), [("torchrun", signal.SIGKILL), ("ray", signal.SIGINT)])
+def test_states_of_ranks_that_were_killed_go(
+    tmp_path: Path, start: Callable[..., Job], backend: str, how: signal.Signals
+) -> None:
+    """By whoever does it, one of them; by Ray, after Ctrl-C, all."""
+    write_swapping(tmp_path, 2)
+    job = start(rldsl(backend, 2, "--run-dir", "run"))
+    ranks = job.ranks(2)
+    assert len(list(tmp_path.glob("run/offload-*/*"))) >= 2
+    os.kill(ranks[-1] if how is signal.SIGKILL else job.process.pid, how)
+    said = job.end(25)
+    assert job.process.returncode == (1 if how is signal.SIGKILL else 130), said
+    assert not list(tmp_path.glob("run/offload-*"))
+
+
 def test_told_to_end_under_a_launcher_of_the_users_own(tmp_path: Path, start: Callable[..., Job]) -> None:
     write_swapping(tmp_path, 2)
     job = start([*torchrun(2), "--run-dir", "run"])
