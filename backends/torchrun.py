@@ -49,8 +49,8 @@ def run(
 ) -> None:
     """Run `plan` on `world_size` processes of this host, started through torch.distributed.elastic.
 
-    Raises the `DiagnosticError` that ended the run, `WorkerBugError` for a bug, KeyboardInterrupt on Ctrl-C.
-    No process is left behind.
+    Raises the `DiagnosticError` that ended the run, `WorkerBugError` for a bug, KeyboardInterrupt on Ctrl-C and, with
+    that signal as its argument, on SIGTERM. No process is left behind.
     """
     require("torch", "transformers", "torchdata")
     from rldsl.backends.rendezvous import ADDRESS_ENV, serve  # torch is known to be there only now
@@ -111,8 +111,8 @@ def _launch(world_size: int, scratch: Path, store: Store) -> None:
             first = min(error.failures.items(), key=lambda item: item[1].timestamp)
             _throw(store, first[0], first[1].exitcode)
         except SignalException as error:
-            if error.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
+            if error.sigval in (signal.SIGINT, signal.SIGTERM):
+                raise KeyboardInterrupt(error.sigval) from None
             raise SystemExit(128 + error.sigval) from None
 
 

@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import Store
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
 from rldsl.backends.failure import BUG, INTERRUPTED, USER_ERROR, Failure
+from rldsl.backends.folder import OFFLOADED
 from rldsl.backends.job import Job, cores_per_rank
 from rldsl.backends.observer import Sender
 from rldsl.backends.rendezvous import Address, Place
@@ -47,7 +48,8 @@ def run_rank(job: Job, place: Place, address: Address, *, owns_signals: bool) ->
     status = Status(rank=place.rank, world_size=place.world_size)
     store = address.connect(job.timeout_s)
     mine = dataclasses.replace(address, serve=False).connect(job.timeout_s)
-    watch = Watch(status, place, mine, relay=job.relay, owns_signals=owns_signals, serves=address.serve)
+    below = job.run_dir / OFFLOADED.format(rank=place.rank)
+    watch = Watch(status, place, mine, below, relay=job.relay, owns_signals=owns_signals, serves=address.serve)
     watch.start()
     try:
         _run(job, place, store, status)
