@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rldsl.backends.engines import require
+from rldsl.backends.environment import prepare_torch
 from rldsl.backends.failure import Failure
 from rldsl.backends.fits import check_world_size
 from rldsl.backends.job import Job, cores_per_rank
@@ -174,7 +175,7 @@ class Rank:
 
     def run(self, job: bytes, address: str, rank: int, world_size: int, local_rank: int, local_size: int) -> None:
         """Run the rank; the process ends where the rank does not end well."""
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        prepare_torch()
         from rldsl.backends.rendezvous import Address, Place
         from rldsl.backends.worker import run_rank
 

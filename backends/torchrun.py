@@ -21,6 +21,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from rldsl.backends.engines import require
+from rldsl.backends.environment import prepare_torch
 from rldsl.backends.failure import Failure, plain
 from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
 from rldsl.backends.job import Job, omp_threads
@@ -178,8 +179,7 @@ def _job_of(arguments: list[str]) -> Job:
 
 def main(arguments: list[str]) -> int:
     """Be one rank; returns its exit code."""
-    # Torch's own words on broken connections, stack traces of C++, would bury ours.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    prepare_torch()
     try:
         require("torch", "transformers", "torchdata")
         from rldsl.backends.rendezvous import address_from_env, place_from_env
