@@ -111,8 +111,9 @@ class Layer:
 
     @property
     def _slots(self) -> int:
-        """Pairs of a place and an expert that it is sent to."""
-        return self.places * self.shard.facts.experts_per_token
+        """Pairs of a place and an expert that it is sent to; ranks of tp with other experts share them out."""
+        axes = self.shard.axes
+        return -(-self.places * self.shard.facts.experts_per_token * axes.expert_tp // axes.tp)
 
     @property
     def mlp(self) -> int:
