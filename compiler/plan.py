@@ -100,7 +100,7 @@ class Group(Struct, frozen=True, kw_only=True):
 
     The pairs rise and do not touch. Inside the group, ranks are numbered along `AXES`; dp is what the others leave.
     Prompt i of a batch lies, with its samples, on every rank whose dp coordinate is i modulo dp. `ep` ranks of dp and
-    cp share the experts of a layer.
+    cp, or where these are too few also of tp, share the experts of a layer.
     """
 
     name: str
