@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,17 +35,13 @@ class Timeline:
     def __init__(self, plan: Plan, lasting: Mapping[str, float], steps: int) -> None:
         self._lasting = lasting
         self._coming = {p.first: [(k, op) for k in range(steps) for op in p.ops][::-1] for p in plan.programs}
-        self._sharing = {
-            op.id: [p.first for p in plan.programs if any(o.id == op.id for o in p.ops)]
-            for op in plan.ops()
-            if op.collective
-        }
         self._lanes = {first: Lane() for first in self._coming}
-        self._beside = dict.fromkeys(self._coming, 0.0)
-        # Of transfers in the background, by step and name: who has begun them when, and when they have arrived.
-        self._begun: dict[tuple[int, str], dict[int, float]] = {}
-        self._arrived: dict[tuple[int, str], float] = {}
-        self._transfers = {op.id for op in plan.ops() if isinstance(op, SyncWeightsOp) and op.background}
+        # Of each op that ranks run together, the programs that have it.
+        self._sharing: defaultdict[str, list[int]] = defaultdict(list)
+        for program in plan.programs:
+            for op in program.ops:
+                if op.collective:
+                    self._sharing[op.id].append(program.first)
         self._found: list[Timed] = []
 
     def ops(self) -> tuple[Timed, ...]:
@@ -59,22 +56,19 @@ class Timeline:
 
     def _run(self, first: int, step: int, op: AnyOp) -> bool:
         """The next op of a program, if it can run by now."""
-        if op.id in self._transfers:
+        if isinstance(op, SyncWeightsOp) and op.background:
             self._begin(first, step, op)
-        elif isinstance(op, WaitOp) and op.begun in self._transfers:
-            if (step, op.begun) not in self._arrived:
-                return False
-            lane = self._lanes[first]
-            begin, lane.now = lane.now, max(lane.now, self._arrived[step, op.begun])
-            self._ran(first, step, op.id, begin, lane.now)
-        else:
-            together = self._sharing.get(op.id, [first])
-            if not all(self._is_at(f, step, op) for f in together):
-                return False
-            latest = max(self._lanes[f].now for f in together)
-            for each in together:
-                self._lanes[each].now = latest
-                self._ran(each, step, op.id, *self._lanes[each].run(op, self._lasting[op.id]))
+            return True
+        if isinstance(op, WaitOp) and op.begun in self._lanes[first].begun:
+            return False
+        together = self._sharing.get(op.id, [first])
+        if not all(self._is_at(f, step, op) for f in together):
+            return False
+        latest = max(self._lanes[f].now for f in together)
+        for each in together:
+            self._lanes[each].now = latest
+            self._ran(each, step, op, *self._lanes[each].run(op, self._lasting[op.id]))
+            self._coming[each].pop()
         return True
 
     def _is_at(self, first: int, step: int, op: AnyOp) -> bool:
@@ -84,19 +78,19 @@ class Timeline:
         there, coming = self._coming[first][-1]
         return (there, coming.id) == (step, op.id)
 
-    def _begin(self, first: int, step: int, op: AnyOp) -> None:
-        begun = self._begun.setdefault((step, op.id), {})
-        begun[first] = self._lanes[first].now
+    def _begin(self, first: int, step: int, op: SyncWeightsOp) -> None:
+        """A program goes on; the transfer runs once the last of its ranks has begun it."""
+        self._lanes[first].begin(op)
         self._coming[first].pop()
         together = self._sharing.get(op.id, [first])
-        if len(begun) < len(together):
+        lanes = [self._lanes[f] for f in together]
+        if not all(op.id in lane.begun for lane in lanes):
             return
-        begin = max(*(begun[f] for f in together), *(self._beside[f] for f in together))
-        end = self._arrived[step, op.id] = begin + self._lasting[op.id]
-        self._beside |= dict.fromkeys(together, end)
-        self._found += [Timed(first=f, step=step, op=op.id, begin=begin, end=end) for f in together]
+        begin = max(max(lane.begun[op.id], lane.thread) for lane in lanes)
+        end = begin + self._lasting[op.id]
+        for each, lane in zip(together, lanes, strict=True):
+            lane.carry(op, end)
+            self._ran(each, step, op, begin, end)
 
-    def _ran(self, first: int, step: int, op: str, begin: float, end: float) -> None:
-        """A program has done its next op, or begun it where it is a move in the background."""
-        self._found.append(Timed(first=first, step=step, op=op, begin=begin, end=end))
-        self._coming[first].pop()
+    def _ran(self, first: int, step: int, op: AnyOp, begin: float, end: float) -> None:
+        self._found.append(Timed(first=first, step=step, op=op.id, begin=begin, end=end))

@@ -12,7 +12,7 @@ from rldsl.compiler.ir import Module
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Group, PhaseSpec
 from rldsl.compiler.specs import model_spec
-from rldsl.diagnostics import DiagnosticError
+from rldsl.diagnostics import DiagnosticError, Diagnostics, Span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +32,31 @@ class CheckShapes:
             if group.tp == group.pp == group.ep == 1:
                 continue
             facts = _facts(phase, module)
-            for what, count, axis, size in _undivided(facts, group) if facts else ():
-                layouts = module.graph.deploy.layouts if module.graph.deploy else ()
-                span = next((p.span for p in layouts if (p.model, p.phase) == (phase.model, phase.phase)), None)
-                context.found.error(
-                    "RL0813",
-                    f"`{phase.model}.{phase.phase}`: {count} {what} do not divide over {axis} = {size}",
-                    span=span,
-                    expected=f"{axis} = {' or '.join(map(str, _divisors(count, size)))}",
-                    found=f"{axis} = {size}",
-                )
+            if facts is not None:
+                _check(phase, group, facts, _span(phase, module), context.found)
         return module
+
+
+def _check(phase: PhaseSpec, group: Group, facts: ModelFacts, span: Span | None, found: Diagnostics) -> None:
+    """RL0813 for each axis that does not divide what it cuts."""
+    where = f"`{phase.model}.{phase.phase}`"
+    for what, count, axis, size in _undivided(facts, group):
+        found.error(
+            "RL0813",
+            f"{where}: {count} {what} do not divide over {axis} = {size}",
+            span=span,
+            expected=f"{axis} = {' or '.join(map(str, _divisors(count, size)))}",
+            found=f"{axis} = {size}",
+        )
+    if group.ep > 1 and not facts.experts:
+        what = f"{where}: `{phase.model}` has no experts to spread over ep = {group.ep}"
+        found.error("RL0813", what, span=span, expected="a model with experts", fix="leave `ep` out")
+
+
+def _span(phase: PhaseSpec, module: Module) -> Span | None:
+    """Where the deployment lays the phase out, if it does."""
+    layouts = module.graph.deploy.layouts if module.graph.deploy else ()
+    return next((p.span for p in layouts if (p.model, p.phase) == (phase.model, phase.phase)), None)
 
 
 def _facts(phase: PhaseSpec, module: Module) -> ModelFacts | None:
@@ -63,12 +77,12 @@ def _undivided(facts: ModelFacts, group: Group) -> Iterator[tuple[str, int, str,
         yield "key heads", facts.kv_heads, "tp", tp
     if facts.layers % group.pp:
         yield "layers", facts.layers, "pp", group.pp
-    if facts.experts % group.ep or (group.ep > 1 and not facts.experts):
+    if facts.experts % group.ep:
         yield "experts", facts.experts, "ep", group.ep
 
 
 def _divisors(count: int, near: int) -> list[int]:
     """The nearest that divide `count`, below `near` and above."""
-    found = [n for n in range(1, max(1, count) + 1) if count % n == 0] if count else [1]
+    found = [n for n in range(1, count + 1) if count % n == 0]
     below, above = [n for n in found if n < near], [n for n in found if n > near]
     return [*below[-1:], *above[:1]]

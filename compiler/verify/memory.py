@@ -25,9 +25,10 @@ from rldsl.compiler.ops import (
     SyncWeightsOp,
     TrainOp,
     WaitOp,
+    parts,
 )
 from rldsl.compiler.plan import MemoryPlan, Program, StateSpec
-from rldsl.compiler.verify.facts import Facts, ranks_of
+from rldsl.compiler.verify.facts import WITH_MODEL, Facts, ranks_of
 
 Key = tuple[str, State, int]
 
@@ -93,7 +94,7 @@ def _complete(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
     known of a plan from elsewhere.
     """
     states = {_key(s) for s in plan.states}
-    of = {facts.holders[p.model] for p in facts.plan.phases}
+    of = {facts.holders[op.model] for op in parts(facts.ops) if isinstance(op, WITH_MODEL)}
     trained = {model for model in of if _trained(model, facts)}
     handed = {(op.model, op.staleness): op.sync for op in facts.ops if isinstance(op, SyncWeightsOp)}
     engines = {(model, State.ENGINE, age) for model, age in handed}

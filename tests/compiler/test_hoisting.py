@@ -13,7 +13,18 @@ from rldsl.compiler.cost.hoisting import Coming, Hoisting
 from rldsl.compiler.cost.lanes import Lane
 from rldsl.compiler.cost.moves import waited
 from rldsl.compiler.cost.plan_time import PlanTime, plan_time
-from rldsl.compiler.ops import AnyOp, FreeOp, LoadOp, OffloadOp, OnloadOp, State, SyncWeightsOp, TrainOp, WaitOp
+from rldsl.compiler.ops import (
+    AnyOp,
+    FreeOp,
+    LoadOp,
+    OffloadOp,
+    OnloadOp,
+    State,
+    SyncKind,
+    SyncWeightsOp,
+    TrainOp,
+    WaitOp,
+)
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import MemoryPlan, Plan
 from rldsl.compiler.verify import verify_plan
@@ -104,6 +115,20 @@ def test_the_clock_of_a_lane() -> None:
     # What is dropped does not cross the link.
     lane.run(onload("c", background=True), 5.0)
     assert lane.run(away, 0.0) == (6.0, 6.0) and lane.run(wait("c"), 0.0) == (6.0, 11.0)
+
+
+def test_transfers_on_a_lane_follow_one_another() -> None:
+    lane, work = Lane(), LoadOp(id="work", source=None, columns=(), batch=1)  # type: ignore[arg-type]
+    first, second = (SyncWeightsOp(id=name, model="m", sync=SyncKind.BROADCAST, background=True) for name in "ab")
+    lane.begin(first)
+    lane.run(work, 2.0)
+    lane.begin(second)
+    assert lane.begun == {"a": 0.0, "b": 2.0} and lane.thread == 0.0 and lane.now == 2.0
+    lane.carry(first, 7.0)
+    assert lane.begun == {"b": 2.0} and lane.thread == 7.0 and lane.now == 2.0
+    assert lane.run(wait("a"), 0.0) == (2.0, 7.0)
+    lane.carry(second, 8.0)
+    assert lane.run(work, 3.0) == (7.0, 10.0) and lane.run(wait("b"), 0.0) == (10.0, 10.0)
 
 
 class Case:

@@ -209,6 +209,18 @@ def test_the_verifier_adds_up(change: object) -> None:
     assert verify_plan(replace(plan, memory=change(planned(plan))))
 
 
+def test_a_plan_may_leave_its_phases_out() -> None:
+    """What states there must be follows from its ops."""
+    for plan in (small(3), qwen("72B", 32, VLLM), compiled("distill", cluster="1 x cpu", memory=6 * GIB).plan):
+        memory = planned(plan)
+        bare = replace(plan, phases=())
+        assert plan.phases and verify_plan(bare) == []
+        for state in memory.states:
+            fewer = tuple(s for s in memory.states if s is not state)
+            whole, said = (verify_plan(replace(p, memory=replace(memory, states=fewer))) for p in (plan, bare))
+            assert said == whole and any(f"the {state.state} of `{state.model}`" in d.message for d in said)
+
+
 def test_moves_without_a_memory_plan_are_refused() -> None:
     plan = small(3)
     assert any("has no memory" in d.message for d in verify_plan(replace(plan, memory=None)))

@@ -16,6 +16,7 @@ from rldsl.compiler.plan_io import read_plan
 from rldsl.render.changes import Side, changes
 from rldsl.render.explain import Explainer
 from rldsl.render.html import page_of
+from rldsl.render.measured import measured_lines
 from rldsl.render.memory import fit_words, label_of, moved_words, presence
 from rldsl.render.memory_view import MemoryView
 from rldsl.render.origin import Origin
@@ -219,3 +220,16 @@ def test_show_memory(tmp_path, monkeypatch, capsys):
     assert "a file stands before --memory" in capsys.readouterr().err
     assert main([*arguments, "actor_update", "--memory", "5GiB"]) == 1
     assert "leave out a selector" in capsys.readouterr().err
+
+
+def test_what_is_set_aside_is_part_of_what_was_predicted(fitted):
+    """Beside what was measured, which has it too. The most of both steps counts."""
+    found = {"memory/rollout": 45 * GIB, "memory/update_actor": 50 * GIB}
+    head, _, *rows = measured_lines(fitted, [found, found | {"memory/update_actor": 52 * GIB}])
+    assert head == "memory: 53,248 of 61,440 MiB at update_actor; 57,344 predicted, at update_actor"
+    assert [row.split() for row in rows] == [
+        ["rollout", "46,080", "52,224"],
+        ["onload:actor.optimizer", "0", "31,744"],
+        ["update_actor", "53,248", "57,344"],
+        ["offload:actor.optimizer", "0", "31,744"],
+    ]

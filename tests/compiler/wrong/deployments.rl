@@ -641,5 +641,19 @@ algorithm wrong {
 
 deploy {
   cluster 4 x h100
-  actor.train : megatron(ep = 4)  #! RL0813 0 experts do not divide over ep = 4
+  actor.train : megatron(ep = 4)  #! RL0813 `actor` has no experts to spread over ep = 4 ... leave `ep` out
+}
+---
+# experts that do not divide over ranks that do
+import "parts/base.rl"
+
+algorithm wrong {
+  param batch : int = 24 prompts
+  model actor : policy = hf("Qwen/Qwen3-30B-A3B")
+  node update = actor.train policy_loss(tokens, response_mask, old_logp, advantages, ref_logp?; kl_coef) with lr = 0.001, minibatch = 24
+}
+
+deploy {
+  cluster 24 x h100
+  actor.train : megatron(ep = 3)  #! RL0813 128 experts do not divide over ep = 3 ... ep = 2 or 4
 }
