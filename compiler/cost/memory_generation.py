@@ -130,26 +130,30 @@ class Generating:
         return Footprint.of(nonzero([self.weights]), moments)
 
 
-def handing_over(states: States) -> Footprint:
-    """Trained weights to a sampler that has a copy of its own, which is written over one weight after the other."""
+def handing_over(states: States, *, cpu: bool = False) -> Footprint:
+    """Trained weights to a sampler that has a copy of its own, which is written over one weight after the other.
+
+    `cpu`: ranks are processors, and talk by gloo.
+    """
     copy = product(
         Category.WEIGHTS, "weights to generate with", (states.width, "B"), (states.shard.parameters, "parameters")
     )
-    passing = _one_by_one(states, states.width)
+    passing = _one_by_one(states, states.width, cpu)
     return Footprint.of((*states.resident, copy), {"handing weights over": passing})
 
 
-def saving(states: States) -> Footprint:
-    """Weights to a file, one after the other: in float32 where any of the model's is trained."""
-    passing = _one_by_one(states, FLOAT32 if states.trained else states.width)
+def saving(states: States, *, cpu: bool = False) -> Footprint:
+    """Weights to a file, one after the other: in float32 where any of the model's is trained. `cpu` as above."""
+    passing = _one_by_one(states, FLOAT32 if states.trained else states.width, cpu)
     return Footprint.of(states.resident, {"writing": passing})
 
 
-def _one_by_one(states: States, width: int) -> tuple[Term, ...]:
+def _one_by_one(states: States, width: int, cpu: bool) -> tuple[Term, ...]:
     """The most that weights take as they come whole, `width` bytes a number; adapters are merged in float32.
 
     They are put together from what tp, pp and ep have cut, and from FSDP's shards or, for float32, ZeRO-1's masters.
-    The thread that has gathered one may let go of it when the next one has begun: gloo's were seen to.
+    gloo gathers into memory of its own, which is gone when the weight is cast or merged. The thread that has gathered
+    one may let go of it when the next one has begun: gloo's were seen to.
     """
     axes = states.shard.axes
     shard = replace(states.shard, axes=replace(axes, tp=1, ep=1))
@@ -157,7 +161,7 @@ def _one_by_one(states: States, width: int) -> tuple[Term, ...]:
     held = FLOAT32 if masters or (states.full and not states.beside) else states.width
     apart = (states.sharded and (masters or not states.whole)) or axes.tp * axes.pp * axes.ep > 1
     gathered = held * apart
-    each = gathered + (width if width != held else 0)
+    each = gathered + max(width if width != held else 0, gathered * cpu)
     tensors = [product(*_ONE_WEIGHT, (each, "B"), (shard.largest_tensor, "parameters"))]
     if states.trained and not states.full:
         matrix = max(t.numbers for moe in shard.kinds for t in shard.layer_tensors(moe=moe))

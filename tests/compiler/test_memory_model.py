@@ -31,7 +31,16 @@ from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Origin, Term
 from rldsl.compiler.cost.model_facts import Head
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, PACK_PLACES, largest_micro_batch
-from rldsl.compiler.cost.reserve import CUDA_CONTEXT, NCCL_FIRST, NCCL_NEXT, reserved
+from rldsl.compiler.cost.reserve import (
+    CUDA_CONTEXT,
+    LIBRARIES,
+    NCCL_FIRST,
+    NCCL_NEXT,
+    SHARDED_LAYER,
+    TOKENIZER,
+    process,
+    reserved,
+)
 from rldsl.compiler.cost.shard import Lora, Shard
 
 SEVEN = shipped_models()["Qwen2.5-7B"]
@@ -276,6 +285,9 @@ def test_weights_are_handed_over_and_saved_one_after_the_other() -> None:
     resident, largest = sum(t.bytes for t in states().resident), states().shard.largest_tensor
     assert 4 * largest < saving(states()).bytes - resident < 5 * largest
     assert 6 * largest < handing_over(states()).bytes - resident - 2 * P < 7 * largest
+    # gloo gathers into memory of its own, twice as much as stays; what is cast comes after.
+    assert 8 * largest < saving(states(), cpu=True).bytes - resident < 9 * largest
+    assert 8 * largest < handing_over(states(), cpu=True).bytes - resident - 2 * P < 9 * largest
     alone = states(axes=Axes())
     assert saving(alone).bytes == sum(t.bytes for t in alone.resident)
 
@@ -293,6 +305,13 @@ def test_the_reserve_is_of_devices_and_their_communicators() -> None:
     assert one >= CUDA_CONTEXT
     assert three - one == NCCL_FIRST + 2 * NCCL_NEXT
     assert {t.origin for t in reserved(cuda=True, communicators=3)} == {Origin.MEASURED}
+
+
+def test_the_reserve_of_processors_is_of_their_models() -> None:
+    alone, several = process([1000, 3000], 0), process([1000, 3000], 24)
+    assert [t.bytes for t in alone] == [LIBRARIES, 4000 * TOKENIZER]
+    assert [t.bytes for t in several] == [LIBRARIES, 4000 * TOKENIZER, 24 * SHARDED_LAYER]
+    assert {(t.category, t.origin) for t in several} == {(Category.RESERVE, Origin.MEASURED)}
 
 
 # What the model takes over from the engine.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -53,7 +55,8 @@ def test_nothing_changes_to_the_bit(tmp_path: Path, backend: str, ranks: int, pr
         assert not list((tmp_path / name).glob("offload*"))
 
 
-TOY = Path(__file__).parents[2] / "examples" / "toy"
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "examples" / "toy"
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
@@ -326,6 +329,42 @@ def test_a_gpus_states_go_to_the_disk_and_back(tmp_path: Path) -> None:
         back()
         assert [float(t.sum()) for t in tensors] == sums
         del other
+
+
+def test_several_ranks_take_no_more_than_was_predicted(tmp_path: Path) -> None:
+    """Layers that are gathered and freed again and again leave nothing behind that nobody uses."""
+    shutil.copytree(TOY, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "grpo.rl").read_text().replace("hidden = 64, layers = 2", "hidden = 512, layers = 4")
+    (tmp_path / "grpo.rl").write_text(text.replace("max_new_tokens = 4", "max_new_tokens = 4, max_prompt_tokens = 8"))
+    options = Options(settings=("batch=8",), cluster="2 x cpu", memory=4 << 30)
+    plan = compile_file(tmp_path / "grpo.rl", options).plan
+    run("torchrun", 2, plan, tmp_path, "run", steps=2)
+    assert plan.memory is not None
+    predicted = {f"memory/{m.op}": m.workspace + m.resident + plan.memory.reserve for m in plan.memory.ops}
+    for line in lines(tmp_path / "run"):
+        assert {k: v for k, v in line.items() if k.startswith("memory/") and v > predicted[k]} == {}
+
+
+_GONE_AT_ONCE = """
+import torch
+from rldsl.backends.engines.memory import Meter, keep_freed_memory
+from tests.runtime.test_residency import resident
+
+keep_freed_memory()
+{budget}
+tensors = [torch.ones(1 << 18) for _ in range(128)]
+before = resident()
+del tensors[::2]
+print((before - resident()) >> 20)
+"""
+
+
+@pytest.mark.skipif(not ROLLUP.exists(), reason="needs Linux")
+@pytest.mark.parametrize(("budget", "least", "most"), [("", 0, 8), ("Meter(torch.device('cpu'))", 60, 68)])
+def test_within_a_budget_what_is_freed_is_gone_at_once(budget: str, least: int, most: int) -> None:
+    program = _GONE_AT_ONCE.format(budget=budget)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert least <= int(done.stdout) <= most
 
 
 def test_memory_is_measured_where_there_is_a_budget(tmp_path: Path) -> None:
