@@ -13,6 +13,7 @@ from math import ceil
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import Hardware
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.packing import PACK_PLACES
 
 BYTES = {"bf16": 2, "fp32": 4}
 """Of a number in each precision."""
@@ -165,18 +166,21 @@ class Work:
     attention: float
 
 
-def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = 512) -> Work:
+def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = PACK_PLACES) -> Work:
     """What the packing engine computes for its part of `rows`: a prompt once for the samples that share a pack.
 
-    Packs of up to `pack` tokens, or of one longer row, are padded to the widest and attended to whole, masked: the
-    square of their width.
+    Packs of up to `pack` tokens are padded to the widest and attended to whole, masked: the square of their width. A
+    row that is longer, or stands alone, has no mask, and attention skips what it does not see.
     """
     prompts = ceil(rows.prompts / replicas)
     together = min(rows.samples, max(1, (pack - rows.prompt_tokens) // max(1, rows.response_tokens)))
     # A tree is a prompt with the samples that fit beside it; small trees stand in one pack.
     trees = ceil(rows.samples / together)
     tree = rows.prompt_tokens + together * rows.response_tokens
-    width = tree * min(max(1, pack // tree), prompts * trees)
+    beside = min(max(1, pack // tree), prompts * trees)
+    if together * beside == 1:
+        return causal_work(facts, rows, replicas)
+    width = tree * beside
     distinct = prompts * (trees * rows.prompt_tokens + rows.samples * rows.response_tokens)
     tokens = ceil(distinct / width) * width
     return Work(
@@ -188,7 +192,7 @@ def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = 512
 
 def causal_work(facts: ModelFacts, rows: Rows, replicas: int) -> Work:
     """What an engine computes that takes rows one by one and skips what attention does not see."""
-    count = ceil(rows.count / replicas)
+    count = ceil(rows.prompts / replicas) * rows.samples
     attention = count * facts.attention_flops(rows.length)
     return Work(tokens=count * rows.length, states=count * rows.response_tokens, attention=attention)
 

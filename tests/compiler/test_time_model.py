@@ -189,11 +189,23 @@ def test_small_trees_stand_in_one_pack_and_are_padded():
     assert packed_work(QWEN_7B, rows(4, 4, 40, 32), 1).tokens == 2 * 504
 
 
-def test_long_rows_are_packs_of_their_own():
+def test_long_rows_are_packs_of_their_own_without_a_mask():
     work = packed_work(QWEN_7B, rows(2, 3, 1000, 500), 1)
-    assert work.tokens == 6 * 1500 and work.attention == 4 * 28 * 3584 * 6 * 1500 * 1500
-    causal = causal_work(QWEN_7B, rows(2, 3, 1000, 500), 1)
-    assert causal.tokens == work.tokens and isclose(causal.attention, work.attention / 2, rel_tol=1e-3)
+    # Of each of 28 layers and 28 heads of 128: two FLOPs for a score and two for a sum, for each place before.
+    pairs = sum(place + 1 for place in range(1500))
+    assert work.tokens == 6 * 1500 and work.attention == 6 * 28 * 28 * 128 * 4 * pairs
+    assert work == causal_work(QWEN_7B, rows(2, 3, 1000, 500), 1)
+
+
+def test_rows_that_stand_alone_in_their_packs_need_no_mask():
+    pairs = sum(place + 1 for place in range(300))
+    assert packed_work(QWEN_7B, rows(4, 1, 200, 100), 2).attention == 2 * 28 * 28 * 128 * 4 * pairs
+    # Two of them fit into one pack.
+    assert packed_work(QWEN_7B, rows(4, 1, 150, 100), 2).attention == 28 * 28 * 128 * 4 * 500 * 500
+
+
+def test_ranks_have_whole_prompts():
+    assert causal_work(QWEN_7B, rows(9, 4, 600, 400), 8).tokens == 2 * 4 * 1000
 
 
 def test_moves():
