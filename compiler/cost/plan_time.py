@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
@@ -18,7 +18,7 @@ from rldsl.compiler.cost.footprints import OURS
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
 from rldsl.compiler.cost.memory_generation import ENGINE_KV
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES
+from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, PACK_PLACES
 from rldsl.compiler.cost.time_model import (
     Placed,
     Rows,
@@ -109,14 +109,14 @@ class PlanTime:
                 return self._sync(op)
         return None
 
-    def placed(self, model: str, phase: Phase, group: str, *, whole: bool = False) -> Placed | None:
-        """A model where an op runs it, None without facts; `whole`: its weights lie on each replica."""
+    def placed(self, model: str, phase: Phase, group: str) -> Placed | None:
+        """A model where an op runs it, None without facts."""
         facts = self.facts.get(model)
         if facts is None:
             return None
         spec, where = self.plan.model(model), self.plan.group(group)
         axes = Axes(dp=where.dp(self.ranks), tp=where.tp, cp=where.cp, pp=where.pp, ep=where.ep)
-        sharded = not whole and phase is not Phase.GENERATE
+        sharded = phase is not Phase.GENERATE and self._ours(model, phase)
         return Placed(facts=facts, axes=axes, hardware=self.hardware, precision=spec.precision, sharded=sharded)
 
     def _generate(self, op: GenerateOp | ExtendOp) -> Seconds | None:
@@ -137,11 +137,12 @@ class PlanTime:
         rows = self._rows((op.tokens,))
         if placed is None or rows is None:
             return None
-        work = self._work(op.model, phase, placed, rows)
-        if op.method is InferMethod.SCORE:
-            work = Work(tokens=work.tokens, states=ceil(rows.count / placed.axes.dp), attention=work.attention)
         # Without a backward pass a micro-batch has four times the tokens.
-        micro_batches = ceil(work.tokens / (op.micro_batch_tokens or 4 * self._micro_tokens(0)))
+        places = op.micro_batch_tokens or 4 * self._micro_tokens(0)
+        work = self._work(op.model, phase, placed, rows, places)
+        if op.method is InferMethod.SCORE:
+            work = replace(work, states=ceil(rows.count / placed.axes.dp))
+        micro_batches = work.micro_batches(places)
         further = [self.placed(h.model, phase, op.group) for h in op.also]
         heads = sum(head_seconds(p, work) for p in further if p is not None)
         return Seconds.of(forward=forward_seconds(placed, work, micro_batches=micro_batches), further_heads=heads)
@@ -151,12 +152,14 @@ class PlanTime:
         rows = self._rows((op.tokens,))
         if placed is None or rows is None:
             return None
-        work = self._work(op.model, Phase.TRAIN, placed, rows)
+        places = self._micro_tokens(op.micro_batch_tokens)
+        work = self._work(op.model, Phase.TRAIN, placed, rows, places)
         steps = ceil(op.batch / op.minibatch)
-        micro_batches = max(steps, ceil(work.tokens / self._micro_tokens(op.micro_batch_tokens)))
+        micro_batches = work.micro_batches(places, steps)
         trained = self._trained(op.model, placed.facts)
         again = _AGAIN[op.recompute]
-        passes = train_seconds(placed, work, micro_batches=micro_batches, trained=trained, recompute=again)
+        cut = {"micro_batches": micro_batches, "steps": steps}
+        passes = train_seconds(placed, work, **cut, trained=trained, recompute=again)
         step = optimizer_seconds(placed, trained=trained)
         return Seconds.of(passes=op.epochs * passes, optimizer=op.epochs * steps * step)
 
@@ -175,8 +178,8 @@ class PlanTime:
         return Seconds.of(exchange=exchange_seconds(self.hardware, each, ranks) if sent.messages else 0.0)
 
     def _sync(self, op: SyncWeightsOp) -> Seconds | None:
-        source = self.placed(op.model, Phase.TRAIN, op.source)
-        target = self.placed(op.model, Phase.GENERATE, op.target, whole=True)
+        source = self.placed(op.model, self._scoring(op.model), op.source)
+        target = self.placed(op.model, Phase.GENERATE, op.target)
         if source is None or target is None or op.sync is SyncKind.LOCAL:
             return None if source is None else Seconds.of()
         apart = self.plan.group(op.group).size(self.ranks) if op.sync is SyncKind.BROADCAST else 0
@@ -186,13 +189,19 @@ class PlanTime:
         """What runs a phase of a model."""
         return next((p.engine for p in self.plan.phases if (p.model, p.phase) == (model, phase)), None)
 
+    def _ours(self, model: str, phase: Phase) -> bool:
+        """Whether an engine of this package runs it, as it does where a plan does not say."""
+        return self.engine(model, phase) in (None, *OURS)
+
     def _scoring(self, model: str) -> Phase:
         """A model that is trained scores with the engine that trains it."""
         return Phase.TRAIN if self.engine(model, Phase.TRAIN) else Phase.INFER
 
-    def _work(self, model: str, phase: Phase, placed: Placed, rows: Rows) -> Work:
-        count = packed_work if self.engine(model, phase) in (None, *OURS) else causal_work
-        return count(placed.facts, rows, placed.axes.dp)
+    def _work(self, model: str, phase: Phase, placed: Placed, rows: Rows, places: int) -> Work:
+        """A replica's, in micro-batches of up to `places`."""
+        if self._ours(model, phase):
+            return packed_work(placed.facts, rows, placed.axes.dp, pack=min(PACK_PLACES, places))
+        return causal_work(placed.facts, rows, placed.axes.dp)
 
     def _micro_tokens(self, asked: int) -> int:
         return asked or (CPU_PLACES if self.hardware.name == "cpu" else CUDA_PLACES)

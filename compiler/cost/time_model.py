@@ -8,7 +8,7 @@ data, a user's functions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import Hardware
@@ -84,7 +84,9 @@ REACHED: dict[str, Reached] = {
 class Placed:
     """A model in one phase: its facts, how the group is divided, on what, in which precision (bf16 or fp32).
 
-    `sharded`: weights lie spread over dp and cp and are gathered layer by layer, as FSDP does.
+    `sharded`: weights lie spread over dp and cp and are gathered layer by layer in each pass, as FSDP does. If they do
+    not, each replica has them whole, and one that trains spreads only the optimiser's state, as Megatron's distributed
+    optimiser does (ZeRO-1, arXiv 1910.02054).
     """
 
     facts: ModelFacts
@@ -123,18 +125,33 @@ class Placed:
         return self.hardware.link_between(ranks, stride) * self.reached.link
 
     @property
+    def _parts(self) -> tuple[tuple[float, int, int], ...]:
+        """Of what all tokens meet and of experts: how many a rank works with, over how many ranks, at which stride,
+        these are spread when they are sharded.
+        """
+        blocks, axes = self.facts.blocks, self.axes
+        cut, sets = axes.tp * axes.pp, gcd(axes.ep, axes.shards)
+        rest = (blocks.total - blocks.experts) / cut, axes.shards, axes.tp
+        return rest, (blocks.experts / (cut * sets), axes.shards // sets, axes.tp * sets)
+
+    @property
     def parameters(self) -> float:
         """Those a rank works with: its part by tp and pp, of experts also by ep, before FSDP divides them."""
-        blocks, axes = self.facts.blocks, self.axes
-        return (blocks.total - blocks.experts + blocks.experts / axes.ep) / (axes.tp * axes.pp)
+        return sum(numbers for numbers, _, _ in self._parts)
 
     @property
     def held(self) -> float:
-        """Those a rank holds."""
-        blocks, axes = self.facts.blocks, self.axes
-        shards = axes.shards if self.sharded else 1
-        experts = blocks.experts / axes.ep / max(1, shards // axes.ep)
-        return ((blocks.total - blocks.experts) / shards + experts) / (axes.tp * axes.pp)
+        """Those whose optimiser's state a rank holds."""
+        return sum(numbers / ranks for numbers, ranks, _ in self._parts)
+
+    def collective_seconds(self, width: int) -> float:
+        """Of a gathering of all that a rank works with, `width` bytes a number, or a sum that leaves each its part."""
+        moved = [
+            numbers * width * (ranks - 1) / ranks / self.link(ranks, stride)
+            for numbers, ranks, stride in self._parts
+            if ranks > 1
+        ]
+        return sum(moved) + (self.facts.layers / self.axes.pp * self.reached.latency if moved else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +176,20 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What one replica computes in a forward: tokens in the layers, states in the head, FLOPs of attention."""
+    """What one replica computes in a forward: tokens in the layers, states in the head, FLOPs of attention.
+
+    The tokens are in packs of `width`, which no micro-batch cuts.
+    """
 
     tokens: int
     states: int
     attention: float
+    width: int = 1
+
+    def micro_batches(self, places: int, steps: int = 1) -> int:
+        """In how many micro-batches of up to `places`, or of one pack that is longer, over so many optimiser steps."""
+        packs = ceil(self.tokens / self.width / steps)
+        return steps * ceil(packs / max(1, places // self.width))
 
 
 def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = PACK_PLACES) -> Work:
@@ -187,6 +213,7 @@ def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = PAC
         tokens=tokens,
         states=prompts * rows.samples * rows.response_tokens,
         attention=4 * facts.layers * facts.heads * facts.head_dim * width * tokens,
+        width=width,
     )
 
 
@@ -194,7 +221,8 @@ def causal_work(facts: ModelFacts, rows: Rows, replicas: int) -> Work:
     """What an engine computes that takes rows one by one and skips what attention does not see."""
     count = ceil(rows.prompts / replicas) * rows.samples
     attention = count * facts.attention_flops(rows.length)
-    return Work(tokens=count * rows.length, states=count * rows.response_tokens, attention=attention)
+    states = count * rows.response_tokens
+    return Work(tokens=count * rows.length, states=states, attention=attention, width=max(1, rows.length))
 
 
 def forward_seconds(placed: Placed, work: Work, *, micro_batches: int = 1) -> float:
@@ -211,14 +239,15 @@ def train_seconds(
     work: Work,
     *,
     micro_batches: int,
+    steps: int = 1,
     recompute: float = 0.0,
     kept_logits: bool = True,
     trained: float = 1.0,
 ) -> float:
-    """Forward and backward of one replica's `work`; the part `recompute` of the layers' forward is made again.
+    """Forward and backward of one replica's `work`, in so many micro-batches over so many optimiser steps.
 
-    1 is a forward of all layers, 0.5 that of every second matrix product. Logits that are not kept are made again as
-    well. Of the parameters the part `trained` has gradients, which are summed over ranks in float32.
+    The part `recompute` of the layers' forward is made again: 1 is a forward of all layers, 0.5 that of every second
+    matrix product. Logits that are not kept are made again as well. Of the parameters the part `trained` has gradients.
     """
     # A backward pass costs a forward for the inputs' gradients, and one for those of all weights.
     backward = 1 + trained
@@ -226,8 +255,12 @@ def train_seconds(
     head = (1 + backward + (0 if kept_logits else 1)) * head_seconds(placed, work)
     # What goes forth is summed in the forward, its gradient in the backward pass.
     busy = layers + head + (2 + recompute) * _tensor_seconds(placed, work)
-    moved = micro_batches * (2 * gather_seconds(placed) + trained * reduce_seconds(placed))
-    return max(busy, moved) * _bubble(placed.axes, micro_batches)
+    # Sharded weights are gathered for both passes of each micro-batch, and their gradients summed; else the replicas
+    # sum once a step, behind the last backward pass, and gather behind the next forward.
+    rounds = micro_batches if placed.sharded else steps
+    gathered = 2 * gather_seconds(placed) if placed.sharded else trained * placed.collective_seconds(placed.number)
+    exposed = max(0.0, gathered + trained * reduce_seconds(placed) - busy / micro_batches)
+    return busy * _bubble(placed.axes, micro_batches // steps) + rounds * exposed
 
 
 def optimizer_seconds(placed: Placed, *, trained: float = 1.0) -> float:
@@ -278,23 +311,13 @@ def decode_seconds(placed: Placed, running: int, length: int) -> float:
 
 
 def gather_seconds(placed: Placed) -> float:
-    """All weights of a stage, each rank's part sent to all: once a micro-batch."""
-    shards = placed.axes.shards
-    if not placed.sharded or shards == 1:
-        return 0.0
-    sent = placed.parameters * placed.number * (shards - 1) / shards
-    collectives = placed.facts.layers / placed.axes.pp
-    return sent / placed.link(shards, placed.axes.tp) + collectives * placed.reached.latency
+    """All weights of a stage, each rank's part sent to all: before each pass, where they are sharded."""
+    return placed.collective_seconds(placed.number) if placed.sharded else 0.0
 
 
 def reduce_seconds(placed: Placed) -> float:
-    """The sum of all gradients, in float32: left in parts where weights are sharded, else everywhere."""
-    shards = placed.axes.shards
-    if shards == 1:
-        return 0.0
-    ways = 1 if placed.sharded else 2
-    sent = ways * placed.parameters * BYTES["fp32"] * (shards - 1) / shards
-    return sent / placed.link(shards, placed.axes.tp) + placed.facts.layers / placed.axes.pp * placed.reached.latency
+    """The sum of all gradients over replicas, in float32, of which each rank gets its part."""
+    return placed.collective_seconds(BYTES["fp32"])
 
 
 def exchange_seconds(hardware: Hardware, bytes_per_rank: float, ranks: int) -> float:

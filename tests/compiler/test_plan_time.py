@@ -8,6 +8,7 @@ from math import isclose
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import NoFacts, shipped_models
@@ -147,9 +148,9 @@ def test_megatron_attends_only_to_what_it_sees():
     assert found.engine("actor", ops(plan)["update"].model and "train") == "megatron"
     limit = ops(plan)["rollout"].max_new_tokens
     rows = Rows(prompts=256, samples=ops(plan)["rollout"].n, prompt_tokens=600, response_tokens=limit)
-    placed = Placed(facts=FACTS, axes=Axes(dp=4, tp=4), hardware=HARDWARE["h100"], precision="bf16")
+    placed = Placed(facts=FACTS, axes=Axes(dp=4, tp=4), hardware=HARDWARE["h100"], precision="bf16", sharded=False)
     work = causal_work(FACTS, rows, 4)
-    micro_batches = -(-work.tokens // 16384)
+    micro_batches = -(-rows.count // 4 // (16384 // rows.length))
     expected = train_seconds(placed, work, micro_batches=micro_batches) + optimizer_seconds(placed)
     assert isclose(total(found, "update"), expected)
 
@@ -171,3 +172,33 @@ def test_adapters_take_a_step_of_their_own_size():
     parts = dict(adapted.seconds(next(op for op in adapted.plan.ops() if op.id == "update")).parts)
     others = dict(whole.seconds(ops(whole.plan)["update"]).parts)
     assert parts["optimizer"] < others["optimizer"] / 20
+
+
+def test_a_limit_below_a_row_changes_nothing():
+    layouts = ("actor.train : megatron(dp = 2, tp = 4, pp = 2)", "actor.generate : vllm(dp = 4, tp = 4)")
+    plan = compiled("grpo", "batch=16", "group=4", layouts=layouts)
+    found = timed(plan, prompt_tokens=6000)
+    update, length = ops(plan)["update"], 6000 + ops(plan)["rollout"].max_new_tokens
+
+    def passes(limit: int) -> float:
+        seconds = found.seconds(replace(update, micro_batch_tokens=limit))
+        return dict(seconds.parts)["passes"]
+
+    assert passes(1) == passes(length - 1) == passes(length)
+    # 32 rows on each replica: two at once are 16 micro-batches, for which two stages wait half as often.
+    assert isclose(passes(2 * length) / passes(length), (1 + 1 / 16) / (1 + 1 / 32), rel_tol=1e-3)
+
+
+def test_replicas_of_megatron_meet_once_a_step():
+    layouts = ("actor.train : megatron(tp = 8)", "actor.generate : vllm(tp = 8)")
+
+    def update(replicas: int) -> float:
+        """Seconds of eight rows on each replica, in a micro-batch each."""
+        given = ("model=Qwen/Qwen2.5-32B", f"batch={replicas}")
+        plan = compiled("grpo", *given, cluster=f"{8 * replicas} x h200", layouts=layouts)
+        op = replace(ops(plan)["update"], micro_batch_tokens=1024)
+        return dict(timed(plan, prompt_tokens=1000).seconds(op).parts)["passes"]
+
+    # An eighth of 32.8e9 parameters, 6 bytes of each to 15 others over 40 GB/s; a micro-batch's work hides some.
+    most = 32.76e9 / 8 * 6 * 15 / 16 / 40e9
+    assert 0.8 * most < update(16) - update(1) < most

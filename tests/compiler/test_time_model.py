@@ -96,11 +96,37 @@ def test_small_micro_batches_are_bound_by_gathering_the_weights():
     assert isclose(many, 32 * (2 * gather + reduce_seconds(spread))) and many > 3 * few
 
 
-def test_unsharded_weights_are_not_gathered_but_their_gradients_summed_everywhere():
-    apart = replace(placed(dp=8), sharded=False)
-    assert gather_seconds(apart) == 0 and gather_seconds(placed()) == 0 and reduce_seconds(placed()) == 0
-    sent = 2 * QWEN_7B.parameters * 4 * 7 / 8
-    assert isclose(reduce_seconds(apart), sent / 360e9 + 28 * 20e-6)
+def test_replicas_sum_and_gather_once_a_step():
+    alone, apart = (replace(placed(QWEN_72B, tp=8, dp=dp), sharded=False) for dp in (1, 16))
+    assert gather_seconds(apart) == gather_seconds(alone) == reduce_seconds(alone) == 0
+    # Every eighth rank: each has a network adapter of its own, 0.8 of 50 GB/s.
+    mine = 72_706_203_648 / 8
+    summed, gathered = (mine * size * 15 / 16 / 40e9 + 80 * 20e-6 for size in (4, 2))
+    assert isclose(reduce_seconds(apart), summed)
+    work = Work(tokens=65_536, states=0, attention=0.0)
+    for micros, steps in ((1, 1), (64, 1), (64, 4)):
+        busy = train_seconds(alone, work, micro_batches=micros, steps=steps)
+        found = train_seconds(apart, work, micro_batches=micros, steps=steps)
+        # The last backward pass and the next forward hide some of it.
+        assert isclose(found, busy + steps * max(0.0, summed + gathered - busy / micros))
+    adapted = train_seconds(apart, work, micro_batches=64, trained=0.01)
+    assert isclose(adapted, train_seconds(alone, work, micro_batches=64, trained=0.01))
+
+
+def test_experts_that_no_other_rank_has_are_not_summed():
+    spread = replace(placed(MOE, dp=8, ep=8), sharded=False)
+    rest = MOE.parameters - MOE.blocks.experts
+    assert isclose(reduce_seconds(spread), rest * 4 * 7 / 8 / 360e9 + 48 * 20e-6)
+    # Beside ranks 8 to 15 each expert is there twice, and every eighth rank has an adapter of its own.
+    twice = replace(placed(MOE, dp=16, ep=8), sharded=False)
+    experts = MOE.blocks.experts / 8 * 4 / 2 / 40e9
+    assert isclose(reduce_seconds(twice), rest * 4 * 15 / 16 / 320e9 + experts + 48 * 20e-6)
+
+
+def test_stages_wait_for_each_other_in_every_step():
+    work = Work(tokens=100_000, states=0, attention=0.0)
+    one, four = (train_seconds(placed(pp=4), work, micro_batches=16, steps=n) for n in (1, 4))
+    assert isclose(four / one, (1 + 3 / 4) / (1 + 3 / 16))
 
 
 def test_a_step_of_the_optimiser_streams_what_the_rank_holds():

@@ -8,6 +8,7 @@ import torch
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines.packing import MicroBatch, micro_batches
 from rldsl.compiler.cost.find_facts import shipped_models
+from rldsl.compiler.cost.packing import PACK_PLACES
 from rldsl.compiler.cost.time_model import Rows, packed_work
 
 FACTS = shipped_models()["Qwen2.5-7B"]
@@ -45,3 +46,12 @@ def test_places_and_pairs_of_places(shape: tuple[int, int, int, int]) -> None:
     made, work = packed(rows, 1 << 16), packed_work(FACTS, rows, 1)
     assert sum(micro.layout.tokens.numel() for micro in made) == work.tokens
     assert sum(map(pairs, made)) * 4 * FACTS.layers * FACTS.heads * FACTS.head_dim == work.attention
+
+
+@pytest.mark.parametrize("budget", [4000, 1500, 1499, 300, 3001])
+@pytest.mark.parametrize("shape", [(3, 3, 1000, 500), (6, 8, 64, 48), (5, 1, 200, 100)])
+def test_no_micro_batch_cuts_a_row(shape: tuple[int, int, int, int], budget: int) -> None:
+    prompts, samples, prompt, response = shape
+    rows = Rows(prompts=prompts, samples=samples, prompt_tokens=prompt, response_tokens=response)
+    work = packed_work(FACTS, rows, 1, pack=min(PACK_PLACES, budget))
+    assert work.micro_batches(budget) == len(packed(rows, budget))
