@@ -155,11 +155,15 @@ class PlanTime:
         places = self._micro_tokens(op.micro_batch_tokens)
         work = self._work(op.model, Phase.TRAIN, placed, rows, places)
         steps = ceil(op.batch / op.minibatch)
-        micro_batches = work.micro_batches(places, steps)
         trained = self._trained(op.model, placed.facts)
-        again = _AGAIN[op.recompute]
-        cut = {"micro_batches": micro_batches, "steps": steps}
-        passes = train_seconds(placed, work, **cut, trained=trained, recompute=again)
+        passes = train_seconds(
+            placed,
+            work,
+            micro_batches=work.micro_batches(places, steps),
+            steps=steps,
+            recompute=_AGAIN[op.recompute],
+            trained=trained,
+        )
         step = optimizer_seconds(placed, trained=trained)
         return Seconds.of(passes=op.epochs * passes, optimizer=op.epochs * steps * step)
 

@@ -8,12 +8,14 @@ data, a user's functions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import ceil, gcd
 
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import Hardware
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import PACK_PLACES
+from rldsl.compiler.cost.shard import Shard, numbers
 
 BYTES = {"bf16": 2, "fp32": 4}
 """Of a number in each precision."""
@@ -135,23 +137,42 @@ class Placed:
         return rest, (blocks.experts / (cut * sets), axes.shards // sets, axes.tp * sets)
 
     @property
+    def padding(self) -> float:
+        """How many times as much FSDP spreads, padding included, as there is."""
+        return padded_parameters(self.facts, self.axes.shards) / self.facts.parameters if self.sharded else 1.0
+
+    @property
     def parameters(self) -> float:
         """Those a rank works with: its part by tp and pp, of experts also by ep, before FSDP divides them."""
-        return sum(numbers for numbers, _, _ in self._parts)
+        return sum(count for count, _, _ in self._parts)
 
     @property
     def held(self) -> float:
-        """Those whose optimiser's state a rank holds."""
-        return sum(numbers / ranks for numbers, ranks, _ in self._parts)
+        """Those whose optimiser's state a rank holds, the first ones most: they have what others have as padding."""
+        return self.padding * sum(count / ranks for count, ranks, _ in self._parts)
 
     def collective_seconds(self, width: int) -> float:
         """Of a gathering of all that a rank works with, `width` bytes a number, or a sum that leaves each its part."""
         moved = [
-            numbers * width * (ranks - 1) / ranks / self.link(ranks, stride)
-            for numbers, ranks, stride in self._parts
+            count * width * (ranks - 1) / ranks / self.link(ranks, stride)
+            for count, ranks, stride in self._parts
             if ranks > 1
         ]
-        return sum(moved) + (self.facts.layers / self.axes.pp * self.reached.latency if moved else 0.0)
+        return self.padding * sum(moved) + (self.facts.layers / self.axes.pp * self.reached.latency if moved else 0.0)
+
+
+@cache
+def padded_parameters(facts: ModelFacts, ranks: int) -> int:
+    """Numbers that FSDP spreads over so many ranks: it cuts the rows of each tensor, and pads these to a multiple.
+
+    Experts are the rows of their tensors, so that more ranks than experts send them several times as padding.
+    """
+    shard = Shard(facts=facts, axes=Axes())
+    layers = sum(
+        shard.count(moe) * numbers((*shard.layer_tensors(moe=moe), *(shard.expert_tensors if moe else ())), ranks)
+        for moe in shard.kinds
+    )
+    return layers + numbers(shard.root_tensors, ranks) + shard.vision_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

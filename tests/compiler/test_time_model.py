@@ -123,6 +123,21 @@ def test_experts_that_no_other_rank_has_are_not_summed():
     assert isclose(reduce_seconds(twice), rest * 4 * 15 / 16 / 320e9 + experts + 48 * 20e-6)
 
 
+def test_more_ranks_than_experts_send_padding():
+    # 128 experts are the rows of their tensors: 1,024 ranks pad them to eight times as many.
+    experts = 48 * 128 * 3 * 2048 * 768
+    assert experts == MOE.blocks.experts
+    few, many = placed(MOE, dp=128), placed(MOE, dp=1024)
+    assert isclose(gather_seconds(few), MOE.parameters * 2 * 127 / 128 / 320e9 + 48 * 20e-6, rel_tol=0.01)
+    padded = MOE.parameters + 7 * experts
+    assert isclose(gather_seconds(many), padded * 2 * 1023 / 1024 / 320e9 + 48 * 20e-6, rel_tol=0.01)
+    assert isclose(many.held, padded / 1024, rel_tol=0.01)
+    assert many.parameters == MOE.parameters
+    # Megatron's buffers are flat.
+    flat = replace(many, sharded=False)
+    assert isclose(reduce_seconds(flat), MOE.parameters * 4 * 1023 / 1024 / 320e9 + 48 * 20e-6)
+
+
 def test_stages_wait_for_each_other_in_every_step():
     work = Work(tokens=100_000, states=0, attention=0.0)
     one, four = (train_seconds(placed(pp=4), work, micro_batches=16, steps=n) for n in (1, 4))
