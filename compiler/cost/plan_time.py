@@ -16,7 +16,8 @@ from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import NoFacts, facts_of
 from rldsl.compiler.cost.footprints import OURS
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
-from rldsl.compiler.cost.memory_generation import ENGINE_KV
+from rldsl.compiler.cost.memory import ENGINE_CHUNK
+from rldsl.compiler.cost.memory_generation import prompts_at_once
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, PACK_PLACES
 from rldsl.compiler.cost.time_model import (
@@ -55,6 +56,10 @@ from rldsl.compiler.volume import PROMPT_TOKENS, Amount, Volumes, symbol
 # The part of a forward of the layers that the backward pass makes again. What is neither product nor attention takes
 # about a tenth of it: assumed.
 _AGAIN = {Recompute.NONE: 0.0, Recompute.SELECTIVE: 0.1, Recompute.FULL: 1.0}
+
+FEW_LOGITS = ENGINE_CHUNK >> 3
+"""Logits at once that are few: more, smaller products, which cost a few per cent of a pass, assumed."""
+_FEW_LOGITS_COST = 1.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +129,15 @@ class PlanTime:
         rows = self.rollout_rows(op)
         if placed is None or rows is None:
             return None
-        kv = ENGINE_KV if self.engine(op.model, Phase.GENERATE) in OURS else None
-        return Seconds.of(rollout=generate_seconds(placed, rows, kv_budget=kv))
+        return Seconds.of(rollout=generate_seconds(placed, rows, at_once=self._rows_at_once(op, placed, rows)))
+
+    def _rows_at_once(self, op: GenerateOp | ExtendOp, placed: Placed, rows: Rows) -> int:
+        """Those that a replica decodes together: as the plan says, else as our engine does, else (0) all."""
+        if op.rows_at_once or self.engine(op.model, Phase.GENERATE) not in OURS:
+            return op.rows_at_once
+        n = op.n if isinstance(op, GenerateOp) else 1
+        row = placed.facts.kv_bytes_per_token(placed.number) * rows.length
+        return n * prompts_at_once(ceil(rows.prompts / placed.axes.dp) * rows.samples // n, row, n)
 
     def rollout_rows(self, op: GenerateOp | ExtendOp) -> Rows | None:
         """Prompts and what is sampled to each; None where the plan does not say how many."""
@@ -145,7 +157,9 @@ class PlanTime:
         micro_batches = work.micro_batches(places)
         further = [self.placed(h.model, phase, op.group) for h in op.also]
         heads = sum(head_seconds(p, work) for p in further if p is not None)
-        return Seconds.of(forward=forward_seconds(placed, work, micro_batches=micro_batches), further_heads=heads)
+        forward = forward_seconds(placed, work, micro_batches=micro_batches)
+        factor = _logits_factor(op.logits)
+        return Seconds.of(forward=factor * forward, further_heads=factor * heads)
 
     def _train(self, op: TrainOp) -> Seconds | None:
         placed = self.placed(op.model, Phase.TRAIN, op.group)
@@ -165,7 +179,7 @@ class PlanTime:
             trained=trained,
         )
         step = optimizer_seconds(placed, trained=trained)
-        return Seconds.of(passes=op.epochs * passes, optimizer=op.epochs * steps * step)
+        return Seconds.of(passes=_logits_factor(op.logits) * op.epochs * passes, optimizer=op.epochs * steps * step)
 
     def _tiers(self, op: OnloadOp | OffloadOp) -> Seconds:
         """Nothing for a state that is dropped."""
@@ -238,8 +252,14 @@ class PlanTime:
             response_tokens=last,
         )
 
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """Of a prompt: as assumed, but no more than the plan allows."""
+        limits = [op.max_prompt_tokens for op in self.plan.ops() if isinstance(op, GenerateOp)]
+        return min(self.assumed.prompt_tokens, max(limits)) if limits and all(limits) else self.assumed.prompt_tokens
+
     def _amount(self, amount: Amount) -> int:
-        values = defaultdict(lambda: self.assumed.text_tokens, {PROMPT_TOKENS: self.assumed.prompt_tokens})
+        values = defaultdict(lambda: self.assumed.text_tokens, {PROMPT_TOKENS: self.prompt_tokens})
         return amount.at(values)
 
     def timeline(self, steps: int = 1) -> tuple[Timed, ...]:
@@ -265,6 +285,10 @@ class PlanTime:
         known = self.seconds(op)
         every = max(1, op.guard.every) if op.guard else 1
         return known.total / every if known else 0.0
+
+
+def _logits_factor(at_once: int) -> float:
+    return _FEW_LOGITS_COST if 0 < at_once <= FEW_LOGITS else 1.0
 
 
 def plan_time(plan: Plan, assumed: Assumed | None = None) -> PlanTime | NoFacts:

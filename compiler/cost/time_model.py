@@ -289,14 +289,14 @@ def optimizer_seconds(placed: Placed, *, trained: float = 1.0) -> float:
     return placed.held * trained * STEP_BYTES / placed.bandwidth
 
 
-def generate_seconds(placed: Placed, rows: Rows, *, kv_budget: float | None = None) -> float:
+def generate_seconds(placed: Placed, rows: Rows, *, at_once: int = 0) -> float:
     """Rollouts of one replica's rows: prompts once, then a token of all running rows at a time.
 
-    `kv_budget`: bytes a rank has for keys and values (None: enough); rows beyond it wait, wave after wave.
+    There is room for `at_once` rows (0: for all); those beyond wait, wave after wave.
     """
     mine = ceil(rows.prompts / placed.axes.dp)
     count = mine * rows.samples
-    running = concurrent_rows(placed, rows, kv_budget, count)
+    running = min(at_once or count, count)
     prompt = Work(
         tokens=mine * rows.prompt_tokens,
         states=mine,
@@ -305,14 +305,6 @@ def generate_seconds(placed: Placed, rows: Rows, *, kv_budget: float | None = No
     return forward_seconds(placed, prompt) + ceil(count / running) * rows.response_tokens * decode_seconds(
         placed, running, rows.prompt_tokens + rows.response_tokens // 2
     )
-
-
-def concurrent_rows(placed: Placed, rows: Rows, kv_budget: float | None, count: int) -> int:
-    """How many of `count` rows a replica can decode at a time: at least one, or nothing would ever end."""
-    if kv_budget is None:
-        return max(1, count)
-    each = placed.facts.kv_bytes(rows.length, placed.number) / (placed.axes.tp * placed.axes.pp)
-    return max(1, min(count, int(kv_budget / each)))
 
 
 def decode_seconds(placed: Placed, running: int, length: int) -> float:

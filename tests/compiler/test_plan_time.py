@@ -18,6 +18,7 @@ from rldsl.compiler.cost.time_model import (
     Placed,
     Rows,
     causal_work,
+    decode_seconds,
     forward_seconds,
     generate_seconds,
     optimizer_seconds,
@@ -25,7 +26,7 @@ from rldsl.compiler.cost.time_model import (
     train_seconds,
 )
 from rldsl.compiler.cost.timeline import Timed
-from rldsl.compiler.ops import AnyOp
+from rldsl.compiler.ops import AnyOp, GenerateOp, OffloadOp, OnloadOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 
@@ -72,7 +73,7 @@ def test_ops_of_ppo_by_hand():
     passes = train_seconds(placed, work, micro_batches=4)
     assert isclose(total(found, "actor_update"), 2 * (passes + 4 * optimizer_seconds(placed)))
     engine = Placed(facts=FACTS, axes=Axes(dp=16), hardware=HARDWARE["h100"], precision="bf16", sharded=False)
-    assert isclose(total(found, "rollout"), generate_seconds(engine, rows, kv_budget=4 << 30))
+    assert isclose(total(found, "rollout"), generate_seconds(engine, rows))
     # The critic has no matrix to the vocabulary.
     assert total(found, "baseline") < total(found, "ref")
 
@@ -202,3 +203,78 @@ def test_replicas_of_megatron_meet_once_a_step():
     # An eighth of 32.8e9 parameters, 6 bytes of each to 15 others over 40 GB/s; a micro-batch's work hides some.
     most = 32.76e9 / 8 * 6 * 15 / 16 / 40e9
     assert 0.8 * most < update(16) - update(1) < most
+
+
+def lengthened(folder: Path, name: str, new: int, **options: object) -> Plan:
+    """A shipped algorithm with prompts of up to 1,024 tokens and so many new ones."""
+    text = (EXAMPLES / f"{name}.rl").read_text()
+    longer = text.replace("max_new_tokens = 24", f"max_new_tokens = {new}, max_prompt_tokens = 1024")
+    assert longer != text
+    path = folder / f"{name}.rl"
+    path.write_text(longer)
+    return compile_file(path, Options(**options)).plan
+
+
+VLLM = "actor.generate : vllm(tp = 4)"
+MEGATRON = tuple(f"{phase} : megatron(tp = 4, pp = 2)" for phase in ("actor.train", "critic.train", "reference.infer"))
+
+
+@pytest.mark.parametrize(
+    ("name", "new", "settings", "layouts"),
+    [
+        ("grpo", 1000, (), ()),
+        ("grpo", 31_744, ("batch=256",), (VLLM,)),
+        ("ppo", 7_168, ("batch=512", "minibatch=128"), (VLLM,)),
+        ("ppo", 7_168, ("batch=512", "minibatch=128"), (VLLM, *MEGATRON)),
+        ("tools", 4_000, ("batch=64",), ("actor.generate : sglang(tp = 2)",)),
+    ],
+    ids=["our engine", "long", "ppo", "megatron", "turns"],
+)
+def test_memory_and_time_predict_the_same_seconds(name, new, settings, layouts, tmp_path):
+    batch = () if settings else ("batch=64",)
+    given = (f"model={QWEN}", *batch, *settings)
+    plan = lengthened(tmp_path, name, new, settings=given, cluster="16 x h100", layouts=layouts)
+    memory, found = plan.memory, timed(plan)
+    assert memory is not None and len(plan.programs) == 1
+    moves = {op.id for op in plan.ops() if isinstance(op, OnloadOp | OffloadOp | WaitOp)}
+    told = {name: seconds for name, seconds in memory.seconds.items() if name not in moves}
+    assert told == {
+        o.id: round(s.total, 6) for o in plan.ops() if o.id not in moves and (s := found.seconds(o)) and s.total
+    }
+    # Moves in the background wait for each other differently in a chain of steps.
+    assert isclose(sum(memory.seconds.values()), found.step_seconds, rel_tol=0.01)
+
+
+def test_a_pool_that_is_too_small_for_all_rows_makes_waves(tmp_path):
+    given = (f"model={QWEN}", "batch=256")
+    plan = lengthened(tmp_path, "grpo", 31_744, settings=given, cluster="8 x h100", layouts=(VLLM,))
+    rollout = ops(plan)["rollout"]
+    assert isinstance(rollout, GenerateOp) and plan.memory is not None
+    # On each of two replicas 128 prompts with 8 rows; of the rows at once keys and values take what the plan says.
+    assert rollout.rows_at_once in {8 * 128 >> shift for shift in range(1, 8)}
+    (told,) = (m for m in plan.memory.ops if m.op == "rollout")
+    token = 28 * 2 * 4 * 128 * 2 / 4
+    pool = rollout.rows_at_once * token * (1024 + 31_744 - 1)
+    # While it is filled, the prompts' own keys are there as well.
+    assert pool < told.categories["kv_cache"] < 1.01 * pool
+    assert any("rows decoded at once" in reason.why for reason in rollout.because)
+    waves = 1024 // rollout.rows_at_once
+    engine = Placed(facts=FACTS, axes=Axes(dp=2, tp=4), hardware=HARDWARE["h100"], sharded=False)
+    each = decode_seconds(engine, rollout.rows_at_once, 512 + 31_744 // 2)
+    assert isclose(total(timed(plan), "rollout"), waves * 31_744 * each, rel_tol=0.01)
+
+
+def test_our_engine_decodes_whole_prompts(tmp_path):
+    given = (f"model={QWEN}", "batch=64")
+    plan = lengthened(tmp_path, "grpo", 64_512, settings=given, cluster="8 x h100")
+    engine = Placed(facts=FACTS, axes=Axes(dp=8), hardware=HARDWARE["h100"], sharded=False)
+    # 57,344 bytes a token: 4 GiB are one row, yet the eight of a prompt go together; a rank has eight prompts.
+    expected = 8 * 64_512 * decode_seconds(engine, 8, 512 + 64_512 // 2)
+    assert isclose(total(timed(plan), "rollout"), expected, rel_tol=0.01)
+
+
+def test_prompts_are_no_longer_than_the_plan_allows(tmp_path):
+    given = (f"model={QWEN}", "batch=64")
+    plan = lengthened(tmp_path, "grpo", 100, settings=given, cluster="8 x h100")
+    assert timed(plan, prompt_tokens=5000).prompt_tokens == 1024 and timed(plan, prompt_tokens=80).prompt_tokens == 80
+    assert isclose(*(total(timed(plan, prompt_tokens=n), "rollout") for n in (1024, 5000)))

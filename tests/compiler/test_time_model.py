@@ -19,7 +19,6 @@ from rldsl.compiler.cost.time_model import (
     Rows,
     Work,
     causal_work,
-    concurrent_rows,
     decode_seconds,
     exchange_seconds,
     forward_seconds,
@@ -206,14 +205,9 @@ def test_few_rows_meet_few_experts():
 
 def test_rollouts_wait_where_keys_have_no_room():
     given = rows(64, 8, 512, 1024)
-    each = QWEN_7B.kv_bytes(1536)
-    assert concurrent_rows(placed(), given, None, 512) == 512
-    assert concurrent_rows(placed(), given, 100.5 * each, 512) == 100
-    assert concurrent_rows(placed(tp=2), given, 100.5 * each, 512) == 201
-    assert concurrent_rows(placed(), given, 0.5 * each, 512) == 1
-    free, tight = (generate_seconds(placed(), given, kv_budget=b) for b in (None, 64 * each))
+    free, tight, wide = (generate_seconds(placed(), given, at_once=n) for n in (0, 64, 1000))
     prefill = forward_seconds(placed(), Work(tokens=64 * 512, states=64, attention=64 * QWEN_7B.attention_flops(512)))
-    assert isclose(free, prefill + 1024 * decode_seconds(placed(), 512, 1024))
+    assert isclose(free, prefill + 1024 * decode_seconds(placed(), 512, 1024)) and wide == free
     assert isclose(tight, prefill + 8 * 1024 * decode_seconds(placed(), 64, 1024))
 
 
