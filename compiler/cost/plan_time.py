@@ -21,6 +21,7 @@ from rldsl.compiler.cost.memory_generation import prompts_at_once
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, PACK_PLACES
 from rldsl.compiler.cost.time_model import (
+    BYTES,
     Placed,
     Rows,
     Work,
@@ -201,7 +202,10 @@ class PlanTime:
         if source is None or target is None or op.sync is SyncKind.LOCAL:
             return None if source is None else Seconds.of()
         apart = self.plan.group(op.group).size(self.ranks) if op.sync is SyncKind.BROADCAST else 0
-        return Seconds.of(transfer=sync_seconds(source, target, apart=apart))
+        # What is trained whole lies there in float32, and is gathered so.
+        full = self.engine(op.model, Phase.TRAIN) is not None and not self.plan.model(op.model).lora_rank
+        width = BYTES["fp32"] if full else source.number
+        return Seconds.of(transfer=sync_seconds(source, target, apart=apart, width=width))
 
     def engine(self, model: str, phase: Phase) -> str | None:
         """What runs a phase of a model."""

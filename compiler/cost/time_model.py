@@ -7,9 +7,10 @@ data, a user's functions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, gcd
+from math import ceil, gcd, lcm
 
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import Hardware
@@ -127,7 +128,7 @@ class Placed:
         return self.hardware.link_between(ranks, stride) * self.reached.link
 
     @property
-    def _parts(self) -> tuple[tuple[float, int, int], ...]:
+    def parts(self) -> tuple[tuple[float, int, int], ...]:
         """Of what all tokens meet and of experts: how many a rank works with, over how many ranks, at which stride,
         these are spread when they are sharded.
         """
@@ -144,18 +145,18 @@ class Placed:
     @property
     def parameters(self) -> float:
         """Those a rank works with: its part by tp and pp, of experts also by ep, before FSDP divides them."""
-        return sum(count for count, _, _ in self._parts)
+        return sum(count for count, _, _ in self.parts)
 
     @property
     def held(self) -> float:
         """Those whose optimiser's state a rank holds, the first ones most: they have what others have as padding."""
-        return self.padding * sum(count / ranks for count, ranks, _ in self._parts)
+        return self.padding * sum(count / ranks for count, ranks, _ in self.parts)
 
     def collective_seconds(self, width: int) -> float:
         """Of a gathering of all that a rank works with, `width` bytes a number, or a sum that leaves each its part."""
         moved = [
             count * width * (ranks - 1) / ranks / self.link(ranks, stride)
-            for count, ranks, stride in self._parts
+            for count, ranks, stride in self.parts
             if ranks > 1
         ]
         return self.padding * sum(moved) + (self.facts.layers / self.axes.pp * self.reached.latency if moved else 0.0)
@@ -342,15 +343,49 @@ def exchange_seconds(hardware: Hardware, bytes_per_rank: float, ranks: int) -> f
     return bytes_per_rank / (rate * reached.link) + reached.latency
 
 
-def sync_seconds(source: Placed, target: Placed, *, apart: int = 0) -> float:
+def sync_seconds(source: Placed, target: Placed, *, apart: int = 0, width: int | None = None) -> float:
     """Weights as trained to the rollout engine: gathered by all that need them, then copied.
 
-    To ranks that hold none, `apart` of them with the senders: gathered by one, which sends each what it works with.
+    FSDP's parts are gathered whole, `width` bytes a number (by default those of the computation); of Megatron's, ranks
+    get what they lack. To ranks that hold none, `apart` of them with the senders: gathered by one, or there in parts
+    already, and each is sent what it works with.
     """
     size = target.parameters * target.number
-    if not apart:
-        return gather_seconds(source) + size / target.bandwidth
-    return gather_seconds(source) + exchange_seconds(source.hardware, size, apart)
+    gathered = source.collective_seconds(width or source.number) if source.sharded else 0.0
+    if apart:
+        return gathered + exchange_seconds(source.hardware, size, apart)
+    return gathered + _lacking_seconds(source, target) + size / target.bandwidth
+
+
+def _lacking_seconds(source: Placed, target: Placed) -> float:
+    """What a rank is to work with in `target` and has no part of in `source`, from the nearest that has it.
+
+    Other stages come over pp, from there as each rank will need them; of its own stage a rank gets other experts over
+    ep and other slices of matrices over tp. The replicas of dp and cp hold the same, and give nothing. It takes as long
+    as on the rank that lacks most.
+    """
+    a, b = source.axes, target.axes
+    (rest, _, _), (experts, _, _) = target.parts
+    sets, wanted = gcd(a.ep, a.shards), gcd(b.ep, b.shards)
+    stages, around = lcm(a.pp, b.pp), range(lcm(a.tp * sets, b.tp * wanted))
+    stage = _kept(a.pp, b.pp, ((k * a.pp // stages, k * b.pp // stages) for k in range(stages)))
+    expert = _kept(sets, wanted, ((r // a.tp % sets, r // b.tp % wanted) for r in around))
+    slice_ = _kept(a.tp, b.tp, ((r % a.tp, r % b.tp) for r in around))
+    moved = [
+        ((rest + experts) * (1 - stage), source.link(a.pp, a.size // a.pp)),
+        (experts * stage * (1 - expert), source.link(sets, a.tp)),
+        ((rest + experts * expert) * stage * (1 - slice_), source.link(max(a.tp, b.tp))),
+    ]
+    seconds = sum(count * target.number / rate for count, rate in moved)
+    return seconds + source.facts.layers * source.reached.latency if seconds else 0.0
+
+
+def _kept(parts: int, wanted: int, places: Iterable[tuple[int, int]]) -> float:
+    """Of the `wanted`-th that a rank will need, what lies in the `parts`-th that it has: the least of all `places`."""
+    return min(
+        max(0.0, min((has + 1) / parts, (needs + 1) / wanted) - max(has / parts, needs / wanted)) * wanted
+        for has, needs in places
+    )
 
 
 def move_seconds(hardware: Hardware, size: float) -> float:
@@ -413,6 +448,6 @@ def _weights_read(placed: Placed, running: int) -> float:
     if not facts.experts:
         return rest
     # Over ep the rows of all replicas meet.
-    met = running * placed.axes.ep
-    chosen = 1 - (1 - facts.experts_per_token / facts.experts) ** met
-    return rest + blocks.experts * chosen / placed.axes.ep
+    sets = gcd(placed.axes.ep, placed.axes.shards)
+    chosen = 1 - (1 - facts.experts_per_token / facts.experts) ** (running * sets)
+    return rest + blocks.experts * chosen / sets

@@ -26,7 +26,7 @@ from rldsl.compiler.cost.time_model import (
     train_seconds,
 )
 from rldsl.compiler.cost.timeline import Timed
-from rldsl.compiler.ops import AnyOp, GenerateOp, OffloadOp, OnloadOp, WaitOp
+from rldsl.compiler.ops import AnyOp, GenerateOp, OffloadOp, OnloadOp, SyncWeightsOp, WaitOp
 from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 
@@ -278,3 +278,15 @@ def test_prompts_are_no_longer_than_the_plan_allows(tmp_path):
     plan = lengthened(tmp_path, "grpo", 100, settings=given, cluster="8 x h100")
     assert timed(plan, prompt_tokens=5000).prompt_tokens == 1024 and timed(plan, prompt_tokens=80).prompt_tokens == 80
     assert isclose(*(total(timed(plan, prompt_tokens=n), "rollout") for n in (1024, 5000)))
+
+
+def test_stages_are_gathered_for_the_rollout_engine():
+    def transfer(train: str) -> float:
+        layouts = (f"actor.train : megatron({train})", "actor.generate : vllm(tp = 8)")
+        plan = compiled("grpo", "model=Qwen/Qwen2.5-72B", "batch=32", cluster="32 x h200", layouts=layouts)
+        return total(timed(plan), next(op.id for op in plan.ops() if isinstance(op, SyncWeightsOp)))
+
+    # 18.2 GB a rank: read and written once, and three quarters of them come from other nodes at 40 GB/s.
+    each = 72.706e9 * 2 / 8
+    assert isclose(transfer("tp = 8"), each / (4800e9 * 0.7), rel_tol=1e-3)
+    assert isclose(transfer("tp = 8, pp = 4"), each * 0.75 / 40e9 + 80 * 20e-6 + each / (4800e9 * 0.7), rel_tol=1e-3)

@@ -258,6 +258,42 @@ def test_weights_reach_the_rollout_engine():
     assert isclose(sync_seconds(source, target, apart=8), gathered + QWEN_7B.parameters / 2 * 2 / 360e9 + 20e-6)
 
 
+def test_what_is_trained_is_gathered_in_float32():
+    source, target = placed(dp=8), replace(placed(dp=8), sharded=False)
+    more = sync_seconds(source, target, width=4) - sync_seconds(source, target)
+    assert isclose(more, QWEN_7B.parameters * 2 * 7 / 8 / 360e9)
+
+
+def moved(facts: ModelFacts, source: dict[str, int], target: dict[str, int]) -> float:
+    """Seconds until every rank has what it works with, without the copy into the engine."""
+    of, to = (replace(placed(facts, **axes), sharded=False) for axes in (source, target))
+    return sync_seconds(of, to) - to.parameters * 2 / to.bandwidth
+
+
+def test_megatron_gives_what_ranks_lack():
+    every, latency = QWEN_72B.parameters * 2, 80 * 20e-6
+    # Replicas have all that they need, whatever their number.
+    assert moved(QWEN_72B, {"tp": 8, "dp": 4}, {"tp": 8, "dp": 4}) == 0
+    assert moved(QWEN_72B, {"tp": 8, "cp": 2, "dp": 2}, {"tp": 8, "dp": 4}) == 0
+    # Of its eighth a rank has one stage of four; the others are on other nodes, of which it has an adapter.
+    assert isclose(moved(QWEN_72B, {"tp": 8, "pp": 4}, {"tp": 8, "dp": 4}), every / 8 * 3 / 4 / 40e9 + latency)
+    # The same stages on both sides; then two of four.
+    assert moved(QWEN_72B, {"tp": 8, "pp": 4}, {"tp": 8, "pp": 4}) == 0
+    assert isclose(moved(QWEN_72B, {"tp": 8, "pp": 4}, {"tp": 8, "pp": 2, "dp": 2}), every / 16 / 2 / 40e9 + latency)
+    # Rank 5 has the sixth eighth and needs the second quarter, from its node.
+    assert isclose(moved(QWEN_72B, {"tp": 8, "dp": 4}, {"tp": 4, "dp": 8}), every / 4 / 360e9 + latency)
+    # From one rank's whole weights each takes its slice.
+    assert moved(QWEN_72B, {"dp": 8}, {"tp": 8}) == 0
+
+
+def test_megatron_gives_experts_that_ranks_lack():
+    latency = 48 * 20e-6
+    experts = MOE.blocks.experts * 2
+    # Every rank needs a quarter of each matrix, and has all of an eighth of the experts: the rest is from its node.
+    assert isclose(moved(MOE, {"dp": 8, "ep": 8}, {"tp": 4, "dp": 2}), experts / 4 * 7 / 8 / 360e9 + latency)
+    assert moved(MOE, {"dp": 8, "ep": 8}, {"dp": 8, "ep": 8}) == 0
+
+
 def test_a_processor_does_not_launch_beside_its_work():
     cpu = replace(placed(LLAMA_8B, hardware="cpu"), precision="fp32")
     work = Work(tokens=2048, states=0, attention=0.0)
