@@ -72,12 +72,13 @@ The engines vllm and megatron are planned for; `rldsl run` does not have them ye
 1,024 tokens and a response that fills the rest, 8 of them a prompt; a step takes one prompt a rank, at least 64, in one
 minibatch. A plan may fill 75.1 GiB of an H100's 79.1; `without margin` it needs more than that.
 
-`peak` is that of the fullest op; a rollout's pool of keys and values is made as large as there is room for. `no moves`
-is the best plan in which no state leaves the device, its micro-batches and recomputation chosen as well: where it says
-`no`, so many GiB are lacking. `as engines run` has all states on the device and the engines' own micro-batches, without
-recomputation. `tokens a micro-batch` are the actor's, with what is made again in the backward pass. What `leaves the
-device` is away while it is not used, in the host's memory, or dropped and made anew; `moves` are the seconds that this
-adds to a step, without what runs beside other work.
+`peak` is that of the fullest op; a rollout's pool of keys and values has room for all rows of a replica, or half of
+them, a quarter and so on: of these, that with which the whole step is fastest. `no moves` is the best plan in which no
+state leaves the device, its micro-batches and recomputation chosen, too: where it says `no`, so many GiB are lacking.
+`as engines run` has all states on the device and the engines' own micro-batches, without recomputation. `tokens a
+micro-batch` are the actor's, with what is made again in the backward pass. What `leaves the device` is away while it is
+not used, in the host's memory, or dropped and made anew; `moves` are the seconds that this adds to a step, without what
+runs beside other work.
 
 """
 _INPUT = """  param batch : int = {batch} prompts

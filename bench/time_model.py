@@ -168,9 +168,9 @@ def predicted(facts: ModelFacts, hardware: Hardware, each: Rows) -> dict[str, fl
     placed = Placed(facts=facts, axes=Axes(), hardware=hardware, precision="fp32")
     work = packed_work(facts, each, 1)
     device = torch.device("cpu")
-    micros = -(-work.tokens // budget(device, 0))
+    micros = work.micro_batches(budget(device, 0))
     return {
-        "infer": forward_seconds(placed, work, micro_batches=-(-work.tokens // (4 * budget(device, 0)))),
+        "infer": forward_seconds(placed, work, micro_batches=work.micro_batches(4 * budget(device, 0))),
         "train": train_seconds(placed, work, micro_batches=micros) + optimizer_seconds(placed),
         "generate": generate_seconds(placed, each),
     }

@@ -180,7 +180,8 @@ class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
 
     `outputs` maps tokens, response_mask, rollout_logp and completions, those that are wanted, to fields. The weights
     are those that the step began with, or with `staleness` 1 those of the step before. A prompt of more than
-    `max_prompt_tokens`, 0 for no limit, ends the run.
+    `max_prompt_tokens`, 0 for no limit, ends the run. Each replica decodes up to `rows_at_once`; 0 leaves it to the
+    engine.
     """
 
     model: str
@@ -192,6 +193,7 @@ class GenerateOp(Op, tag="generate", frozen=True, kw_only=True):
     top_p: float = 1.0
     top_k: int = 0
     staleness: int = 0
+    rows_at_once: int = 0
     outputs: dict[str, str]
 
     @property
@@ -210,7 +212,7 @@ class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
 
     The observation's tokens, at most `max_prompt_tokens` (0: no limit), are outside the response mask. `outputs` as
     those of `GenerateOp`: whole sequences, the mask and log-probs of all responses so far, and the text of the last
-    response, of a row that is done too.
+    response, of a row that is done too. `rows_at_once` as there.
     """
 
     model: str
@@ -225,6 +227,7 @@ class ExtendOp(Op, tag="extend", frozen=True, kw_only=True):
     top_p: float = 1.0
     top_k: int = 0
     staleness: int = 0
+    rows_at_once: int = 0
     outputs: dict[str, str]
 
     @property

@@ -15,7 +15,7 @@ from rldsl.compiler.cost.activations import Attention, Logits, MicroBatch
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import GIB, Hardware
 from rldsl.compiler.cost.memory import ENGINE_CHUNK, Scoring, Training
-from rldsl.compiler.cost.memory_generation import ENGINE_KV, Generating, handing_over, saving
+from rldsl.compiler.cost.memory_generation import Generating, handing_over, prompts_at_once, saving
 from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
@@ -243,18 +243,15 @@ class Footprints:
 
     # Ops.
 
-    def footprint(self, op: AnyOp, at_once: int | None = None) -> Footprint | None:
-        """What an op needs, its own states included; None for one that no model has a part in.
-
-        `at_once`: prompts of a wave, for engines whose pool is sized by configuration.
-        """
+    def footprint(self, op: AnyOp) -> Footprint | None:
+        """What an op needs, its own states included; None for one that no model has a part in."""
         match op:
             case TrainOp():
                 return _greatest(self._training(op, states).footprint for states in self._stages(op.model))
             case InferOp():
                 return _greatest(self._scoring(p, s).footprint for p in op.parts for s in self._stages(p.model))
             case GenerateOp() | ExtendOp():
-                return self._generating(op, at_once or self.wave(op)).footprint
+                return self._generating(op).footprint
             case SyncWeightsOp():
                 return self._handing_over(op)
             case SaveOp():
@@ -289,13 +286,16 @@ class Footprints:
         )
 
     def wave(self, op: Rollout) -> int:
-        """Prompts that are worked on at once, if the pool has room for all: our engine gives keys and values 4 GiB."""
+        """Prompts that are worked on at once: as the plan says, else as our engine does, or all."""
         rows, n = self._rollout_rows(op)
+        if op.rows_at_once:
+            return max(1, op.rows_at_once // n)
+        prompts = max(1, rows.rows // n)
         if self.engine(op.model, Phase.GENERATE) not in OURS:
-            return max(1, rows.rows // n)
+            return prompts
         facts = self.facts[self.trunk(op.model)]
         row = facts.kv_bytes_per_token(_width(self.plan.model(op.model))) * rows.tokens
-        return max(1, min(rows.rows // n, ENGINE_KV // max(1, row * n)))
+        return prompts_at_once(prompts, row, n)
 
     def _rollout_rows(self, op: Rollout) -> tuple[Length, int]:
         """Rows on a rank, and how many each prompt has that share its cache while they are filled."""
@@ -309,8 +309,8 @@ class Footprints:
         count = -(-known.prompts // dp) * known.per_prompt * n
         return Length(rows=count, tokens=prompt + op.max_new_tokens, response=op.max_new_tokens), n
 
-    def _generating(self, op: Rollout, at_once: int) -> Generating:
-        rows, n = self._rollout_rows(op)
+    def _generating(self, op: Rollout) -> Generating:
+        (rows, n), at_once = self._rollout_rows(op), self.wave(op)
         ours = self.engine(op.model, Phase.GENERATE) in OURS
         prompt = max(1, rows.tokens - op.max_new_tokens)
         tokens = _SCORING * self.default_tokens if ours else _PREFILL

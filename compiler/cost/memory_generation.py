@@ -12,6 +12,15 @@ from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, nonzero,
 ENGINE_KV = 4 << 30
 """Bytes of keys and values that `backends/engines/generate.py` gives one wave."""
 
+
+def prompts_at_once(prompts: int, row_bytes: int, samples: int) -> int:
+    """Of so many prompts those of a wave of our engine, which has whole prompts: `samples` rows each, one at least.
+
+    `row_bytes` are those of a row's keys and values up to its last column.
+    """
+    return max(1, min(prompts, ENGINE_KV // max(1, row_bytes * samples)))
+
+
 # Three sums in float64 of each block of 256 probabilities.
 _BLOCK_SUMS = 3 * 8 / 256
 _ONE_WEIGHT = (Category.COMMUNICATION, "one weight, whole")

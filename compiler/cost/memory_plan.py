@@ -393,7 +393,7 @@ class MemoryPlanner:
             hidden={op: round(s, 6) for op, s in moves.hidden(moved).items()},
             solver=choice.solver,
             gap=round(choice.gap, 6),
-            assumed=(*self.footprints.assumed, *(f"`{r.op.id}`: {r.note}" for r in runs.values() if r.note)),
+            assumed=self.footprints.assumed,
         )
 
     def _specs(self, moves: Moves) -> Iterator[StateSpec]:

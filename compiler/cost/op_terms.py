@@ -9,14 +9,12 @@ from functools import cached_property
 from rldsl.compiler.cost.find_facts import facts_of
 from rldsl.compiler.cost.footprints import Footprints, Key
 from rldsl.compiler.cost.hardware import hardware_of
-from rldsl.compiler.cost.memory_terms import Category, Footprint, Term, product
+from rldsl.compiler.cost.memory_terms import Category, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, OffloadOp, OnloadOp
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp
 from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program
 from rldsl.compiler.ranks import contains
 from rldsl.diagnostics import DiagnosticError
-
-_SHIFTS = 10  # the pool of a rollout is tried at so many sizes, each half of the one before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,33 +82,22 @@ class PlanTerms:
     def _op(self, program: Program, op: AnyOp, said: OpMemory, here: set[Key], fields: int) -> OpTerms:
         states = tuple((key, held.terms) for key, held in self._footprints.states.items() if key in here)
         own = [
-            *self._beside(op, said.workspace - fields),
+            *self._beside(op),
             product(Category.FIELDS, "fields of the batch", (fields, "B")),
         ]
         return OpTerms(program=program, said=said, states=states, own=tuple(t for t in own if t.bytes))
 
-    def _beside(self, op: AnyOp, wanted: int) -> list[Term]:
-        """The terms of the op's peak without its states; of a rollout those of the pool that takes as many bytes."""
-        footprint = next((f for f in self._footprints_of(op) if f.bytes - f.resident_bytes == wanted), None)
-        footprint = footprint or self._footprints.footprint(op)
+    def _beside(self, op: AnyOp) -> Iterator[Term]:
+        """The terms of the op's peak without its states."""
+        footprint = self._footprints.footprint(op)
         if footprint is None:
-            return []
-        left, own = list(footprint.resident), []
+            return
+        left = list(footprint.resident)
         for term in footprint.peak.terms:
             if term in left:
                 left.remove(term)
             else:
-                own.append(term)
-        return own
-
-    def _footprints_of(self, op: AnyOp) -> Iterator[Footprint]:
-        pools: list[int | None] = [None]
-        if isinstance(op, GenerateOp | ExtendOp):
-            most = self._footprints.wave(op)
-            pools = [None, *(max(1, most >> shift) for shift in range(_SHIFTS))]
-        for at_once in pools:
-            if (found := self._footprints.footprint(op, at_once)) is not None:
-                yield found
+                yield term
 
 
 def plan_terms(plan: Plan) -> PlanTerms | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
@@ -16,10 +16,12 @@ from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.find_facts import NoFacts, facts_of
 from rldsl.compiler.cost.footprints import OURS
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
-from rldsl.compiler.cost.memory_generation import ENGINE_KV
+from rldsl.compiler.cost.memory import ENGINE_CHUNK
+from rldsl.compiler.cost.memory_generation import prompts_at_once
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES
+from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, PACK_PLACES
 from rldsl.compiler.cost.time_model import (
+    BYTES,
     Placed,
     Rows,
     Work,
@@ -55,6 +57,10 @@ from rldsl.compiler.volume import PROMPT_TOKENS, Amount, Volumes, symbol
 # The part of a forward of the layers that the backward pass makes again. What is neither product nor attention takes
 # about a tenth of it: assumed.
 _AGAIN = {Recompute.NONE: 0.0, Recompute.SELECTIVE: 0.1, Recompute.FULL: 1.0}
+
+FEW_LOGITS = ENGINE_CHUNK >> 3
+"""Logits at once that are few: more, smaller products, which cost a few per cent of a pass, assumed."""
+_FEW_LOGITS_COST = 1.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +115,14 @@ class PlanTime:
                 return self._sync(op)
         return None
 
-    def placed(self, model: str, phase: Phase, group: str, *, whole: bool = False) -> Placed | None:
-        """A model where an op runs it, None without facts; `whole`: its weights lie on each replica."""
+    def placed(self, model: str, phase: Phase, group: str) -> Placed | None:
+        """A model where an op runs it, None without facts."""
         facts = self.facts.get(model)
         if facts is None:
             return None
         spec, where = self.plan.model(model), self.plan.group(group)
         axes = Axes(dp=where.dp(self.ranks), tp=where.tp, cp=where.cp, pp=where.pp, ep=where.ep)
-        sharded = not whole and phase is not Phase.GENERATE
+        sharded = phase is not Phase.GENERATE and self._ours(model, phase)
         return Placed(facts=facts, axes=axes, hardware=self.hardware, precision=spec.precision, sharded=sharded)
 
     def _generate(self, op: GenerateOp | ExtendOp) -> Seconds | None:
@@ -124,8 +130,15 @@ class PlanTime:
         rows = self.rollout_rows(op)
         if placed is None or rows is None:
             return None
-        kv = ENGINE_KV if self.engine(op.model, Phase.GENERATE) in OURS else None
-        return Seconds.of(rollout=generate_seconds(placed, rows, kv_budget=kv))
+        return Seconds.of(rollout=generate_seconds(placed, rows, at_once=self._rows_at_once(op, placed, rows)))
+
+    def _rows_at_once(self, op: GenerateOp | ExtendOp, placed: Placed, rows: Rows) -> int:
+        """Those that a replica decodes together: as the plan says, else as our engine does, else (0) all."""
+        if op.rows_at_once or self.engine(op.model, Phase.GENERATE) not in OURS:
+            return op.rows_at_once
+        n = op.n if isinstance(op, GenerateOp) else 1
+        row = placed.facts.kv_bytes_per_token(placed.number) * rows.length
+        return n * prompts_at_once(ceil(rows.prompts / placed.axes.dp) * rows.samples // n, row, n)
 
     def rollout_rows(self, op: GenerateOp | ExtendOp) -> Rows | None:
         """Prompts and what is sampled to each; None where the plan does not say how many."""
@@ -137,28 +150,37 @@ class PlanTime:
         rows = self._rows((op.tokens,))
         if placed is None or rows is None:
             return None
-        work = self._work(op.model, phase, placed, rows)
-        if op.method is InferMethod.SCORE:
-            work = Work(tokens=work.tokens, states=ceil(rows.count / placed.axes.dp), attention=work.attention)
         # Without a backward pass a micro-batch has four times the tokens.
-        micro_batches = ceil(work.tokens / (op.micro_batch_tokens or 4 * self._micro_tokens(0)))
+        places = op.micro_batch_tokens or 4 * self._micro_tokens(0)
+        work = self._work(op.model, phase, placed, rows, places)
+        if op.method is InferMethod.SCORE:
+            work = replace(work, states=ceil(rows.count / placed.axes.dp))
+        micro_batches = work.micro_batches(places)
         further = [self.placed(h.model, phase, op.group) for h in op.also]
         heads = sum(head_seconds(p, work) for p in further if p is not None)
-        return Seconds.of(forward=forward_seconds(placed, work, micro_batches=micro_batches), further_heads=heads)
+        forward = forward_seconds(placed, work, micro_batches=micro_batches)
+        factor = _logits_factor(op.logits)
+        return Seconds.of(forward=factor * forward, further_heads=factor * heads)
 
     def _train(self, op: TrainOp) -> Seconds | None:
         placed = self.placed(op.model, Phase.TRAIN, op.group)
         rows = self._rows((op.tokens,))
         if placed is None or rows is None:
             return None
-        work = self._work(op.model, Phase.TRAIN, placed, rows)
+        places = self._micro_tokens(op.micro_batch_tokens)
+        work = self._work(op.model, Phase.TRAIN, placed, rows, places)
         steps = ceil(op.batch / op.minibatch)
-        micro_batches = max(steps, ceil(work.tokens / self._micro_tokens(op.micro_batch_tokens)))
         trained = self._trained(op.model, placed.facts)
-        again = _AGAIN[op.recompute]
-        passes = train_seconds(placed, work, micro_batches=micro_batches, trained=trained, recompute=again)
+        passes = train_seconds(
+            placed,
+            work,
+            micro_batches=work.micro_batches(places, steps),
+            steps=steps,
+            recompute=_AGAIN[op.recompute],
+            trained=trained,
+        )
         step = optimizer_seconds(placed, trained=trained)
-        return Seconds.of(passes=op.epochs * passes, optimizer=op.epochs * steps * step)
+        return Seconds.of(passes=_logits_factor(op.logits) * op.epochs * passes, optimizer=op.epochs * steps * step)
 
     def _tiers(self, op: OnloadOp | OffloadOp) -> Seconds:
         """Nothing for a state that is dropped."""
@@ -175,24 +197,33 @@ class PlanTime:
         return Seconds.of(exchange=exchange_seconds(self.hardware, each, ranks) if sent.messages else 0.0)
 
     def _sync(self, op: SyncWeightsOp) -> Seconds | None:
-        source = self.placed(op.model, Phase.TRAIN, op.source)
-        target = self.placed(op.model, Phase.GENERATE, op.target, whole=True)
+        source = self.placed(op.model, self._scoring(op.model), op.source)
+        target = self.placed(op.model, Phase.GENERATE, op.target)
         if source is None or target is None or op.sync is SyncKind.LOCAL:
             return None if source is None else Seconds.of()
         apart = self.plan.group(op.group).size(self.ranks) if op.sync is SyncKind.BROADCAST else 0
-        return Seconds.of(transfer=sync_seconds(source, target, apart=apart))
+        # What is trained whole lies there in float32, and is gathered so.
+        full = self.engine(op.model, Phase.TRAIN) is not None and not self.plan.model(op.model).lora_rank
+        width = BYTES["fp32"] if full else source.number
+        return Seconds.of(transfer=sync_seconds(source, target, apart=apart, width=width))
 
     def engine(self, model: str, phase: Phase) -> str | None:
         """What runs a phase of a model."""
         return next((p.engine for p in self.plan.phases if (p.model, p.phase) == (model, phase)), None)
 
+    def _ours(self, model: str, phase: Phase) -> bool:
+        """Whether an engine of this package runs it, as it does where a plan does not say."""
+        return self.engine(model, phase) in (None, *OURS)
+
     def _scoring(self, model: str) -> Phase:
         """A model that is trained scores with the engine that trains it."""
         return Phase.TRAIN if self.engine(model, Phase.TRAIN) else Phase.INFER
 
-    def _work(self, model: str, phase: Phase, placed: Placed, rows: Rows) -> Work:
-        count = packed_work if self.engine(model, phase) in (None, *OURS) else causal_work
-        return count(placed.facts, rows, placed.axes.dp)
+    def _work(self, model: str, phase: Phase, placed: Placed, rows: Rows, places: int) -> Work:
+        """A replica's, in micro-batches of up to `places`."""
+        if self._ours(model, phase):
+            return packed_work(placed.facts, rows, placed.axes.dp, pack=min(PACK_PLACES, places))
+        return causal_work(placed.facts, rows, placed.axes.dp)
 
     def _micro_tokens(self, asked: int) -> int:
         return asked or (CPU_PLACES if self.hardware.name == "cpu" else CUDA_PLACES)
@@ -225,8 +256,14 @@ class PlanTime:
             response_tokens=last,
         )
 
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """Of a prompt: as assumed, but no more than the plan allows."""
+        limits = [op.max_prompt_tokens for op in self.plan.ops() if isinstance(op, GenerateOp)]
+        return min(self.assumed.prompt_tokens, max(limits)) if limits and all(limits) else self.assumed.prompt_tokens
+
     def _amount(self, amount: Amount) -> int:
-        values = defaultdict(lambda: self.assumed.text_tokens, {PROMPT_TOKENS: self.assumed.prompt_tokens})
+        values = defaultdict(lambda: self.assumed.text_tokens, {PROMPT_TOKENS: self.prompt_tokens})
         return amount.at(values)
 
     def timeline(self, steps: int = 1) -> tuple[Timed, ...]:
@@ -252,6 +289,10 @@ class PlanTime:
         known = self.seconds(op)
         every = max(1, op.guard.every) if op.guard else 1
         return known.total / every if known else 0.0
+
+
+def _logits_factor(at_once: int) -> float:
+    return _FEW_LOGITS_COST if 0 < at_once <= FEW_LOGITS else 1.0
 
 
 def plan_time(plan: Plan, assumed: Assumed | None = None) -> PlanTime | NoFacts:

@@ -7,12 +7,16 @@ data, a user's functions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
+from functools import cache
+from math import ceil, gcd, lcm
 
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import Hardware
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.packing import PACK_PLACES
+from rldsl.compiler.cost.shard import Shard, numbers
 from rldsl.compiler.ops import Tier
 
 BYTES = {"bf16": 2, "fp32": 4}
@@ -84,7 +88,9 @@ REACHED: dict[str, Reached] = {
 class Placed:
     """A model in one phase: its facts, how the group is divided, on what, in which precision (bf16 or fp32).
 
-    `sharded`: weights lie spread over dp and cp and are gathered layer by layer, as FSDP does.
+    `sharded`: weights lie spread over dp and cp and are gathered layer by layer in each pass, as FSDP does. If they do
+    not, each replica has them whole, and one that trains spreads only the optimiser's state, as Megatron's distributed
+    optimiser does (ZeRO-1, arXiv 1910.02054).
     """
 
     facts: ModelFacts
@@ -123,18 +129,52 @@ class Placed:
         return self.hardware.link_between(ranks, stride) * self.reached.link
 
     @property
+    def parts(self) -> tuple[tuple[float, int, int], ...]:
+        """Of what all tokens meet and of experts: how many a rank works with, over how many ranks, at which stride,
+        these are spread when they are sharded.
+        """
+        blocks, axes = self.facts.blocks, self.axes
+        cut, sets = axes.tp * axes.pp, gcd(axes.ep, axes.shards)
+        rest = (blocks.total - blocks.experts) / cut, axes.shards, axes.tp
+        return rest, (blocks.experts / (cut * sets), axes.shards // sets, axes.tp * sets)
+
+    @property
+    def padding(self) -> float:
+        """How many times as much FSDP spreads, padding included, as there is."""
+        return padded_parameters(self.facts, self.axes.shards) / self.facts.parameters if self.sharded else 1.0
+
+    @property
     def parameters(self) -> float:
         """Those a rank works with: its part by tp and pp, of experts also by ep, before FSDP divides them."""
-        blocks, axes = self.facts.blocks, self.axes
-        return (blocks.total - blocks.experts + blocks.experts / axes.ep) / (axes.tp * axes.pp)
+        return sum(count for count, _, _ in self.parts)
 
     @property
     def held(self) -> float:
-        """Those a rank holds."""
-        blocks, axes = self.facts.blocks, self.axes
-        shards = axes.shards if self.sharded else 1
-        experts = blocks.experts / axes.ep / max(1, shards // axes.ep)
-        return ((blocks.total - blocks.experts) / shards + experts) / (axes.tp * axes.pp)
+        """Those whose optimiser's state a rank holds, the first ones most: they have what others have as padding."""
+        return self.padding * sum(count / ranks for count, ranks, _ in self.parts)
+
+    def collective_seconds(self, width: int) -> float:
+        """Of a gathering of all that a rank works with, `width` bytes a number, or a sum that leaves each its part."""
+        moved = [
+            count * width * (ranks - 1) / ranks / self.link(ranks, stride)
+            for count, ranks, stride in self.parts
+            if ranks > 1
+        ]
+        return self.padding * sum(moved) + (self.facts.layers / self.axes.pp * self.reached.latency if moved else 0.0)
+
+
+@cache
+def padded_parameters(facts: ModelFacts, ranks: int) -> int:
+    """Numbers that FSDP spreads over so many ranks: it cuts the rows of each tensor, and pads these to a multiple.
+
+    Experts are the rows of their tensors, so that more ranks than experts send them several times as padding.
+    """
+    shard = Shard(facts=facts, axes=Axes())
+    layers = sum(
+        shard.count(moe) * numbers((*shard.layer_tensors(moe=moe), *(shard.expert_tensors if moe else ())), ranks)
+        for moe in shard.kinds
+    )
+    return layers + numbers(shard.root_tensors, ranks) + shard.vision_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,39 +199,53 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What one replica computes in a forward: tokens in the layers, states in the head, FLOPs of attention."""
+    """What one replica computes in a forward: tokens in the layers, states in the head, FLOPs of attention.
+
+    The tokens are in packs of `width`, which no micro-batch cuts.
+    """
 
     tokens: int
     states: int
     attention: float
+    width: int = 1
+
+    def micro_batches(self, places: int, steps: int = 1) -> int:
+        """In how many micro-batches of up to `places`, or of one pack that is longer, over so many optimiser steps."""
+        packs = ceil(self.tokens / self.width / steps)
+        return steps * ceil(packs / max(1, places // self.width))
 
 
-def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = 512) -> Work:
+def packed_work(facts: ModelFacts, rows: Rows, replicas: int, *, pack: int = PACK_PLACES) -> Work:
     """What the packing engine computes for its part of `rows`: a prompt once for the samples that share a pack.
 
-    Packs of up to `pack` tokens, or of one longer row, are padded to the widest and attended to whole, masked: the
-    square of their width.
+    Packs of up to `pack` tokens are padded to the widest and attended to whole, masked: the square of their width. A
+    row that is longer, or stands alone, has no mask, and attention skips what it does not see.
     """
     prompts = ceil(rows.prompts / replicas)
     together = min(rows.samples, max(1, (pack - rows.prompt_tokens) // max(1, rows.response_tokens)))
     # A tree is a prompt with the samples that fit beside it; small trees stand in one pack.
     trees = ceil(rows.samples / together)
     tree = rows.prompt_tokens + together * rows.response_tokens
-    width = tree * min(max(1, pack // tree), prompts * trees)
+    beside = min(max(1, pack // tree), prompts * trees)
+    if together * beside == 1:
+        return causal_work(facts, rows, replicas)
+    width = tree * beside
     distinct = prompts * (trees * rows.prompt_tokens + rows.samples * rows.response_tokens)
     tokens = ceil(distinct / width) * width
     return Work(
         tokens=tokens,
         states=prompts * rows.samples * rows.response_tokens,
         attention=4 * facts.layers * facts.heads * facts.head_dim * width * tokens,
+        width=width,
     )
 
 
 def causal_work(facts: ModelFacts, rows: Rows, replicas: int) -> Work:
     """What an engine computes that takes rows one by one and skips what attention does not see."""
-    count = ceil(rows.count / replicas)
+    count = ceil(rows.prompts / replicas) * rows.samples
     attention = count * facts.attention_flops(rows.length)
-    return Work(tokens=count * rows.length, states=count * rows.response_tokens, attention=attention)
+    states = count * rows.response_tokens
+    return Work(tokens=count * rows.length, states=states, attention=attention, width=max(1, rows.length))
 
 
 def forward_seconds(placed: Placed, work: Work, *, micro_batches: int = 1) -> float:
@@ -208,14 +262,15 @@ def train_seconds(
     work: Work,
     *,
     micro_batches: int,
+    steps: int = 1,
     recompute: float = 0.0,
     kept_logits: bool = True,
     trained: float = 1.0,
 ) -> float:
-    """Forward and backward of one replica's `work`; the part `recompute` of the layers' forward is made again.
+    """Forward and backward of one replica's `work`, in so many micro-batches over so many optimiser steps.
 
-    1 is a forward of all layers, 0.5 that of every second matrix product. Logits that are not kept are made again as
-    well. Of the parameters the part `trained` has gradients, which are summed over ranks in float32.
+    The part `recompute` of the layers' forward is made again: 1 is a forward of all layers, 0.5 that of every second
+    matrix product. Logits that are not kept are made again as well. Of the parameters the part `trained` has gradients.
     """
     # A backward pass costs a forward for the inputs' gradients, and one for those of all weights.
     backward = 1 + trained
@@ -223,8 +278,12 @@ def train_seconds(
     head = (1 + backward + (0 if kept_logits else 1)) * head_seconds(placed, work)
     # What goes forth is summed in the forward, its gradient in the backward pass.
     busy = layers + head + (2 + recompute) * _tensor_seconds(placed, work)
-    moved = micro_batches * (2 * gather_seconds(placed) + trained * reduce_seconds(placed))
-    return max(busy, moved) * _bubble(placed.axes, micro_batches)
+    # Sharded weights are gathered for both passes of each micro-batch, and their gradients summed; else the replicas
+    # sum once a step, behind the last backward pass, and gather behind the next forward.
+    rounds = micro_batches if placed.sharded else steps
+    gathered = 2 * gather_seconds(placed) if placed.sharded else trained * placed.collective_seconds(placed.number)
+    exposed = max(0.0, gathered + trained * reduce_seconds(placed) - busy / micro_batches)
+    return busy * _bubble(placed.axes, micro_batches // steps) + rounds * exposed
 
 
 def optimizer_seconds(placed: Placed, *, trained: float = 1.0) -> float:
@@ -232,14 +291,14 @@ def optimizer_seconds(placed: Placed, *, trained: float = 1.0) -> float:
     return placed.held * trained * STEP_BYTES / placed.bandwidth
 
 
-def generate_seconds(placed: Placed, rows: Rows, *, kv_budget: float | None = None) -> float:
+def generate_seconds(placed: Placed, rows: Rows, *, at_once: int = 0) -> float:
     """Rollouts of one replica's rows: prompts once, then a token of all running rows at a time.
 
-    `kv_budget`: bytes a rank has for keys and values (None: enough); rows beyond it wait, wave after wave.
+    There is room for `at_once` rows (0: for all); those beyond wait, wave after wave.
     """
     mine = ceil(rows.prompts / placed.axes.dp)
     count = mine * rows.samples
-    running = concurrent_rows(placed, rows, kv_budget, count)
+    running = min(at_once or count, count)
     prompt = Work(
         tokens=mine * rows.prompt_tokens,
         states=mine,
@@ -248,14 +307,6 @@ def generate_seconds(placed: Placed, rows: Rows, *, kv_budget: float | None = No
     return forward_seconds(placed, prompt) + ceil(count / running) * rows.response_tokens * decode_seconds(
         placed, running, rows.prompt_tokens + rows.response_tokens // 2
     )
-
-
-def concurrent_rows(placed: Placed, rows: Rows, kv_budget: float | None, count: int) -> int:
-    """How many of `count` rows a replica can decode at a time: at least one, or nothing would ever end."""
-    if kv_budget is None:
-        return max(1, count)
-    each = placed.facts.kv_bytes(rows.length, placed.number) / (placed.axes.tp * placed.axes.pp)
-    return max(1, min(count, int(kv_budget / each)))
 
 
 def decode_seconds(placed: Placed, running: int, length: int) -> float:
@@ -275,23 +326,13 @@ def decode_seconds(placed: Placed, running: int, length: int) -> float:
 
 
 def gather_seconds(placed: Placed) -> float:
-    """All weights of a stage, each rank's part sent to all: once a micro-batch."""
-    shards = placed.axes.shards
-    if not placed.sharded or shards == 1:
-        return 0.0
-    sent = placed.parameters * placed.number * (shards - 1) / shards
-    collectives = placed.facts.layers / placed.axes.pp
-    return sent / placed.link(shards, placed.axes.tp) + collectives * placed.reached.latency
+    """All weights of a stage, each rank's part sent to all: before each pass, where they are sharded."""
+    return placed.collective_seconds(placed.number) if placed.sharded else 0.0
 
 
 def reduce_seconds(placed: Placed) -> float:
-    """The sum of all gradients, in float32: left in parts where weights are sharded, else everywhere."""
-    shards = placed.axes.shards
-    if shards == 1:
-        return 0.0
-    ways = 1 if placed.sharded else 2
-    sent = ways * placed.parameters * BYTES["fp32"] * (shards - 1) / shards
-    return sent / placed.link(shards, placed.axes.tp) + placed.facts.layers / placed.axes.pp * placed.reached.latency
+    """The sum of all gradients over replicas, in float32, of which each rank gets its part."""
+    return placed.collective_seconds(BYTES["fp32"])
 
 
 def exchange_seconds(hardware: Hardware, bytes_per_rank: float, ranks: int) -> float:
@@ -303,15 +344,49 @@ def exchange_seconds(hardware: Hardware, bytes_per_rank: float, ranks: int) -> f
     return bytes_per_rank / (rate * reached.link) + reached.latency
 
 
-def sync_seconds(source: Placed, target: Placed, *, apart: int = 0) -> float:
+def sync_seconds(source: Placed, target: Placed, *, apart: int = 0, width: int | None = None) -> float:
     """Weights as trained to the rollout engine: gathered by all that need them, then copied.
 
-    To ranks that hold none, `apart` of them with the senders: gathered by one, which sends each what it works with.
+    FSDP's parts are gathered whole, `width` bytes a number (by default those of the computation); of Megatron's, ranks
+    get what they lack. To ranks that hold none, `apart` of them with the senders: gathered by one, or there in parts
+    already, and each is sent what it works with.
     """
     size = target.parameters * target.number
-    if not apart:
-        return gather_seconds(source) + size / target.bandwidth
-    return gather_seconds(source) + exchange_seconds(source.hardware, size, apart)
+    gathered = source.collective_seconds(width or source.number) if source.sharded else 0.0
+    if apart:
+        return gathered + exchange_seconds(source.hardware, size, apart)
+    return gathered + _lacking_seconds(source, target) + size / target.bandwidth
+
+
+def _lacking_seconds(source: Placed, target: Placed) -> float:
+    """What a rank is to work with in `target` and has no part of in `source`, from the nearest that has it.
+
+    Other stages come over pp, from there as each rank will need them; of its own stage a rank gets other experts over
+    ep and other slices of matrices over tp. The replicas of dp and cp hold the same, and give nothing. It takes as long
+    as on the rank that lacks most.
+    """
+    a, b = source.axes, target.axes
+    (rest, _, _), (experts, _, _) = target.parts
+    sets, wanted = gcd(a.ep, a.shards), gcd(b.ep, b.shards)
+    stages, around = lcm(a.pp, b.pp), range(lcm(a.tp * sets, b.tp * wanted))
+    stage = _kept(a.pp, b.pp, ((k * a.pp // stages, k * b.pp // stages) for k in range(stages)))
+    expert = _kept(sets, wanted, ((r // a.tp % sets, r // b.tp % wanted) for r in around))
+    slice_ = _kept(a.tp, b.tp, ((r % a.tp, r % b.tp) for r in around))
+    moved = [
+        ((rest + experts) * (1 - stage), source.link(a.pp, a.size // a.pp)),
+        (experts * stage * (1 - expert), source.link(sets, a.tp)),
+        ((rest + experts * expert) * stage * (1 - slice_), source.link(max(a.tp, b.tp))),
+    ]
+    seconds = sum(count * target.number / rate for count, rate in moved)
+    return seconds + source.facts.layers * source.reached.latency if seconds else 0.0
+
+
+def _kept(parts: int, wanted: int, places: Iterable[tuple[int, int]]) -> float:
+    """Of the `wanted`-th that a rank will need, what lies in the `parts`-th that it has: the least of all `places`."""
+    return min(
+        max(0.0, min((has + 1) / parts, (needs + 1) / wanted) - max(has / parts, needs / wanted)) * wanted
+        for has, needs in places
+    )
 
 
 def move_seconds(hardware: Hardware, size: float, tier: Tier) -> float:
@@ -382,6 +457,6 @@ def _weights_read(placed: Placed, running: int) -> float:
     if not facts.experts:
         return rest
     # Over ep the rows of all replicas meet.
-    met = running * placed.axes.ep
-    chosen = 1 - (1 - facts.experts_per_token / facts.experts) ** met
-    return rest + blocks.experts * chosen / placed.axes.ep
+    sets = gcd(placed.axes.ep, placed.axes.shards)
+    chosen = 1 - (1 - facts.experts_per_token / facts.experts) ** (running * sets)
+    return rest + blocks.experts * chosen / sets

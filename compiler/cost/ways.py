@@ -11,16 +11,12 @@ from msgspec.structs import replace
 
 from rldsl.compiler.cost.footprints import OURS, Footprints
 from rldsl.compiler.cost.hardware import Hardware
-from rldsl.compiler.cost.memory import ENGINE_CHUNK
 from rldsl.compiler.cost.memory_terms import Footprint
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.cost.plan_time import PlanTime
-from rldsl.compiler.cost.time_model import generate_seconds
+from rldsl.compiler.cost.plan_time import FEW_LOGITS, PlanTime
 from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, InferOp, Recompute, TrainOp
 from rldsl.compiler.plan import Phase, Plan
 
-# Fewer logits at once are more, smaller products: a few per cent of a pass, assumed.
-_SMALL_CHUNK, _SMALL_CHUNK_COST = ENGINE_CHUNK >> 3, 1.02
 # What is faster by less than this is not worth its room.
 _WORTH = 0.99
 _LARGEST_TOKENS = 65536
@@ -28,12 +24,11 @@ _LARGEST_TOKENS = 65536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """An op run in one way: its footprint, and seconds. `note` says what no field of the op does."""
+    """An op run in one way: its footprint, and seconds."""
 
     op: AnyOp
     footprint: Footprint | None
     seconds: float
-    note: str = ""
 
     @property
     def workspace(self) -> int:
@@ -110,7 +105,7 @@ class Runs:
             return (-run.seconds,)
         usual = self.footprints.default_tokens * (1 if isinstance(op, TrainOp) else 4)
         again = list(Recompute).index(op.recompute) if isinstance(op, TrainOp) else 0
-        return (-again, -(op.logits == _SMALL_CHUNK), min(op.micro_batch_tokens, usual), -run.seconds)
+        return (-again, -(op.logits == FEW_LOGITS), min(op.micro_batch_tokens, usual), -run.seconds)
 
     def _all(self, op: AnyOp) -> Iterator[Run]:
         match op:
@@ -123,10 +118,9 @@ class Runs:
             case _:
                 yield self._run(op)
 
-    def _run(self, op: AnyOp, factor: float = 1.0) -> Run:
+    def _run(self, op: AnyOp) -> Run:
         known = self.times.seconds(op)
-        seconds = known.total * factor if known else 0.0
-        return Run(op=op, footprint=self.footprints.footprint(op), seconds=seconds)
+        return Run(op=op, footprint=self.footprints.footprint(op), seconds=known.total if known else 0.0)
 
     def _trainings(self, op: TrainOp) -> Iterator[Run]:
         fixed = self.pinned.get(op.id, frozenset())
@@ -134,23 +128,21 @@ class Runs:
         usual = self.footprints.default_tokens
         sizes = [op.micro_batch_tokens] if "micro_batch_tokens" in fixed else self._sizes(rows.tokens, rows.rows, usual)
         again = [op.recompute] if "recompute" in fixed else list(Recompute)
-        chunks = [op.logits] if "logits" in fixed else [0, _SMALL_CHUNK]
+        chunks = [op.logits] if "logits" in fixed else [0, FEW_LOGITS]
         if self.smallest:
             sizes, chunks = sizes[:1], chunks[-1:]
         for tokens, recompute, chunk in product(sizes, again, chunks):
-            if chunk == _SMALL_CHUNK and tokens > sizes[0]:
+            if chunk == FEW_LOGITS and tokens > sizes[0]:
                 continue  # smaller micro-batches come first
-            changed = replace(op, micro_batch_tokens=tokens, recompute=recompute, logits=chunk)
-            yield self._run(changed, _SMALL_CHUNK_COST if chunk == _SMALL_CHUNK else 1.0)
+            yield self._run(replace(op, micro_batch_tokens=tokens, recompute=recompute, logits=chunk))
 
     def _scorings(self, op: InferOp) -> Iterator[Run]:
         rows = self.footprints.length(op.tokens, op.group)
         usual = 4 * self.footprints.default_tokens
         sizes = self._sizes(rows.tokens, rows.rows, usual)
         usually = [] if self.smallest else [(size, 0) for size in sizes]
-        for tokens, chunk in (*usually, (sizes[0], _SMALL_CHUNK)):
-            changed = replace(op, micro_batch_tokens=tokens, logits=chunk)
-            yield self._run(changed, _SMALL_CHUNK_COST if chunk else 1.0)
+        for tokens, chunk in (*usually, (sizes[0], FEW_LOGITS)):
+            yield self._run(replace(op, micro_batch_tokens=tokens, logits=chunk))
 
     def _sizes(self, length: int, rows: int, usual: int) -> list[int]:
         """Tokens of a micro-batch: from one row to all of them, by powers of two from the usual."""
@@ -160,22 +152,15 @@ class Runs:
         return sorted(sizes)
 
     def _rollouts(self, op: GenerateOp | ExtendOp) -> Iterator[Run]:
-        """Our engine decides by itself how many rows it decodes at once; of others the pool is sized by the plan."""
-        all_at_once = self.footprints.wave(op)
-        engine = self.times.engine(op.model, Phase.GENERATE)
-        placed = self.times.placed(op.model, Phase.GENERATE, op.group)
-        if engine in OURS or placed is None:
+        """Our engine decides by itself how many rows it decodes at once; of others the plan does, for all or fewer."""
+        if self.times.engine(op.model, Phase.GENERATE) in OURS:
             yield self._run(op)
             return
         n = op.n if isinstance(op, GenerateOp) else 1
-        rows = self.times.rollout_rows(op)
-        counts = tuple(dict.fromkeys(max(1, all_at_once >> shift) for shift in range(10)))
+        prompts = self.footprints.wave(replace(op, rows_at_once=0))
+        counts = tuple(dict.fromkeys(max(1, prompts >> shift) for shift in range(10)))
         for count in counts[-1:] if self.smallest else counts:
-            footprint = self.footprints.footprint(op, count)
-            assert footprint is not None and rows is not None, "a rollout has rows"
-            per_row = placed.facts.kv_bytes(rows.length, placed.number) / (placed.axes.tp * placed.axes.pp)
-            seconds = generate_seconds(placed, rows, kv_budget=per_row * count * n)
-            yield Run(op=op, footprint=footprint, seconds=seconds, note=f"{count * n:,} rows decoded at once")
+            yield self._run(replace(op, rows_at_once=count * n))
 
 
 def _unexplained(op: AnyOp) -> AnyOp:

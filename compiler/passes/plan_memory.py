@@ -179,7 +179,12 @@ def _explained(op: AnyOp, old: AnyOp | None) -> AnyOp:
     """The op with what was chosen for it."""
     if old is None or op == old:
         return op
-    names = {"micro_batch_tokens": "tokens a micro-batch", "recompute": "recomputation", "logits": "logits at once"}
+    names = {
+        "micro_batch_tokens": "tokens a micro-batch",
+        "recompute": "recomputation",
+        "logits": "logits at once",
+        "rows_at_once": "rows decoded at once",
+    }
     changed = {n: getattr(op, n) for n in names if getattr(op, n, None) != getattr(old, n, None)}
     words = ", ".join(f"{names[n]}: {v:,}" if isinstance(v, int) else f"{names[n]}: {v}" for n, v in changed.items())
     reason = Reason(by=PlanMemory.name, why=f"the fastest that fits the budget: {words}")

@@ -25,7 +25,7 @@ Interval = tuple[str, float, float]
 _END = float("inf")
 _SAMPLING: tuple[Interval, ...] = (
     ("max_new_tokens", 1, _END), ("max_prompt_tokens", 0, _END), ("temperature", 0, _END), ("top_k", 0, _END),
-    ("staleness", 0, 2),
+    ("staleness", 0, 2), ("rows_at_once", 0, _END),
 )  # fmt: skip
 _INTERVALS: dict[type[AnyOp], tuple[Interval, ...]] = {
     LoadOp: (("batch", 1, _END), ("rounds", 1, _END), ("round", 0, _END)),

@@ -35,8 +35,8 @@ class SecondsView:
             (f" on {self._time.ranks} x {plan.cluster}, as predicted", ""),
         )
         part = "their limit" if assumed.filled == 1 else f"{assumed.filled:.0%} of their limit"
-        words = f"prompts of {assumed.prompt_tokens} tokens, responses of {part}; without functions, loading and saving"
-        yield Text(words, style="dim")
+        rows = f"prompts of {self._time.prompt_tokens} tokens, responses of {part}"
+        yield Text(f"{rows}; without functions, loading and saving", style="dim")
         for program in plan.programs:
             yield Text(f"\n{ranks_of(program, plan.world_size).capitalize()}", style="bold")
             yield self._table(program, wide=options.max_width >= _WIDE)
@@ -73,7 +73,7 @@ def seconds_json(time: PlanTime) -> dict[str, Any]:
     ops = [(op, known) for op in time.plan.ops() if (known := time.seconds(op))]
     return {
         "step": time.step_seconds,
-        "prompt_tokens": time.assumed.prompt_tokens,
+        "prompt_tokens": time.prompt_tokens,
         "filled": time.assumed.filled,
         "ops": {op.id: {"seconds": known.total, "parts": dict(known.parts)} for op, known in ops},
         "timeline": [{"first": t.first, "op": t.op, "begin": t.begin, "end": t.end} for t in time.timeline()],

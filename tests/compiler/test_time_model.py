@@ -19,7 +19,6 @@ from rldsl.compiler.cost.time_model import (
     Rows,
     Work,
     causal_work,
-    concurrent_rows,
     decode_seconds,
     exchange_seconds,
     forward_seconds,
@@ -97,11 +96,52 @@ def test_small_micro_batches_are_bound_by_gathering_the_weights():
     assert isclose(many, 32 * (2 * gather + reduce_seconds(spread))) and many > 3 * few
 
 
-def test_unsharded_weights_are_not_gathered_but_their_gradients_summed_everywhere():
-    apart = replace(placed(dp=8), sharded=False)
-    assert gather_seconds(apart) == 0 and gather_seconds(placed()) == 0 and reduce_seconds(placed()) == 0
-    sent = 2 * QWEN_7B.parameters * 4 * 7 / 8
-    assert isclose(reduce_seconds(apart), sent / 360e9 + 28 * 20e-6)
+def test_replicas_sum_and_gather_once_a_step():
+    alone, apart = (replace(placed(QWEN_72B, tp=8, dp=dp), sharded=False) for dp in (1, 16))
+    assert gather_seconds(apart) == gather_seconds(alone) == reduce_seconds(alone) == 0
+    # Every eighth rank: each has a network adapter of its own, 0.8 of 50 GB/s.
+    mine = 72_706_203_648 / 8
+    summed, gathered = (mine * size * 15 / 16 / 40e9 + 80 * 20e-6 for size in (4, 2))
+    assert isclose(reduce_seconds(apart), summed)
+    work = Work(tokens=65_536, states=0, attention=0.0)
+    for micros, steps in ((1, 1), (64, 1), (64, 4)):
+        busy = train_seconds(alone, work, micro_batches=micros, steps=steps)
+        found = train_seconds(apart, work, micro_batches=micros, steps=steps)
+        # The last backward pass and the next forward hide some of it.
+        assert isclose(found, busy + steps * max(0.0, summed + gathered - busy / micros))
+    adapted = train_seconds(apart, work, micro_batches=64, trained=0.01)
+    assert isclose(adapted, train_seconds(alone, work, micro_batches=64, trained=0.01))
+
+
+def test_experts_that_no_other_rank_has_are_not_summed():
+    spread = replace(placed(MOE, dp=8, ep=8), sharded=False)
+    rest = MOE.parameters - MOE.blocks.experts
+    assert isclose(reduce_seconds(spread), rest * 4 * 7 / 8 / 360e9 + 48 * 20e-6)
+    # Beside ranks 8 to 15 each expert is there twice, and every eighth rank has an adapter of its own.
+    twice = replace(placed(MOE, dp=16, ep=8), sharded=False)
+    experts = MOE.blocks.experts / 8 * 4 / 2 / 40e9
+    assert isclose(reduce_seconds(twice), rest * 4 * 15 / 16 / 320e9 + experts + 48 * 20e-6)
+
+
+def test_more_ranks_than_experts_send_padding():
+    # 128 experts are the rows of their tensors: 1,024 ranks pad them to eight times as many.
+    experts = 48 * 128 * 3 * 2048 * 768
+    assert experts == MOE.blocks.experts
+    few, many = placed(MOE, dp=128), placed(MOE, dp=1024)
+    assert isclose(gather_seconds(few), MOE.parameters * 2 * 127 / 128 / 320e9 + 48 * 20e-6, rel_tol=0.01)
+    padded = MOE.parameters + 7 * experts
+    assert isclose(gather_seconds(many), padded * 2 * 1023 / 1024 / 320e9 + 48 * 20e-6, rel_tol=0.01)
+    assert isclose(many.held, padded / 1024, rel_tol=0.01)
+    assert many.parameters == MOE.parameters
+    # Megatron's buffers are flat.
+    flat = replace(many, sharded=False)
+    assert isclose(reduce_seconds(flat), MOE.parameters * 4 * 1023 / 1024 / 320e9 + 48 * 20e-6)
+
+
+def test_stages_wait_for_each_other_in_every_step():
+    work = Work(tokens=100_000, states=0, attention=0.0)
+    one, four = (train_seconds(placed(pp=4), work, micro_batches=16, steps=n) for n in (1, 4))
+    assert isclose(four / one, (1 + 3 / 4) / (1 + 3 / 16))
 
 
 def test_a_step_of_the_optimiser_streams_what_the_rank_holds():
@@ -166,14 +206,9 @@ def test_few_rows_meet_few_experts():
 
 def test_rollouts_wait_where_keys_have_no_room():
     given = rows(64, 8, 512, 1024)
-    each = QWEN_7B.kv_bytes(1536)
-    assert concurrent_rows(placed(), given, None, 512) == 512
-    assert concurrent_rows(placed(), given, 100.5 * each, 512) == 100
-    assert concurrent_rows(placed(tp=2), given, 100.5 * each, 512) == 201
-    assert concurrent_rows(placed(), given, 0.5 * each, 512) == 1
-    free, tight = (generate_seconds(placed(), given, kv_budget=b) for b in (None, 64 * each))
+    free, tight, wide = (generate_seconds(placed(), given, at_once=n) for n in (0, 64, 1000))
     prefill = forward_seconds(placed(), Work(tokens=64 * 512, states=64, attention=64 * QWEN_7B.attention_flops(512)))
-    assert isclose(free, prefill + 1024 * decode_seconds(placed(), 512, 1024))
+    assert isclose(free, prefill + 1024 * decode_seconds(placed(), 512, 1024)) and wide == free
     assert isclose(tight, prefill + 8 * 1024 * decode_seconds(placed(), 64, 1024))
 
 
@@ -190,11 +225,23 @@ def test_small_trees_stand_in_one_pack_and_are_padded():
     assert packed_work(QWEN_7B, rows(4, 4, 40, 32), 1).tokens == 2 * 504
 
 
-def test_long_rows_are_packs_of_their_own():
+def test_long_rows_are_packs_of_their_own_without_a_mask():
     work = packed_work(QWEN_7B, rows(2, 3, 1000, 500), 1)
-    assert work.tokens == 6 * 1500 and work.attention == 4 * 28 * 3584 * 6 * 1500 * 1500
-    causal = causal_work(QWEN_7B, rows(2, 3, 1000, 500), 1)
-    assert causal.tokens == work.tokens and isclose(causal.attention, work.attention / 2, rel_tol=1e-3)
+    # Of each of 28 layers and 28 heads of 128: two FLOPs for a score and two for a sum, for each place before.
+    pairs = sum(place + 1 for place in range(1500))
+    assert work.tokens == 6 * 1500 and work.attention == 6 * 28 * 28 * 128 * 4 * pairs
+    assert work == causal_work(QWEN_7B, rows(2, 3, 1000, 500), 1)
+
+
+def test_rows_that_stand_alone_in_their_packs_need_no_mask():
+    pairs = sum(place + 1 for place in range(300))
+    assert packed_work(QWEN_7B, rows(4, 1, 200, 100), 2).attention == 2 * 28 * 28 * 128 * 4 * pairs
+    # Two of them fit into one pack.
+    assert packed_work(QWEN_7B, rows(4, 1, 150, 100), 2).attention == 28 * 28 * 128 * 4 * 500 * 500
+
+
+def test_ranks_have_whole_prompts():
+    assert causal_work(QWEN_7B, rows(9, 4, 600, 400), 8).tokens == 2 * 4 * 1000
 
 
 def test_moves():
@@ -210,6 +257,42 @@ def test_weights_reach_the_rollout_engine():
     assert isclose(sync_seconds(source, target), gathered + QWEN_7B.parameters / 2 * 2 / (3350e9 * 0.7))
     assert isclose(sync_seconds(source, target, apart=16), gathered + QWEN_7B.parameters / 2 * 2 / 40e9 + 20e-6)
     assert isclose(sync_seconds(source, target, apart=8), gathered + QWEN_7B.parameters / 2 * 2 / 360e9 + 20e-6)
+
+
+def test_what_is_trained_is_gathered_in_float32():
+    source, target = placed(dp=8), replace(placed(dp=8), sharded=False)
+    more = sync_seconds(source, target, width=4) - sync_seconds(source, target)
+    assert isclose(more, QWEN_7B.parameters * 2 * 7 / 8 / 360e9)
+
+
+def moved(facts: ModelFacts, source: dict[str, int], target: dict[str, int]) -> float:
+    """Seconds until every rank has what it works with, without the copy into the engine."""
+    of, to = (replace(placed(facts, **axes), sharded=False) for axes in (source, target))
+    return sync_seconds(of, to) - to.parameters * 2 / to.bandwidth
+
+
+def test_megatron_gives_what_ranks_lack():
+    every, latency = QWEN_72B.parameters * 2, 80 * 20e-6
+    # Replicas have all that they need, whatever their number.
+    assert moved(QWEN_72B, {"tp": 8, "dp": 4}, {"tp": 8, "dp": 4}) == 0
+    assert moved(QWEN_72B, {"tp": 8, "cp": 2, "dp": 2}, {"tp": 8, "dp": 4}) == 0
+    # Of its eighth a rank has one stage of four; the others are on other nodes, of which it has an adapter.
+    assert isclose(moved(QWEN_72B, {"tp": 8, "pp": 4}, {"tp": 8, "dp": 4}), every / 8 * 3 / 4 / 40e9 + latency)
+    # The same stages on both sides; then two of four.
+    assert moved(QWEN_72B, {"tp": 8, "pp": 4}, {"tp": 8, "pp": 4}) == 0
+    assert isclose(moved(QWEN_72B, {"tp": 8, "pp": 4}, {"tp": 8, "pp": 2, "dp": 2}), every / 16 / 2 / 40e9 + latency)
+    # Rank 5 has the sixth eighth and needs the second quarter, from its node.
+    assert isclose(moved(QWEN_72B, {"tp": 8, "dp": 4}, {"tp": 4, "dp": 8}), every / 4 / 360e9 + latency)
+    # From one rank's whole weights each takes its slice.
+    assert moved(QWEN_72B, {"dp": 8}, {"tp": 8}) == 0
+
+
+def test_megatron_gives_experts_that_ranks_lack():
+    latency = 48 * 20e-6
+    experts = MOE.blocks.experts * 2
+    # Every rank needs a quarter of each matrix, and has all of an eighth of the experts: the rest is from its node.
+    assert isclose(moved(MOE, {"dp": 8, "ep": 8}, {"tp": 4, "dp": 2}), experts / 4 * 7 / 8 / 360e9 + latency)
+    assert moved(MOE, {"dp": 8, "ep": 8}, {"dp": 8, "ep": 8}) == 0
 
 
 def test_a_processor_does_not_launch_beside_its_work():
