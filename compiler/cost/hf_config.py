@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,9 @@ def _positions(keys: _Keys) -> int:
     if not isinstance(scaling, dict) or scaling.get("rope_type", scaling.get("type")) not in _STRETCHED:
         return most
     factor, before = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-    length = before if isinstance(before, int) else most
-    return max(most, int(factor * length)) if isinstance(factor, int | float) else most
+    if not isinstance(factor, int | float) or not isfinite(factor):
+        return most
+    return max(most, int(factor * (before if isinstance(before, int) else most)))
 
 
 def _llama(keys: _Keys, head: Head) -> ModelFacts:
