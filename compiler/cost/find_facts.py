@@ -69,6 +69,12 @@ def facts_of(spec: ModelSpec, folder: Path = Path()) -> ModelFacts | NoFacts:
     return facts if own is None else replace(facts, max_positions=own)
 
 
+def config_of(spec: ModelSpec, folder: Path = Path()) -> Path | None:
+    """The config.json that `facts_of` reads, if there is one."""
+    found = None if spec.source == "scratch" else _config_path(spec.source, folder)
+    return found if isinstance(found, Path) else None
+
+
 def _config_path(source: str, folder: Path) -> Path | NoFacts:
     model = folder / Path(source).expanduser()
     if model.is_dir():

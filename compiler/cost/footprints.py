@@ -379,6 +379,23 @@ class Footprints:
         rows = -(-volume.rows.prompts // dp) * volume.rows.per_prompt
         return rows * volume.row.at(self._tokens)
 
+    # For views: what the sums above are made of.
+
+    def made(self, op: AnyOp, at_once: int | None = None) -> tuple[Training | Scoring | Generating, ...]:
+        """All that `footprint` of an op that runs a model takes the greatest of."""
+        match op:
+            case TrainOp():
+                return tuple(self._training(op, states) for states in self._stages(op.model))
+            case InferOp():
+                return tuple(self._scoring(p, s) for p in op.parts for s in self._stages(p.model))
+            case GenerateOp() | ExtendOp():
+                return (self._generating(op, at_once or self.wave(op)),)
+        return ()
+
+    def largest(self, model: str) -> States:
+        """A trunk on those ranks where its states take most."""
+        return self._largest(self.trunk(model))
+
 
 def engine_of(op: Rollout | SyncWeightsOp) -> Key:
     """The engine of a rollout: weights a step old have one of their own."""
