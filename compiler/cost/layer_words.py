@@ -134,18 +134,22 @@ class LayerWords:
     def selected(self) -> Parts:
         """What selective recomputation keeps."""
         shard = self.shard
-        what = "the layer's input, results of the attention's and the MLP's last matrix"
         both = "queries, keys, values and attention's output"
-        normalisers = self._of("normalisers", (self.places, "places"), (shard.heads, "heads"), width=FLOAT32)
-        attention = self._wide(both, self.places, 2 * (shard.queries + shard.keys))
+        start = (
+            self._wide("the layer's input", self.spread, self.hidden),
+            self._wide(both, self.places, 2 * (shard.queries + shard.keys)),
+            self._wide("the result of attention's last matrix", self.places, self.hidden),
+            self._of("normalisers", (self.places, "places"), (shard.heads, "heads"), width=FLOAT32),
+        )
         if not self.layer.moe:
-            gated = self._wide("gate and up projection", self.places, shard.intermediate, 2)
-            return (self._wide(what, self.spread, self.hidden, 3), attention, normalisers, gated)
+            return (
+                *start,
+                self._wide("gate and up projection", self.places, shard.intermediate, 2),
+                self._wide("the MLP's result", self.places, self.hidden),
+            )
         sent = (self._sent, "places sent to experts")
         return (
-            self._wide("the layer's input, result of the attention's last matrix", self.spread, self.hidden, 2),
-            attention,
-            normalisers,
+            *start,
             self._of("results of experts", sent, (2 * shard.expert_intermediate + self.hidden, "wide")),
             self._of("the router's results", (self.spread, "places"), (shard.facts.experts, "experts")),
         )
