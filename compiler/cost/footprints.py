@@ -5,6 +5,7 @@ All sizes are upper bounds: rows as long as the plan allows, and micro-batches a
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -193,11 +194,11 @@ class Footprints:
         return States(shard=shard, width=_width(spec), trained=False)
 
     def _rollout_axes(self, model: str, group: str) -> Axes:
-        """dp leaves the weights whole on each replica."""
+        """dp leaves the weights whole on each replica, but for experts: ep takes ranks of tp first, then of dp."""
         if self.engine(model, Phase.GENERATE) in OURS:
             return Axes()
         of = self.plan.group(group)
-        return Axes(tp=of.tp, pp=of.pp, ep=of.ep, dp=of.ep)
+        return Axes(tp=of.tp, pp=of.pp, ep=of.ep, dp=of.ep // math.gcd(of.ep, of.tp))
 
     # Who uses what.
 

@@ -10,7 +10,7 @@ from itertools import combinations, islice
 from msgspec.structs import replace
 
 from rldsl.compiler.cost.hardware import Hardware
-from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
+from rldsl.compiler.cost.memory_plan import MemoryPlanner, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.ops import AnyOp, ExtendOp, GenerateOp, SyncWeightsOp
 from rldsl.compiler.plan import Group, Phase, Plan
@@ -129,7 +129,9 @@ class _Search:
     def timed(self, draft: _Draft) -> Change | None:
         """With the seconds of a step."""
         planned = self.planner(draft, smallest=False).fit(self.budget)
-        return Change(what=draft.what, seconds=planned.step) if isinstance(planned, Planned) else None
+        if isinstance(planned, Shortage) or planned.missing:
+            return None
+        return Change(what=draft.what, seconds=planned.step)
 
     def ranks(self, start: _Draft) -> tuple[int | None, Shortage | None]:
         """How many ranks are enough, in multiples of those that there are; else what is lacking on the most."""

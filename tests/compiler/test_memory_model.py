@@ -238,6 +238,15 @@ def test_a_mask_grows_with_the_square_and_causal_attention_does_not() -> None:
     assert of(131072, Attention.CAUSAL) < 2.1 * of(65536, Attention.CAUSAL)
 
 
+def test_inputs_of_layers_are_spread_over_the_ranks_of_tp() -> None:
+    # 72B, rows of 64K, tp = 8, pp = 4: four micro-batches in flight of 20 layers, 2 B x 65,535 x 8,192 / 8 each.
+    micro = MicroBatch(packs=1, length=65_535, states=64_512, cells=65_536)
+    plan = {"facts": shipped_models()["Qwen2.5-72B"], "axes": Axes(tp=8, pp=4), "zero": 1, "micro": micro}
+    made = training(**plan, recompute=Recompute.FULL).footprint
+    inputs = sum(t.bytes for t in made.moments[1].terms if t.what == "kept: inputs of layers")
+    assert inputs == pytest.approx(4 * 20 * 2 * 65_535 * 8_192 / 8, rel=1e-4)
+
+
 def test_the_first_stage_of_a_pipeline_holds_most_micro_batches() -> None:
     first, second = (training(axes=Axes(dp=8, pp=4), stage=s) for s in (0, 1))
     assert (first.in_flight, second.in_flight) == (4, 3)
@@ -335,11 +344,17 @@ TINY = (
     Case(model="tiny", axes=Axes(dp=4), length=2048, states=1024, logits="whole"),
     Case(model="tiny", axes=Axes(dp=2), length=2048, states=512, masked=False, lora_rank=8),
     Case(model="tiny", axes=Axes(dp=2, tp=2), length=2048, states=512, masked=False),
+    Case(model="tiny", axes=Axes(dp=4, tp=4), length=4096, states=512, masked=False, recompute="full"),
+    Case(model="tiny", axes=Axes(dp=4, tp=4), length=4096, states=512, masked=False, recompute="selective"),
+    Case(model="tiny", axes=Axes(dp=4, tp=2, pp=3), length=4096, states=512, masked=False),
+    Case(model="tiny", axes=Axes(dp=4, tp=2, pp=3), length=4096, states=512, masked=False, stage=2),
+    Case(model="tiny", axes=Axes(dp=4, tp=4, cp=2), length=8192, states=512, masked=False),
     Case(model="tiny", axes=Axes(dp=2, cp=2), length=2048, states=512, masked=False),
     Case(model="tiny", axes=Axes(dp=2, pp=3), length=2048, states=512, masked=False),
     Case(model="tiny-moe", axes=Axes(dp=4), length=2048, states=1024, masked=False),
     Case(model="tiny-moe", axes=Axes(dp=4, ep=2), length=2048, states=1024, masked=False),
     Case(model="tiny", phase="infer", axes=Axes(dp=4), packs=8, length=512, states=64),
+    Case(model="tiny", phase="infer", axes=Axes(dp=4, tp=2), length=8192, states=512, masked=False),
     Case(model="tiny", phase="generate", wave=Wave(prompts=8, prompt=100, samples=4, new_tokens=100)),
     Case(model="tiny", phase="generate", wave=Wave(prompts=8, prompt=100, samples=4, new_tokens=100, top_p=0.9)),
     Case(model="tiny", phase="sync", axes=Axes(dp=4), length=64, states=8),
