@@ -51,6 +51,7 @@ from rldsl.compiler.passes.resolve_names import ResolveNames
 from rldsl.compiler.passes.share_base_weights import ShareBaseWeights
 from rldsl.compiler.passes.skip_zero_rows import SkipZeroRows
 from rldsl.compiler.passes.unroll_loops import UnrollLoops
+from rldsl.compiler.passes.warn_long_rows import WarnLongRows
 from rldsl.compiler.passes.warn_unused import WarnUnused
 from rldsl.compiler.passes.warn_unwanted import WarnUnwanted
 from rldsl.compiler.plan import FieldSpec, Plan, Source
@@ -83,6 +84,7 @@ LOWERING: tuple[Pass, ...] = (
     ElideOldLogp(),  # before dead code: it leaves some behind
     SkipZeroRows(),  # after conditions: whether a loss has its KL term decides it
     EliminateDead(),
+    WarnLongRows(),  # of what is left, each iteration of a loop by itself
     PlaceOnMesh(),
     CheckShapes(),  # needs the groups
     ShareBaseWeights(),  # needs to know where each model lies; before the order, which counts changes of weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +31,14 @@ SHIPPED: dict[str, tuple[str, ...]] = {
 }
 """Configurations in examples/models, and the sources whose models have that architecture."""
 
+_POSITIONS = {
+    "Qwen/Qwen2.5-7B": 131072,
+    "Qwen/Qwen2.5-32B": 131072,
+    "Qwen/Qwen2.5-72B": 131072,
+    "Qwen/Qwen3-30B-A3B-Base": 32768,
+}
+"""`max_position_embeddings` where a base model's own config.json has another number than the one that is shipped."""
+
 SCRATCH_SPECIALS = 4
 """A scratch model's tokens besides the characters of its alphabet: padding, begin, end, unknown."""
 _SCRATCH_POSITIONS = 4096
@@ -54,7 +62,17 @@ def facts_of(spec: ModelSpec, folder: Path = Path()) -> ModelFacts | NoFacts:
     if spec.source == "scratch":
         return _scratch(spec, head)
     found = _config_path(spec.source, folder)
-    return found if isinstance(found, NoFacts) else read_config(found, head=head)
+    if isinstance(found, NoFacts):
+        return found
+    facts = read_config(found, head=head)
+    own = _POSITIONS.get(spec.source) if found.parent == models_folder() else None
+    return facts if own is None else replace(facts, max_positions=own)
+
+
+def config_of(spec: ModelSpec, folder: Path = Path()) -> Path | None:
+    """The config.json that `facts_of` reads, if there is one."""
+    found = None if spec.source == "scratch" else _config_path(spec.source, folder)
+    return found if isinstance(found, Path) else None
 
 
 def _config_path(source: str, folder: Path) -> Path | NoFacts:

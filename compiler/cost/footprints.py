@@ -96,16 +96,15 @@ class Footprints:
     @cached_property
     def reserve(self) -> Term:
         """What no op asks for and every process takes."""
-        size = self._process if self.hardware.name == "cpu" else _RESERVE_CUDA
+        size = sum(t.bytes for t in self.process) if self.hardware.name == "cpu" else _RESERVE_CUDA
         return product(Category.RESERVE, "libraries, driver and allocator", (size, "B"))
 
     @property
-    def _process(self) -> int:
-        """Of a rank that holds a part of every model."""
+    def process(self) -> tuple[Term, ...]:
+        """What the process of a rank takes that is a processor and holds a part of every model."""
         held = {m.name: self.facts[m.name] for m in self.plan.models if m.holder == m.name}
         spread = [m for m in held if self.plan.group(self._home(m)).size(self.world) > 1]
-        terms = process((f.vocab for f in held.values()), sum(held[m].layers for m in spread))
-        return sum(t.bytes for t in terms)
+        return process((f.vocab for f in held.values()), sum(held[m].layers for m in spread))
 
     @property
     def default_tokens(self) -> int:
@@ -387,6 +386,23 @@ class Footprints:
         dp = self.plan.group(group).dp(self.world)
         rows = -(-volume.rows.prompts // dp) * volume.rows.per_prompt
         return rows * volume.row.at(self._tokens)
+
+    # For views: what the sums above are made of.
+
+    def made(self, op: AnyOp) -> tuple[Training | Scoring | Generating, ...]:
+        """All that `footprint` of an op that runs a model takes the greatest of."""
+        match op:
+            case TrainOp():
+                return tuple(self._training(op, states) for states in self._stages(op.model))
+            case InferOp():
+                return tuple(self._scoring(p, s) for p in op.parts for s in self._stages(p.model))
+            case GenerateOp() | ExtendOp():
+                return (self._generating(op),)
+        return ()
+
+    def largest(self, model: str) -> States:
+        """A trunk on those ranks where its states take most."""
+        return self._largest(self.trunk(model))
 
 
 def engine_of(op: Rollout | SyncWeightsOp) -> Key:

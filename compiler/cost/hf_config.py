@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from rldsl.compiler.cost.model_facts import Head, ModelFacts, VisionFacts
-from rldsl.diagnostics import Diagnostics, did_you_mean, fail
+from rldsl.compiler.cost.json_text import key_place
+from rldsl.compiler.cost.model_facts import Head, ModelFacts, SiglipFacts, VisionFacts
+from rldsl.diagnostics import Diagnostics, Span, did_you_mean, fail
 
 SLIDING = "sliding_attention"
+UNLIMITED = 1 << 30
+"""Stands for the longest sequence where a config names none."""
+_STRETCHED = ("linear", "dynamic", "yarn")
+_AUTHORS = "take config.json as the model's authors published it"
 
 
 def read_config(config: Mapping[str, Any] | Path, *, head: Head = Head.LM) -> ModelFacts:
@@ -18,37 +25,68 @@ def read_config(config: Mapping[str, Any] | Path, *, head: Head = Head.LM) -> Mo
 
     RL0801 for an architecture that is not known here, RL0802 for each key that is missing or has no sensible value.
     """
-    values, where = (_parsed(config), str(config)) if isinstance(config, Path) else (config, "config.json")
-    kind = values.get("model_type")
+    text = _Text.read(config) if isinstance(config, Path) else None
+    values = text.values if text else config
+    assert isinstance(values, Mapping)
+    kind, where = values.get("model_type"), text.file if text else "config.json"
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         fail(
             "RL0801",
             f"nothing is known of the size of a model of type `{kind}` (key `model_type` of {where})",
+            span=text.span("model_type") if text else None,
             expected=", ".join(FAMILIES),
             fix=did_you_mean(str(kind), FAMILIES),
         )
     found = Diagnostics()
-    facts = family(_Keys(values, where, found), head)
+    facts = family(_Keys(values, text, found), head)
     found.raise_if_errors()
     return facts
 
 
-def _parsed(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        fail("RL0802", f"{path} cannot be read as a model's configuration", expected="a JSON object", found=str(error))
-    if not isinstance(values, dict):
-        fail("RL0802", f"{path} cannot be read as a model's configuration", expected="a JSON object")
-    return values
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """A config.json: where it is, its text, the object that it holds."""
+
+    file: str
+    text: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> _Text:
+        """RL0802 for a file that holds no JSON object, at the place of the first mistake."""
+        what = f"{path} cannot be read as a model's configuration"
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            span = Span(str(path), error.lineno, error.colno, error.lineno, error.colno + 1)
+            fail("RL0802", what, span=span, expected="a JSON object", found=error.msg, fix=_AUTHORS)
+        except (OSError, ValueError, RecursionError) as error:
+            fail("RL0802", what, expected="a JSON object", found=str(error), fix=_AUTHORS)
+        if not isinstance(values, dict):
+            found = f"JSON, but no object: {text[:40]}"
+            fail(
+                "RL0802", what, span=Span.whole_line(str(path), 1), expected="a JSON object", found=found, fix=_AUTHORS
+            )
+        return cls(file=str(path), text=text, values=values)
+
+    def span(self, *keys: str) -> Span:
+        """Of a key, by way of those of the objects around it; of one that is not there the innermost of these."""
+        for count in range(len(keys), 0, -1):
+            if (place := key_place(self.text, keys[:count])) is not None:
+                line, column, end = place
+                return Span(self.file, line, column, line, end)
+        return Span.whole_line(self.file, 1)
 
 
 class _Keys:
     """The keys of a config. One that is missing or makes no sense is noted, and 1 or False stands in for it."""
 
-    def __init__(self, values: Mapping[str, Any], where: str, found: Diagnostics, prefix: str = "") -> None:
-        self.values, self.where, self.found, self.prefix = values, where, found, prefix
+    def __init__(
+        self, values: Mapping[str, Any], text: _Text | None, found: Diagnostics, around: tuple[str, ...] = ()
+    ) -> None:
+        self.values, self.text, self.found, self.around = values, text, found, around
 
     def __getitem__(self, key: str) -> int:
         """A positive integer that must be there."""
@@ -91,8 +129,8 @@ class _Keys:
         value = self.values.get(key)
         if not isinstance(value, dict):
             self._wrong(key, "an object")
-            return _Keys({}, self.where, Diagnostics())
-        return _Keys(value, self.where, self.found, f"{self.prefix}{key}.")
+            return _Keys({}, self.text, Diagnostics())
+        return _Keys(value, self.text, self.found, (*self.around, key))
 
     def _positive(self, key: str, default: int | None) -> int:
         value = self.values.get(key)
@@ -104,17 +142,19 @@ class _Keys:
         return 1
 
     def _wrong(self, key: str, expected: str) -> None:
-        value, name = self.values.get(key), f"`{self.prefix}{key}`"
+        value, name = self.values.get(key), f"`{'.'.join((*self.around, key))}`"
+        where = self.text.file if self.text else "config.json"
         if value is not None:
-            message, found = f"{name} of {self.where} makes no sense", json.dumps(value)
+            message, found, near = f"{name} of {where} makes no sense", json.dumps(value), None
         else:
-            message, found = f"{self.where} has no key {name}", None
+            message, found, near = f"{where} has no key {name}", None, did_you_mean(key, self.values)
         self.found.error(
             "RL0802",
             message,
+            span=self.text.span(*self.around, key) if self.text else None,
             expected=expected,
             found=found,
-            fix=did_you_mean(key, self.values) or "take config.json as the model's authors published it",
+            fix=near or _AUTHORS,
         )
 
 
@@ -133,12 +173,27 @@ def _decoder(keys: _Keys, head: Head, **own: Any) -> ModelFacts:
         "head_dim": keys.get("head_dim", max(1, hidden // heads)),
         "vocab": keys["vocab_size"],
         "tied": keys.flag("tie_word_embeddings") and head is Head.LM,
-        "max_positions": keys.get("max_position_embeddings", 1 << 30),
+        "max_positions": _positions(keys),
         "head": head,
     }
     if "intermediate" not in own:
         facts["intermediate"] = keys["intermediate_size"]
     return ModelFacts(**{**facts, **own})
+
+
+def _positions(keys: _Keys) -> int:
+    """The longest sequence; where rotations are scaled by a factor that `max_position_embeddings` leaves out, with it.
+
+    That is so of these kinds (of the others it is counted in), from the length before, if that is said: as vLLM has it.
+    """
+    most = keys.get("max_position_embeddings", UNLIMITED)
+    scaling = keys.values.get("rope_scaling") or keys.values.get("rope_parameters")
+    if not isinstance(scaling, dict) or scaling.get("rope_type", scaling.get("type")) not in _STRETCHED:
+        return most
+    factor, before = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if not isinstance(factor, int | float) or not isfinite(factor):
+        return most
+    return max(most, int(factor * (before if isinstance(before, int) else most)))
 
 
 def _llama(keys: _Keys, head: Head) -> ModelFacts:
@@ -225,11 +280,40 @@ def _gemma2(keys: _Keys, head: Head) -> ModelFacts:
     return _decoder(keys, head, norms=4, **_gemma_attention(keys, head), **windows)
 
 
-def _gemma3(keys: _Keys, head: Head) -> ModelFacts:
-    """All layers have the window but every sixth, or what the config says."""
+def _gemma3(keys: _Keys, head: Head, **own: Any) -> ModelFacts:
+    """All layers have the window but every sixth, or what the config says; positions have the scaling counted in."""
     pattern = keys.get("sliding_window_pattern", 6)
     windows = _windows(keys, lambda i: (i + 1) % pattern != 0)
-    return _decoder(keys, head, norms=4, qk_norm=True, **_gemma_attention(keys, head), **windows)
+    positions = keys.get("max_position_embeddings", UNLIMITED)
+    own = {**_gemma_attention(keys, head), "max_positions": positions, **own}
+    return _decoder(keys, head, norms=4, qk_norm=True, **own, **windows)
+
+
+def _gemma3_vision(keys: _Keys, head: Head) -> ModelFacts:
+    """The text model's keys stand in `text_config`, without those that have transformers' own values."""
+    text, vision = keys.under("text_config"), keys.under("vision_config")
+    text.values = {**_GEMMA3_TEXT, **text.values}
+    tower = SiglipFacts(
+        layers=vision["num_hidden_layers"],
+        hidden=vision["hidden_size"],
+        intermediate=vision["intermediate_size"],
+        patch_inputs=vision.get("num_channels", 3) * vision["patch_size"] ** 2,
+        positions=(vision["image_size"] // vision["patch_size"]) ** 2,
+        outputs=text["hidden_size"],
+        pooled=vision.flag("vision_use_head", True),
+    )
+    return _gemma3(text, head, vision=tower, model_type=str(keys.values.get("model_type")))
+
+
+_GEMMA3_TEXT = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+"""Of transformers' Gemma3TextConfig; the published configurations name only what differs from it."""
 
 
 def _gemma_attention(keys: _Keys, head: Head) -> dict[str, Any]:
@@ -311,6 +395,7 @@ FAMILIES: dict[str, _Family] = {
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
+    "gemma3": _gemma3_vision,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
 }

@@ -97,7 +97,7 @@ class Forward:
         """The largest layer: its flat buffer, its parameters, or those and the next one's buffer."""
         if self.states.zero == 2:
             return self._gathered("all layers, gathered", self.states.base - self.states.root)
-        return self._gathered(f"a gathered layer, {copies} times", copies * self._largest_layer)
+        return self._gathered("a gathered layer" + ", twice" * (copies > 1), copies * self._largest_layer)
 
     # The mask and the fields of a micro-batch.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 
 
 class Category(StrEnum):
@@ -77,7 +78,13 @@ class Footprint:
         for name, terms in moments.items():
             found = nonzero(terms)
             passing = sum(t.bytes for t in found)
-            rest = product(Category.RESERVE, "small things", (ALLOWANCE, "of"), (passing, "B"), origin=Origin.MEASURED)
+            rest = Term(
+                category=Category.RESERVE,
+                what="small things",
+                bytes=ceil(ALLOWANCE * passing),
+                formula=f"{ALLOWANCE:.0%} of {passing:,} B",
+                origin=Origin.MEASURED,
+            )
             made.append(Moment(name=name, terms=(*resident, *found, *nonzero([rest]))))
         return cls(moments=tuple(made), resident=resident)
 

@@ -117,15 +117,42 @@ class VisionFacts:
         return self.patch_inputs * self.hidden + self.layers * block + sum(m.parameters for m in self.merger) + norm
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiglipFacts:
+    """Gemma 3's vision tower: SigLIP over `positions` patches, then one matrix into the language model's width.
+
+    `pooled`: with SigLIP's own head on top, which nothing uses; published configurations leave it out.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    patch_inputs: int
+    positions: int
+    outputs: int
+    pooled: bool
+
+    @property
+    def parameters(self) -> int:
+        """Of the tower and the projector, which alone has no bias, nor has its norm."""
+        width, norm = self.hidden, 2 * self.hidden
+        attention = 4 * width * (width + 1)
+        mlp = self.intermediate * (width + 1) + width * (self.intermediate + 1)
+        embeddings = width * (self.patch_inputs + 1) + self.positions * width
+        head = width + attention + norm + mlp if self.pooled else 0
+        projector = width + width * self.outputs
+        return embeddings + self.layers * (attention + mlp + 2 * norm) + norm + head + projector
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """A decoder's architecture. Widths are numbers of elements, not bytes.
 
     `intermediate` is the width of a dense MLP, `expert_intermediate` that of an expert and `shared_intermediate` that
     of the expert all tokens see (0: there is none). `moe_layers` of the `layers` have experts. `window` is how many
-    tokens the `window_layers` look back at, None where all layers see everything. `qkv_bias`, `output_bias` and
-    `mlp_bias` say which matrices have biases, `qk_norm` whether queries and keys are normed by head, `norms` how many
-    norms a layer has besides.
+    tokens the `window_layers` look back at, None where all layers see everything. `max_positions` is how long a
+    sequence may be, scaled rotations counted in. `qkv_bias`, `output_bias` and `mlp_bias` say which matrices have
+    biases, `qk_norm` whether queries and keys are normed by head, `norms` how many norms a layer has besides.
     """
 
     model_type: str
@@ -151,7 +178,7 @@ class ModelFacts:
     expert_intermediate: int = 0
     shared_intermediate: int = 0
     moe_layers: int = 0
-    vision: VisionFacts | None = None
+    vision: VisionFacts | SiglipFacts | None = None
 
     @property
     def dense_layers(self) -> int:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from rldsl.compiler.cost.find_facts import facts_of
+from rldsl.compiler.cost.find_facts import config_of, facts_of, models_folder
 from rldsl.compiler.cost.footprints import Footprints, Key
 from rldsl.compiler.cost.hardware import hardware_of
 from rldsl.compiler.cost.memory_terms import Category, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.reserve import reserved
+from rldsl.compiler.cost.seconds_words import second_words
+from rldsl.compiler.cost.term_words import Words, all_words, state_words
 from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp
 from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program
 from rldsl.compiler.ranks import contains
@@ -50,6 +53,41 @@ class PlanTerms:
         """Of a state between ops; nothing of one that is not there."""
         held = self._footprints.states.get(key)
         return held.terms if held else ()
+
+    def words(self, op: AnyOp) -> Words:
+        """The arithmetic behind the numbers of an op's own terms."""
+        return all_words(self._footprints.made(op))
+
+    def state_words(self, model: str) -> Words:
+        """The arithmetic behind the numbers of a model's states."""
+        return state_words(self._footprints.largest(model))
+
+    def second_words(self, op: AnyOp, predicted: float) -> tuple[str, ...]:
+        """What the op's predicted seconds are made of."""
+        return second_words(self._footprints, op, predicted)
+
+    def facts_words(self, model: str) -> str:
+        """Where the figures of a model come from, and how many parameters it has."""
+        spec = self._plan.model(model)
+        config = config_of(spec)
+        where = str(config) if config else f"the arguments of `{spec.source}`"
+        if config and config.parent == models_folder():
+            where = f"{config.name}, shipped with rldsl for `{spec.source}`"
+        return f"{model}: {self._footprints.facts[model].parameters:,} parameters, by {where}"
+
+    def reserve_words(self) -> str:
+        """What is set aside, and whose figure that is."""
+        hardware, size = self._footprints.hardware, self.memory.reserve
+        if hardware.name == "cpu":
+            parts = ", ".join(f"{t.what} {t.formula}" for t in self._footprints.process)
+            return f"{size:,} B, measured: {parts} (how: compiler/cost/reserve.py)"
+        communicators = 1 if self._footprints.world > 1 else 0
+        lost = reserved(cuda=True, communicators=communicators)
+        text = ", ".join(f"{t.what} {t.bytes >> 20:,} MiB" for t in lost)
+        return (
+            f"{size:,} B, a round figure that was not measured here; published: {text} (who has measured them: "
+            "compiler/cost/reserve.py)"
+        )
 
     @cached_property
     def _terms(self) -> dict[str, tuple[OpTerms, ...]]:

@@ -12,16 +12,16 @@ from rldsl.compiler.cost.find_facts import NoFacts, facts_of
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.ir import Method, Module
+from rldsl.compiler.ir import Method, Model, Module
 from rldsl.compiler.ops import AnyOp, Reason, SaveOp, TrainOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.bind_parameters import option_of
 from rldsl.compiler.passes.emit_programs import EmitPrograms
 from rldsl.compiler.passes.memory_faults import does_not_fit, full_below, pins_cost, seconds, size, within_margin
 from rldsl.compiler.passes.order_for_memory import Order, better_order, reordered
-from rldsl.compiler.plan import Dropped, FieldSpec, ModelSpec, Plan
+from rldsl.compiler.plan import Dropped, FieldSpec, Plan
 from rldsl.compiler.specs import figures_of_deploy, model_spec
-from rldsl.diagnostics import DiagnosticError
+from rldsl.diagnostics import Diagnostic, DiagnosticError, Label, Severity
 
 # Steps are equally long that differ by less seconds, and of two peaks the lower one is the less only by this factor.
 _SAME, _LOWER = 1e-6, 0.99
@@ -44,7 +44,8 @@ class PlanMemory:
     def apply(self, module: Module, context: Context) -> Module:
         """The ops with their choices and moves, and `memory`.
 
-        RL0810 where it does not fit, RL0815 where what leaves does not fit below; warnings RL0811, RL0812.
+        RL0801 and RL0802 for what is wrong with a model's config.json, RL0810 where it does not fit, RL0815 where what
+        leaves does not fit below; warnings RL0811, RL0812.
         """
         deploy = module.graph.deploy
         figures = figures_of_deploy(deploy) if deploy else {}
@@ -52,7 +53,7 @@ class PlanMemory:
         budget = context.memory or hardware.budget
         if budget is None:
             return module
-        facts = _facts(tuple(model_spec(m, module) for m in module.graph.models))
+        facts = _facts(module, context)
         if isinstance(facts, str) or module.world_size is None:
             why = facts if isinstance(facts, str) else "how many ranks there are is not known: say --world-size"
             return _unplanned(module, why)
@@ -229,18 +230,40 @@ def _saves_moved(module: Module) -> Module:
     return replace(module, ops=tuple(ops))
 
 
-def _facts(models: tuple[ModelSpec, ...]) -> dict[str, ModelFacts] | str:
-    """Of all models; else why there are none."""
+def _facts(module: Module, context: Context) -> dict[str, ModelFacts] | str:
+    """Of all models; else why there are none. What is wrong with a config.json is told, once."""
     found: dict[str, ModelFacts] = {}
-    for spec in models:
+    why: list[str] = []
+    told: set[Diagnostic] = set()
+    for model in module.graph.models:
         try:
-            facts = facts_of(spec)
+            facts = facts_of(model_spec(model, module))
         except DiagnosticError as error:
-            return error.diagnostics[0].message
+            why.append(error.diagnostics[0].message)
+            for each in error.diagnostics:
+                if each not in told:
+                    told.add(each)
+                    context.found.add(_of_config(each, model, context))
+            continue
         if isinstance(facts, NoFacts):
-            return facts.reason
-        found[spec.name] = facts
-    return found
+            why.append(facts.reason)
+        else:
+            found[model.name] = facts
+    return why[0] if why else found
+
+
+def _of_config(told: Diagnostic, model: Model, context: Context) -> Diagnostic:
+    """What is wrong with a config.json, with the model that it is of.
+
+    A kind of model that is not known is no mistake, unless its memory was asked for: it runs, within no budget.
+    """
+    labels = (Label(span=model.span, message=f"`{model.name}` is described there"),) if model.span else ()
+    if told.code != "RL0801":
+        return replace(told, labels=labels)
+    if context.memory is not None:
+        return replace(told, labels=labels, fix=told.fix or "without --memory a plan is made all the same")
+    note = "a plan is made all the same, without one of its memory"
+    return replace(told, labels=labels, severity=Severity.WARNING, notes=(note,))
 
 
 def _pinned(module: Module) -> dict[str, frozenset[str]]:

@@ -1,8 +1,8 @@
 """What a plan says of its memory is so: states are there when they are used, and no rank exceeds its budget.
 
 The plan's own figures are added up anew, in the order in which a rank runs its ops, over two steps: the second begins
-as the first ended. What an op needs beside its states is taken from the plan; only a compiler that knows the models
-can judge that.
+as the first ended. What an op needs beside its states is taken from the plan; `needs` judges that
+where the models' configurations are at hand.
 """
 
 from __future__ import annotations

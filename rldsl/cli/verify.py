@@ -12,6 +12,7 @@ from rldsl.compiler.plan import Plan
 from rldsl.compiler.plan_io import read_plan, source_dir
 from rldsl.compiler.signature import Signature, functions_in, parse_user_file, user_signature
 from rldsl.compiler.verify import PROVED, verify_plan
+from rldsl.compiler.verify.needs import check_needs
 from rldsl.diagnostics import DiagnosticError, Diagnostics, fail
 
 
@@ -28,19 +29,33 @@ def execute(args: argparse.Namespace) -> int:
             fail("RL0501", f"`{args.file}` is an algorithm and no plan", fix=fix)
         plan = read_plan(args.file)
         problems = tuple(verify_plan(plan, known_signatures(plan, source_dir(plan, args.file))))
+        # What is no sound plan has no arithmetic either.
+        needs = check_needs(plan) if plan.memory is not None and not problems else None
+        problems += tuple(needs or ())
     except DiagnosticError as error:  # it is no plan, or another one than it says
         problems = error.diagnostics
     if problems:
         show_diagnostics(problems, as_json=args.json, no_color=args.no_color, stderr=False)
         return 1
-    ops, programs = len(list(plan.ops())), len(plan.programs)
-    if args.json:
-        verdict = {"plan": str(args.file), "verified": True, "ops": ops, "programs": programs, "proved": PROVED}
-        print(json.dumps(verdict))
-    else:
-        counted = f"{ops} op{'s' * (ops != 1)}, {programs} program{'s' * (programs != 1)}"
-        print(f"{args.file}: verified ({counted}; proved: {', '.join(PROVED)})")
+    _approve(args, plan, counted=needs is not None)
     return 0
+
+
+_COUNTED = "what each op needs by its models' configurations"
+
+
+def _approve(args: argparse.Namespace, plan: Plan, *, counted: bool) -> None:
+    """Say what was proved; `counted`: what ops need of memory, too."""
+    ops, programs = len(list(plan.ops())), len(plan.programs)
+    proved = (*PROVED, *([_COUNTED] if counted else []))
+    if args.json:
+        verdict = {"plan": str(args.file), "verified": True, "ops": ops, "programs": programs, "proved": proved}
+        print(json.dumps(verdict))
+        return
+    size = f"{ops} op{'s' * (ops != 1)}, {programs} program{'s' * (programs != 1)}"
+    print(f"{args.file}: verified ({size}; proved: {', '.join(proved)})")
+    if plan.memory is not None and not counted:
+        print("not counted again: what each op needs, as the models' sizes are not at hand")
 
 
 def known_signatures(plan: Plan, folder: Path) -> Mapping[str, Signature]:

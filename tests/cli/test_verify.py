@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +113,52 @@ def test_an_algorithm_is_no_plan(name, capsys):
     assert main(["verify", str(file)]) == 1
     said = capsys.readouterr().out
     assert "RL0501" in said and "is an algorithm and no plan" in said and "--emit plan.json" in said.replace("\n", " ")
+
+
+def changed_needs(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Figures of one op that others do not contradict: below the peak, less than what the models take."""
+    body = json.loads(path.read_text())
+    peak = body["memory"]["peak_op"]
+    said = max((o for o in body["memory"]["ops"] if o["op"] != peak), key=lambda o: o["workspace"])
+    change(said)
+    path.write_text(json.dumps(body | {"hash": plan_hash(body)}))
+
+
+def less(said: dict[str, Any]) -> None:
+    cut = said["workspace"] // 2
+    largest = max(said["categories"], key=lambda c: said["categories"][c])
+    assert said["categories"][largest] > cut
+    said["workspace"] -= cut
+    said["categories"][largest] -= cut
+
+
+def more(said: dict[str, Any]) -> None:
+    said["workspace"] += 8
+    said["categories"]["fields"] = said["categories"].get("fields", 0) + 8
+
+
+def test_what_ops_need_is_counted_again(folder, capsys):
+    path = compiled(folder, "--cluster", "1 x cpu", "--memory", "8GiB")
+    capsys.readouterr()
+    assert main(["verify", "plan.json"]) == 0
+    assert "what each op needs by its models' configurations" in capsys.readouterr().out
+    changed_needs(path, more)  # a bound may be generous
+    assert main(["verify", "plan.json"]) == 0
+    changed_needs(path, less)
+    capsys.readouterr()
+    assert main(["verify", "plan.json"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("error[RL0505]") == 1 and "bytes beside its states by its models' configurations" in out
+
+
+def test_without_the_models_it_is_said_that_needs_are_not_counted(folder, capsys):
+    path = compiled(folder, "--cluster", "1 x cpu", "--memory", "8GiB")
+    text = path.read_text()
+    assert '"source": "scratch"' in text
+    body = json.loads(text)
+    for model in body["models"]:
+        model |= {"source": "nobody/nothing", "source_args": {}}
+    path.write_text(json.dumps(body | {"hash": plan_hash(body)}))
+    capsys.readouterr()
+    assert main(["verify", "plan.json"]) == 0
+    assert "not counted again: what each op needs" in capsys.readouterr().out

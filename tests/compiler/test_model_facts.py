@@ -38,6 +38,14 @@ BASE = {
 }
 EXPERTS = {"num_experts_per_tok": 3, "moe_intermediate_size": 24, "num_experts": 6}
 TOWER = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
+SIGLIP = {
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "intermediate_size": 52,
+    "num_hidden_layers": 3,
+    "image_size": 64,
+    "patch_size": 8,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "llama": BASE,
     "llama biases": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
@@ -55,6 +63,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 16},
     "gemma2": {"head_dim": 16, "sliding_window": 8},
     "gemma3_text": {"head_dim": 16, "sliding_window": 8},
+    "gemma3": {"text_config": {**BASE, "head_dim": 16, "sliding_window": 8}, "vision_config": SIGLIP},
+    "gemma3 without a head": {
+        "text_config": {**BASE, "head_dim": 16},
+        "vision_config": {**SIGLIP, "vision_use_head": False},
+    },
     "qwen2_vl": {"vision_config": {**TOWER, "embed_dim": 32, "hidden_size": 48}},
     "qwen2_5_vl": {
         "vision_config": {**TOWER, "hidden_size": 32, "intermediate_size": 52, "out_hidden_size": 48},
@@ -91,7 +104,7 @@ def on_meta(values: dict[str, Any]) -> torch.nn.Module:
 
 def block_of(name: str) -> str:
     kinds = {
-        r"visual\.": "vision",
+        r"visual\.|vision_tower|multi_modal_projector": "vision",
         r"embed_tokens": "embedding",
         r"lm_head|score": "head",
         r"norm": "norm",
@@ -156,6 +169,55 @@ def test_a_text_model_beside_its_vision_tower(name):
     del text["model_type"]
     flat = {**text, **nested}
     assert "text_config" not in flat and read_config(flat) == read_config(small(name))
+
+
+GEMMA3_4B: dict[str, Any] = {  # as published: what transformers takes for granted is left out
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {
+        "hidden_size": 1152,
+        "image_size": 896,
+        "intermediate_size": 4304,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+}
+
+
+def test_gemma_3_with_its_vision_tower_as_published():
+    facts = read_config(GEMMA3_4B)
+    module = on_meta(GEMMA3_4B)
+    assert facts.blocks == counted(module)
+    assert facts.parameters == 4_300_079_472  # what the hub says
+    assert (facts.window, facts.window_layers) == (1024, 29)
+    assert facts.max_positions == module.config.text_config.max_position_embeddings == 131072
+
+
+@pytest.mark.parametrize(
+    ("more", "most"),
+    [
+        ({}, 64),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, 256),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, 128),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 1.5, "rope_theta": 10000.0}}, 96),
+        # Counted in already.
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}, 64),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}}, 64),
+        ({"rope_scaling": {"rope_type": "yarn"}}, 64),
+    ],
+)
+def test_the_longest_sequence(more, most):
+    assert read_config({**BASE, "model_type": "llama", **more}).max_positions == most
 
 
 @pytest.mark.parametrize(("kind", "head"), [("value", Head.VALUE), ("reward", Head.SCORE)])

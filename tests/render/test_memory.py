@@ -247,7 +247,24 @@ def test_what_is_set_aside_is_part_of_what_was_predicted(fitted):
     assert head == "memory: 53,248 of 61,440 MiB at update_actor; 57,344 predicted, at update_actor"
     assert [row.split() for row in rows] == [
         ["rollout", "46,080", "52,224"],
-        ["onload:actor.optimizer", "0", "31,744"],
-        ["update_actor", "53,248", "57,344"],
-        ["offload:actor.optimizer", "0", "31,744"],
+        ["onload:actor.optimizer", "0", "31,744", "0.50"],
+        ["update_actor", "53,248", "57,344", "12.50"],
+        ["offload:actor.optimizer", "0", "31,744", "0.50"],
     ]
+
+
+def test_seconds_stand_beside_those_predicted(fitted):
+    """Of each op the median of the steps that ran it, and of the step; moves that are short are left out."""
+    back = "seconds/onload:actor.optimizer"
+    first = {"seconds": 60.0, "seconds/rollout": 40.0, "seconds/update_actor": 20.0, back: 0.25, "seconds/reward": 0.1}
+    history = [first, first | {"seconds": 20.0, "seconds/update_actor": 10.0}, first | {"seconds/rollout": 0.0}]
+    less = msgspec.structs.replace(fitted.memory, ops=fitted.memory.ops[:1])
+    timed = msgspec.structs.replace(fitted, memory=less)
+    head, names, *rows = measured_lines(timed, history)
+    # 12.5 s of the training and the moves before and behind it.
+    assert head == "seconds: 60 s a step (median of 3 steps); 13.5 s predicted"
+    assert names.split() == ["a", "rank", "MiB", "predicted", "seconds", "predicted"]
+    assert [row.split() for row in rows] == [["rollout", "0", "52,224", "40.00"], ["update_actor", "20.00", "12.50"]]
+    (alone, *_) = measured_lines(timed, [first])
+    assert alone == "seconds: 60 s a step; 13.5 s predicted"
+    assert list(measured_lines(msgspec.structs.replace(fitted, memory=None), history)) == []

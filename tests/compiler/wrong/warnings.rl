@@ -150,3 +150,23 @@ import "parts/base.rl"
 algorithm wrong {
   metric m = mean(score)
 }
+---
+# rows that the model has no positions for
+import "parts/base.rl"
+
+algorithm wrong {
+  model actor : policy = hf("Qwen/Qwen2.5-7B-Instruct")
+  node rollout = actor.generate(prompts; n = group, max_new_tokens = 32000, max_prompt_tokens = 769) -> tokens, response_mask, rollout_logp, completions
+  #                                                 ^^^^^^^^^^^^^^^^^^^^^^ RL0466 rows of `rollout` may have 32,769 tokens, and `actor` has 32,768 positions ... lower `max_new_tokens` to 31,999, or 
+}
+---
+# rows that only the model which judges them has no positions for
+import "parts/base.rl"
+
+algorithm wrong {
+  model actor : policy = hf("Qwen/Qwen2.5-7B")
+  model reference : policy = hf("HuggingFaceTB/SmolLM2-135M")
+  node rollout = actor.generate(prompts; n = group, max_new_tokens = 8192) -> tokens, response_mask, rollout_logp, completions
+  node ref = reference.logprob(tokens, response_mask) -> ref_logp when kl_coef > 0
+  #          ^^^^^^^^^ RL0466 rows of `ref` may have 8,193 tokens, and `reference` has 8,192 positions ... lower `max_new_tokens` of what makes them, or 
+}
