@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from rldsl.compiler.expr import Expr, Literal, format_expr
 from rldsl.compiler.ir import Deploy, Keyword, Method, Model, Module, Node, PhaseLayout, SourceCall, changed
+from rldsl.compiler.layouts import relaid
 from rldsl.compiler.methods import MODEL_SOURCES
 from rldsl.compiler.passes.bind_parameters import keyword_value
 from rldsl.compiler.plan import Phase
@@ -91,7 +91,9 @@ class Variant:
         deploy = self.deploy
         own = {(p.model, p.phase): p for p in deploy.layouts}
         made = {
-            key: _relaid(own.get(key), PhaseLayout(model=key[0], phase=key[1], engine=engine), axes)
+            key: replace(
+                relaid(own.get(key) or PhaseLayout(model=key[0], phase=key[1], engine=engine), axes), engine=engine
+            )
             for key, engine in phases.items()
         }
         kept = tuple(made.pop((p.model, Phase(p.phase)), p) for p in deploy.layouts)
@@ -181,21 +183,6 @@ def _spread(ranks: tuple[int, int], times: int) -> tuple[int, int]:
 def _scaled(layout: PhaseLayout, times: int) -> PhaseLayout:
     ranks = _spread(layout.ranks, times) if layout.ranks else None
     return replace(layout, axes=_mapped(layout.axes, "dp", times), ranks=ranks)
-
-
-def _relaid(own: PhaseLayout | None, bare: PhaseLayout, axes: Mapping[str, int]) -> PhaseLayout:
-    """A layout with other axes; where `own` says a dp, one that fills as many ranks, if there is any."""
-    sizes = {} if own is None else {k.name: int(keyword_value(own.axes, k.name, 1) or 1) for k in own.axes}
-    wanted = {name: size for name, size in axes.items() if size > 1}
-    if "dp" in sizes:
-        filled = sizes["dp"] * _copies(sizes)
-        wanted["dp"] = max(1, filled // _copies(wanted))
-    made = tuple(Keyword(name=name, value=Literal(value=size)) for name, size in wanted.items())
-    return replace(bare, axes=made, ranks=own.ranks if own else None)
-
-
-def _copies(axes: Mapping[str, int]) -> int:
-    return math.prod(axes.get(name, 1) for name in ("tp", "cp", "pp"))
 
 
 def _precision(source: SourceCall) -> str:
