@@ -22,6 +22,22 @@ from rldsl.diagnostics import Diagnostics, Span
 _COSTLY = 0.10
 
 
+def beyond_device(module: Module, found: Diagnostics, budget: int, hardware: Hardware) -> bool:
+    """Whether the budget asked for is more than a device holds: RL0816."""
+    if hardware.memory is None or budget <= hardware.memory:
+        return False
+    deploy = module.graph.deploy
+    found.error(
+        "RL0816",
+        f"a budget of {size(budget)} is more than a device of `{hardware.name}` has",
+        span=deploy.span if deploy else None,
+        expected=f"at most {size(hardware.memory)} a rank",
+        found=size(budget),
+        fix="leave `--memory` out; or say `memory` of the cluster, in GiB, if its devices have more",
+    )
+    return True
+
+
 def does_not_fit(
     module: Module, found: Diagnostics, shortage: Shortage, planner: MemoryPlanner, budget: int, help_: Remedies | None
 ) -> None:

@@ -18,7 +18,15 @@ from rldsl.compiler.ir import Module
 from rldsl.compiler.ops import AnyOp, Reason, SaveOp, TrainOp
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.passes.emit_programs import EmitPrograms
-from rldsl.compiler.passes.memory_faults import does_not_fit, full_below, pins_cost, seconds, size, within_margin
+from rldsl.compiler.passes.memory_faults import (
+    beyond_device,
+    does_not_fit,
+    full_below,
+    pins_cost,
+    seconds,
+    size,
+    within_margin,
+)
 from rldsl.compiler.passes.order_for_memory import Order, better_order, reordered
 from rldsl.compiler.plan import Dropped, FieldSpec, ModelSpec, Plan
 from rldsl.compiler.specs import figures_of_deploy, model_spec
@@ -44,13 +52,14 @@ class PlanMemory:
     def apply(self, module: Module, context: Context) -> Module:
         """The ops with their choices and moves, and `memory`.
 
-        RL0810 where it does not fit, RL0815 where what leaves does not fit below; warnings RL0811, RL0812.
+        RL0810 where it does not fit, RL0815 where what leaves does not fit below, RL0816 for a budget that no device
+        has; warnings RL0811, RL0812.
         """
         deploy = module.graph.deploy
         figures = figures_of_deploy(deploy) if deploy else {}
         hardware = hardware_of((deploy and deploy.cluster) or "cpu", figures)
         budget = context.memory or hardware.budget
-        if budget is None:
+        if budget is None or beyond_device(module, context.found, budget, hardware):
             return module
         facts = _facts(tuple(model_spec(m, module) for m in module.graph.models))
         if isinstance(facts, str) or module.world_size is None:

@@ -104,3 +104,26 @@ def test_what_is_promised_is_so(name: str, tmp_path: Path) -> None:
         memory, time = compiled.plan.memory, plan_time(compiled.plan)
         assert memory is not None and memory.peak <= memory.budget and isinstance(time, PlanTime)
         assert seconds(time.step_seconds) == promised
+
+
+def test_what_is_set_is_not_said_to_be_as_small_as_can_be(tmp_path: Path) -> None:
+    pinned, free = (PROGRAMS[name].fault(tmp_path) for name in ("pins", "two ranks"))
+    assert pinned is not None and free is not None
+    assert pinned.notes[0].endswith('by then; `micro_batch_tokens = 65536` and `recompute = "none"` as set')
+    assert free.notes[0].endswith("by then, micro-batches as small as the compiler makes them")
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("apart", "ranks 0 to 3"), ("two ranks", "every rank")])
+def test_the_ranks_that_it_does_not_fit_on(name: str, ranks: str, tmp_path: Path) -> None:
+    found = PROGRAMS[name].fault(tmp_path)
+    assert found is not None and found.message.endswith(f" more than a rank has, on {ranks}")
+
+
+def test_responses_are_cut_no_more_than_needed(tmp_path: Path) -> None:
+    """With 256 tokens more there is no margin left."""
+    before = PROGRAMS["long rows, many ranks"]
+    found = before.fault(tmp_path)
+    assert found is not None
+    (tokens,) = (int(c[0].split(" = ")[1].strip("`")) for c in promises(found) if "max_new_tokens" in c[0])
+    longer = before.written(f"`max_new_tokens = {tokens + 256}`").compiled(tmp_path)
+    assert tokens % 256 == 0 and [w.code for w in longer.warnings] == ["RL0811"]
