@@ -126,4 +126,4 @@ def test_responses_are_cut_no_more_than_needed(tmp_path: Path) -> None:
     assert found is not None
     (tokens,) = (int(c[0].split(" = ")[1].strip("`")) for c in promises(found) if "max_new_tokens" in c[0])
     longer = before.written(f"`max_new_tokens = {tokens + 256}`").compiled(tmp_path)
-    assert tokens % 256 == 0 and [w.code for w in longer.warnings] == ["RL0811"]
+    assert tokens % 256 == 0 and "RL0811" in {w.code for w in longer.warnings}
