@@ -40,6 +40,7 @@ bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/lsp_speed.py
 	$(BIN)/python bench/compile_scale.py
 	$(BIN)/python bench/time_published.py
+	$(BIN)/python bench/memory_published.py
 	$(BIN)/python bench/time_model.py
 	$(BIN)/python bench/learning.py
 	$(BIN)/python bench/rank_equality.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rldsl.backends.engines import require
+from rldsl.backends.environment import prepare_torch
 from rldsl.backends.fits import check_world_size
 from rldsl.backends.observer import Observer, Silent
 from rldsl.compiler.plan import Plan
@@ -28,6 +29,7 @@ def run(
             f"the local backend runs one rank, not {world_size}",
             fix=f"add `--backend torchrun -n {world_size}`",
         )
+    prepare_torch()
     require("torch", "transformers", "torchdata")
     from rldsl.backends.comm import Comm  # torch is known to be there only now
     from rldsl.backends.executor import Executor

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rldsl.backends.engines import require
+from rldsl.backends.environment import prepare_torch
 from rldsl.backends.failure import Failure
 from rldsl.backends.fits import check_world_size
 from rldsl.backends.job import Job, cores_per_rank
@@ -38,8 +43,8 @@ def run(
 ) -> None:
     """Run `plan` on `world_size` actors, of the cluster at RAY_ADDRESS or else of this host.
 
-    Raises the `DiagnosticError` that ended the run, `WorkerBugError` for a bug, KeyboardInterrupt on Ctrl-C.
-    Actors are killed and Ray is left, whatever happens.
+    Raises the `DiagnosticError` that ended the run, `WorkerBugError` for a bug, KeyboardInterrupt on Ctrl-C. The
+    caller's handler of SIGTERM stays. Actors are killed and Ray is left, whatever happens.
     """
     require("torch", "transformers", "torchdata")
     require("ray", extra="ray")
@@ -76,10 +81,24 @@ def _connect(world_size: int) -> None:
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**options)
-    else:
-        ray.init(num_cpus=world_size, include_dashboard=False, **options)
+    with _terminable():
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(**options)
+        else:
+            ray.init(num_cpus=world_size, include_dashboard=False, **options)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """While Ray starts it has a handler of its own for SIGTERM, which exits with 15; the caller's is put back."""
+    usual = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt(signal.SIGTERM) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, usual)
 
 
 def _run_actors(job: bytes, address: str, world_size: int, store: Store, timeout_s: float) -> None:
@@ -156,7 +175,7 @@ class Rank:
 
     def run(self, job: bytes, address: str, rank: int, world_size: int, local_rank: int, local_size: int) -> None:
         """Run the rank; the process ends where the rank does not end well."""
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        prepare_torch()
         from rldsl.backends.rendezvous import Address, Place
         from rldsl.backends.worker import run_rank
 

@@ -21,6 +21,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from rldsl.backends.engines import require
+from rldsl.backends.environment import prepare_torch
 from rldsl.backends.failure import Failure, plain
 from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
 from rldsl.backends.job import Job, omp_threads
@@ -49,8 +50,8 @@ def run(
 ) -> None:
     """Run `plan` on `world_size` processes of this host, started through torch.distributed.elastic.
 
-    Raises the `DiagnosticError` that ended the run, `WorkerBugError` for a bug, KeyboardInterrupt on Ctrl-C.
-    No process is left behind.
+    Raises the `DiagnosticError` that ended the run, `WorkerBugError` for a bug, KeyboardInterrupt on Ctrl-C and, with
+    that signal as its argument, on SIGTERM. No process is left behind.
     """
     require("torch", "transformers", "torchdata")
     from rldsl.backends.rendezvous import ADDRESS_ENV, serve  # torch is known to be there only now
@@ -111,8 +112,8 @@ def _launch(world_size: int, scratch: Path, store: Store) -> None:
             first = min(error.failures.items(), key=lambda item: item[1].timestamp)
             _throw(store, first[0], first[1].exitcode)
         except SignalException as error:
-            if error.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
+            if error.sigval in (signal.SIGINT, signal.SIGTERM):
+                raise KeyboardInterrupt(error.sigval) from None
             raise SystemExit(128 + error.sigval) from None
 
 
@@ -178,8 +179,7 @@ def _job_of(arguments: list[str]) -> Job:
 
 def main(arguments: list[str]) -> int:
     """Be one rank; returns its exit code."""
-    # Torch's own words on broken connections, stack traces of C++, would bury ours.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    prepare_torch()
     try:
         require("torch", "transformers", "torchdata")
         from rldsl.backends.rendezvous import address_from_env, place_from_env

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -78,6 +80,7 @@ def peer_died(store: Store, rank: int, how: str, *, observer: Status | None = No
 class Watch:
     """The watch of one rank. `relay`: the launcher tells the user, so this rank stays silent.
 
+    `below` is the folder of the states that are off its device: it goes when the process ends badly.
     `owns_signals`: this process is the rank's own, so handle SIGTERM and SIGINT, and go when its parent goes; must
     then be made in the main thread. `serves`: the store is in this process.
     """
@@ -87,12 +90,13 @@ class Watch:
         status: Status,
         place: Place,
         store: Store,
+        below: Path,
         *,
         relay: bool,
         owns_signals: bool,
         serves: bool,
     ) -> None:
-        self._serves = serves
+        self._serves, self._below = serves, below
         self._status, self._place, self._store, self._relay = status, place, store, relay
         self._parent = os.getppid() if owns_signals else None
         self._host, self._number, self._stopped = host_id(), 0, False
@@ -232,13 +236,18 @@ class Watch:
         """End this process, after the others have had time to hear why if the store goes with it."""
         if self._serves and self._place.world_size > 1:
             time.sleep(3 * BEAT_S)
+        self._leave(code)
+
+    def _leave(self, code: int) -> NoReturn:
+        """End this process now; the main thread, which would tidy up, may be stuck."""
+        shutil.rmtree(self._below, ignore_errors=True)
         leave(code)
 
     def _store_lost(self) -> None:
         if self._stopped:
             return
         if self._deadline is not None:
-            leave(INTERRUPTED if self._interrupting else TERMINATED)
+            self._leave(INTERRUPTED if self._interrupting else TERMINATED)
         holder = "the launcher" if self._relay else self._gone_locally() or "the launcher, or rank 0 on another host,"
         told = Diagnostic(
             code="RL0701", message=f"{holder} died, and with it the store through which ranks meet; {self._where()}"
@@ -246,7 +255,7 @@ class Watch:
         # Nothing is left to agree through on who tells: rank 0 does, if it lives.
         if not self._relay or self._status.rank == 0:
             Failure(rank=self._status.rank, code=USER_ERROR, diagnostics=(told,)).tell()
-        leave(USER_ERROR)
+        self._leave(USER_ERROR)
 
     def _gone_locally(self) -> str:
         gone = [rank for rank, pid, started in self._local.known if not alive(pid, started)]

@@ -1,7 +1,7 @@
 """Reads the command line, runs the verb, and turns what happens into an exit code.
 
-Exit codes: 0 done, 1 the user's error, 70 a bug of ours, 130 Ctrl-C. A verb's module is imported only when
-that verb is asked for, so that each starts as fast as it can.
+Exit codes: 0 done, 1 the user's error, 70 a bug of ours, 130 Ctrl-C, 143 told to end (SIGTERM). A verb's module is
+imported only when that verb is asked for, so that each starts as fast as it can.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,7 +18,7 @@ from typing import NoReturn, Protocol, cast
 from rldsl.cli.output import show_diagnostics
 from rldsl.diagnostics import DiagnosticError, did_you_mean
 
-OK, USER_ERROR, BUG, INTERRUPTED = 0, 1, 70, 130
+OK, USER_ERROR, BUG, INTERRUPTED, TERMINATED = 0, 1, 70, 130, 143
 
 VERBS = {
     "check": "say everything that is wrong with an algorithm; write nothing",
@@ -89,9 +90,10 @@ def _concluded(arguments: list[str]) -> int:
     except UsageError as error:
         print(error, file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as told:
+        terminated = told.args == (signal.SIGTERM,)  # as `run` and its backends raise it
+        print("\nterminated" if terminated else "\ninterrupted", file=sys.stderr)
+        return TERMINATED if terminated else INTERRUPTED
     except BrokenPipeError:
         # The reader has what it wanted. stdout must not be flushed into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import tempfile
 import time
 from importlib import import_module
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from rldsl.backends.fits import DEFAULT_STEPS, check_world_size
+from rldsl.cli.ending import tidy
 from rldsl.cli.entry import UsageError
 from rldsl.cli.options import add_compile_options, positive
 from rldsl.cli.output import console
@@ -70,9 +70,7 @@ def execute(args: argparse.Namespace) -> int:
     backend = load_backend(args.backend)
     run_dir = args.run_dir or new_run_dir(plan.algorithm)
     check_run_dir(run_dir, overwrite=args.overwrite)
-    for left in run_dir.glob("offload-*"):  # what a run that was killed had moved off its device
-        shutil.rmtree(left, ignore_errors=True)
-    with Progress(console(no_color=args.no_color)) as progress:
+    with tidy(run_dir), Progress(console(no_color=args.no_color)) as progress:
         backend.run(
             plan,
             steps=args.steps,

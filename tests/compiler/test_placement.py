@@ -25,6 +25,7 @@ from rldsl.compiler.verify import verify_plan
 from rldsl.compiler.volume import Volumes
 from rldsl.diagnostics import DiagnosticError, Severity
 from tests.compiler.programs import EXAMPLES, PPO, PROGRAM, graph_of
+from tests.compiler.python_programs import SMALL
 from tests.compiler.random_deployments import deployments
 from tests.compiler.random_programs import programs
 from tests.compiler.test_fuzz import RESAMPLED
@@ -208,36 +209,8 @@ def test_transfers_between_groups() -> None:
 
 # -- from text and from Python
 
-TWIN = """\
-import rldsl as rl
-
-rl.algorithm("apart")
-actor = rl.policy("actor", rl.scratch(alphabet="01="))
-rl.inputs("prompts", "answers", source=rl.jsonl("rows.jsonl"), batch=8)
-
-
-@rl.node
-def rollout(prompts: rl.Prompts) -> rl.Rollout:
-    return actor.generate(prompts, n=4, max_new_tokens=4)
-
-
-@rl.node
-def reward(completions: rl.Completions, answers: rl.Answers) -> rl.Score:
-    return rl.lib.exact_match(completions, answers)
-
-
-@rl.node
-def advantage(score: rl.Score) -> rl.GroupAdvantages:
-    return rl.lib.group_advantage(score)
-
-
-@rl.node
-def update(
-    tokens: rl.TokenIds, response_mask: rl.Mask, advantages: rl.GroupAdvantages, rollout_logp: rl.RolloutLogp
-) -> rl.Metrics:
-    loss = rl.lib.policy_loss(tokens, response_mask, advantages, old_logp=rollout_logp)
-    return actor.train(loss, lr=0.001)
-
+NODES = SMALL.replace("lr = rl.param(0.01, gt=0)", 'rl.algorithm("apart")').replace("lr=lr", "lr=0.001")
+TWIN = f"""{NODES}
 
 rl.deploy(cluster=(6, "cpu"))
 rl.layout(actor, "train", "megatron", tp=2, on=(0, 3))
@@ -246,9 +219,9 @@ rl.place("reward", on=(4, 4))
 """
 TEXT = """\
 algorithm apart {
-  model actor : policy = scratch(; alphabet = "01=")
-  input prompts, answers : text[prompt] = jsonl("rows.jsonl") with batch = 8
-  node rollout   = actor.generate(prompts; n = 4, max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
+  model actor : policy = scratch(; alphabet = "01")
+  input prompts, answers : text[prompt] = jsonl("rows.jsonl") with batch = 4
+  node rollout   = actor.generate(prompts; n = 2, max_new_tokens = 4) -> tokens, response_mask, rollout_logp, completions
   node reward    = compute exact_match(completions, answers) -> score
   node advantage = compute group_advantage(score) -> advantages
   node update    = actor.train policy_loss(tokens, response_mask, advantages, old_logp = rollout_logp) with lr = 0.001

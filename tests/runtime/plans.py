@@ -30,6 +30,7 @@ from rldsl.compiler.ops import (
     TrainOp,
     WaitOp,
 )
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import (
     FieldSpec,
     FunctionSpec,
@@ -42,6 +43,7 @@ from rldsl.compiler.plan import (
     StateSpec,
 )
 from rldsl.compiler.ranks import move_kind
+from rldsl.diagnostics import DiagnosticError
 
 BATCH, GROUP = 8, 4
 TEXT_P, TEXT_S, SCORE = "text[prompt]", "text[sample]", "f32[sample]"
@@ -271,3 +273,16 @@ def measured(plan: Plan, *, budget: int = 1 << 40, away: tuple[State, ...] = ())
         solver="",
     )
     return msgspec.structs.replace(plan, memory=memory)
+
+
+def least(path: Path, ranks: int) -> int:
+    """The least budget, in bytes, that an algorithm fits into on so many processors, to 64 KiB."""
+    low, high = 0, 1 << 40
+    while high - low > 1 << 16:
+        middle = (low + high) // 2
+        try:
+            compile_file(path, Options(cluster=f"{ranks} x cpu", memory=middle))
+            high = middle
+        except DiagnosticError:
+            low = middle
+    return high

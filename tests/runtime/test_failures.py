@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan_io import write_plan
 from rldsl.compiler.verify import verify_plan
-from tests.runtime.plans import in_background, only_compute, user_function, write_task
+from tests.runtime.plans import in_background, least, only_compute, user_function, write_task
 
 BIN = Path(sys.executable).parent
 MARK = "RLDSL_TEST_RUN"
@@ -224,6 +226,75 @@ def test_interrupt(tmp_path: Path, start: Callable[..., Job], backend: str, rank
     assert_interrupted(start(rldsl(backend, ranks)), ranks)
 
 
+OFF_THE_DEVICE = """
+import os, time
+from pathlib import Path
+def user(completions: str) -> float:
+    if list(Path("run").glob("offload-*/*")):
+        open(f"pid-{os.getpid()}", "w").close()
+        time.sleep(600)
+    return float(len(completions))
+"""
+TOY = Path(__file__).parents[2] / "examples" / "toy"
+
+
+def write_swapping(folder: Path, ranks: int) -> None:
+    """A plan whose states are off the device, below the folder `run`, when a function begins to wait."""
+    (folder / "mine.py").write_text(OFF_THE_DEVICE)
+    shutil.copy(TOY / "copy.jsonl", folder)
+    text = (TOY / "ppo.rl").read_text().replace("char_accuracy(completions, answers)", "user(completions)")
+    (folder / "toy.rl").write_text(f'use "mine.py"\n{text}')
+    options = Options(cluster=f"{ranks} x cpu", memory=least(folder / "toy.rl", ranks))
+    write_plan(compile_file(folder / "toy.rl", options).plan, folder / "plan.json")
+
+
+def terminate(job: Job, ranks: int, *, all_of_them: bool) -> str:
+    """SIGTERM as schedulers send it: to the first process, or to all, and to the first twice. No state may stay."""
+    job.ranks(ranks)
+    assert len(list(job.folder.glob("run/offload-*/*"))) >= ranks
+    for pid in [job.process.pid, *(job.left() if all_of_them else ())]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    said = job.end(30)
+    wait(lambda: not job.left(), 10)
+    assert not job.left() and not list(job.folder.glob("run/offload-*")), said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("backend", "ranks", "all_of_them"),
+    [("local", 1, True), ("torchrun", 2, False), ("torchrun", 2, True), ("ray", 2, False), ("ray", 2, True)],
+)
+def test_told_to_end(tmp_path: Path, start: Callable[..., Job], backend: str, ranks: int, all_of_them: bool) -> None:
+    write_swapping(tmp_path, ranks)
+    job = start(rldsl(backend, ranks, "--run-dir", "run"))
+    said = terminate(job, ranks, all_of_them=all_of_them)
+    assert job.process.returncode == 143, said
+    assert said.endswith("terminated") and "Traceback" not in said and "RL07" not in said
+
+
+@pytest.mark.parametrize(("backend", "how"), [("torchrun", signal.SIGKILL), ("ray", signal.SIGINT)])
+def test_states_of_ranks_that_were_killed_go(
+    tmp_path: Path, start: Callable[..., Job], backend: str, how: signal.Signals
+) -> None:
+    """By whoever does it, one of them; by Ray, after Ctrl-C, all."""
+    write_swapping(tmp_path, 2)
+    job = start(rldsl(backend, 2, "--run-dir", "run"))
+    ranks = job.ranks(2)
+    assert len(list(tmp_path.glob("run/offload-*/*"))) >= 2
+    os.kill(ranks[-1] if how is signal.SIGKILL else job.process.pid, how)
+    said = job.end(25)
+    assert job.process.returncode == (1 if how is signal.SIGKILL else 130), said
+    assert not list(tmp_path.glob("run/offload-*"))
+
+
+def test_told_to_end_under_a_launcher_of_the_users_own(tmp_path: Path, start: Callable[..., Job]) -> None:
+    write_swapping(tmp_path, 2)
+    job = start([*torchrun(2), "--run-dir", "run"])
+    said = terminate(job, 2, all_of_them=False)
+    assert said.count("error[RL0701]: the run was told to end (SIGTERM)") == 1, said
+
+
 def test_interrupt_while_ranks_start(tmp_path: Path, start: Callable[..., Job]) -> None:
     """A terminal signals all of the job's processes; ranks that still import torch must end without a traceback."""
     write(tmp_path, IN_A_COLLECTIVE)
@@ -315,22 +386,25 @@ def user(completions: str) -> float:
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_the_rank_that_generates_dies(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
-    """Those that wait for its rows hear of it, and the log has the steps that all ranks have ended."""
-    write_task(tmp_path)
-    (tmp_path / "mine.py").write_text(THE_THIRD_HANGS)
-    (tmp_path / "apart.rl").write_text(APART)
-    command = [str(BIN / "rldsl"), "run", "apart.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
+def assert_the_third_ends(folder: Path, start: Callable[..., Job], how: signal.Signals, text: str, at: str) -> None:
+    """Of three ranks one hangs in the third step, and is killed or interrupted: all hear of it, and say where."""
+    write_task(folder)
+    (folder / "loop.rl").write_text(text)
+    command = [str(BIN / "rldsl"), "run", "loop.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
     job = start([*command, "--run-dir", "run"])
     (victim,) = job.ranks(1)
     if how is signal.SIGKILL:
-        said = assert_dies(job, victim, 15, "op `wait:judge` of node `judge`")
-        assert "rank 2 (pid" in said and "step 3 of 9" in said
+        said = assert_dies(job, victim, 15, at)
+        assert "rank 2 (pid" in said and "step 3 of 9" in said and "Traceback" not in said
     else:
-        job.process.send_signal(how)
-        job.end(15)
-        assert job.process.returncode == 130, job.said()
+        assert_interrupted(job, 1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_rank_that_generates_dies(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
+    """Those that wait for its rows hear of it, and the log has the steps that all ranks have ended."""
+    (tmp_path / "mine.py").write_text(THE_THIRD_HANGS)
+    assert_the_third_ends(tmp_path, start, how, APART, "op `wait:judge` of node `judge`")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -359,18 +433,5 @@ def user(completions: str) -> float:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_weights_that_never_arrive(tmp_path: Path, start: Callable[..., Job], how: signal.Signals) -> None:
     """The third rank's end of the transfer in the background hangs, in the third step; the others wait for it."""
-    write_task(tmp_path)
     (tmp_path / "mine.py").write_text(NEVER_ARRIVES)
-    (tmp_path / "beside.rl").write_text(BESIDE)
-    command = [str(BIN / "rldsl"), "run", "beside.rl", "--backend", "torchrun", "-n", "3", "--steps", "9"]
-    job = start([*command, "--run-dir", "run"])
-    (victim,) = job.ranks(1)
-    if how is signal.SIGKILL:
-        said = assert_dies(job, victim, 15, "op `wait:sync_weights:actor:1` of node `rollout`")
-        assert "rank 2 (pid" in said and "step 3 of 9" in said and "Traceback" not in said
-    else:
-        job.process.send_signal(how)
-        job.end(15)
-        assert job.process.returncode == 130, job.said()
-    wait(lambda: not job.left(), 10)
-    assert not job.left()
+    assert_the_third_ends(tmp_path, start, how, BESIDE, "op `wait:sync_weights:actor:1` of node `rollout`")

@@ -26,7 +26,7 @@ from rldsl.compiler.pipeline import Options, compile_file
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
 from rldsl.render.measured import measured_lines
-from tests.runtime.plans import early, grpo, measured, swapping
+from tests.runtime.plans import early, grpo, least, measured, swapping
 from tests.runtime.test_executor import lines, run
 
 CLOCK = ("seconds", "tokens_per_s", "memory/")
@@ -55,23 +55,10 @@ def test_nothing_changes_to_the_bit(tmp_path: Path, backend: str, ranks: int, pr
 TOY = Path(__file__).parents[2] / "examples" / "toy"
 
 
-def least(folder: Path, ranks: int) -> int:
-    """The least budget that the toy PPO fits into, to 64 KiB."""
-    low, high = 0, 1 << 40
-    while high - low > 1 << 16:
-        middle = (low + high) // 2
-        try:
-            compile_file(folder / "ppo.rl", Options(cluster=f"{ranks} x cpu", memory=middle))
-            high = middle
-        except DiagnosticError:
-            low = middle
-    return high
-
-
 @pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
 def test_a_compiled_plan_gives_the_same_with_moves_beside(tmp_path: Path, backend: str, ranks: int) -> None:
     shutil.copytree(TOY, tmp_path, dirs_exist_ok=True)
-    budget = least(tmp_path, ranks)
+    budget = least(tmp_path / "ppo.rl", ranks)
     for name, disable in (("beside", frozenset[str]()), ("at once", frozenset({"overlap_moves"}))):
         options = Options(cluster=f"{ranks} x cpu", memory=budget, disable=disable)
         plan = compile_file(tmp_path / "ppo.rl", options).plan
