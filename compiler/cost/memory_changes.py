@@ -50,10 +50,11 @@ class Enough:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Never:
-    """More ranks alone, up to `most`, are not enough; on `ranks` of them least is lacking, this."""
+    """More ranks alone, up to `most`, are not enough; on `ranks` of them least is lacking, this. `divides` as above."""
 
     most: int
     ranks: int
+    divides: bool
     shortage: Shortage
 
 
@@ -280,7 +281,8 @@ class _Search:
         module = self.trials.lowered(self._larger(times).draft)
         assert module is not None, "it has been lowered before"
         lack = self.planner(module).shortage(self.budget)
-        return Never(most=self.world * most, ranks=self.world * times, shortage=lack)
+        divides = self.divides % (2 * self.world) == 0
+        return Never(most=self.world * most, ranks=self.world * times, divides=divides, shortage=lack)
 
     def _lack(self, times: int) -> int | None:
         """The most bytes that an op lacks on so many times the ranks; None where they cannot be more."""

@@ -115,7 +115,8 @@ def _ranks_needed(found: Enough | Never | None) -> Iterator[str]:
     elif found is not None:
         lack, (what, most) = found.shortage, found.shortage.largest[0]
         yield (
-            f"more ranks alone are not enough, up to {found.most:,}: least is lacking on {found.ranks:,}, where "
+            f"more ranks alone{'' if found.divides else ', with batches that divide over them,'} are not enough, up to "
+            f"{found.most:,}: least is lacking on {found.ranks:,}, where "
             f"`{lack.op}` needs {size(lack.bytes)} more; the most is taken there by: {what} {size(most)}"
         )
 
@@ -141,7 +142,7 @@ def within_margin(module: Module, found: Diagnostics, shortage: Shortage, planne
             f"a plan leaves {1 - hardware.usable:.0%} of a device to fragmentation: "
             f"then `{shortage.op}` would lack {size(shortage.bytes)}",
         ),
-        fix="more ranks, shorter rows or smaller micro-batches; or say `usable` of the cluster if you know better",
+        fix="more ranks or shorter rows; or say `usable` of the cluster if you know better",
     )
 
 

@@ -86,7 +86,8 @@ def test_that_nothing_helps_is_said() -> None:
     # 24 prompts are not for 16 ranks.
     assert "not enough, even together: `max_new_tokens` down to 3, other layouts" in found.notes
     # Each rank holds what the engine generates with whole, however many there are.
-    (never,) = (note for note in found.notes if note.startswith("more ranks alone are not enough"))
+    (never,) = (note for note in found.notes if note.startswith("more ranks alone"))
+    assert never.startswith("more ranks alone, with batches that divide over them, are not enough, up to 8,192: ")
     assert "`sync_weights:actor`" in never and "engine of actor 135.4 GiB" in never
 
 
