@@ -10,16 +10,28 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # How long a thread that computes in Python keeps the interpreter from the others. Python's 5 ms would be 5 ms for each
 # of the thousands of operations of a forward: the main thread gives the interpreter up in each, and must get it back.
 SWITCH_S = 1e-4
+
+
+class Begun(Protocol[T_co]):
+    """What runs beside the program, or will."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, beside whatever else went on; known once it has ended."""
+
+    def result(self) -> T_co:
+        """Wait for it; what it returned, or what it raised."""
 
 
 @dataclass(eq=False)

@@ -1,4 +1,7 @@
-"""The run folder, written by rank 0: plan.json, metrics.jsonl, reward.png; `save` ops add checkpoints."""
+"""The run folder, written by rank 0: plan.json, metrics.jsonl, reward.png; `save` ops add checkpoints.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ from rldsl.compiler.plan_io import write_plan
 from rldsl.diagnostics import fail
 
 WINDOW = 10  # steps of the moving mean in the picture
+OFFLOADED = "offload-{rank}"
+"""The folder in it of what a rank has moved off its device, while it runs. One of each: the last file takes its folder
+with it, and no other rank may be about to write there.
+"""
 
 
 def moved(plan: Plan, source_dir: Path, folder: Path) -> Plan:

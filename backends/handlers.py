@@ -145,9 +145,6 @@ def _put_results(rt: Runtime, columns: Mapping[str, Column]) -> None:
 
 def wait(rt: Runtime, op: WaitOp) -> None:
     """What has begun in the background ends here; its seconds are its own, those of the wait are of waiting."""
-    if rt.residency.comes(op.begun):
-        rt.metrics.add_seconds(op.begun, rt.residency.arrived(op.begun))
-        return
     running = rt.running.pop(op.begun, None)
     if running is None:  # it has run where it began
         return
@@ -262,7 +259,11 @@ def sync_weights(rt: Runtime, op: SyncWeightsOp) -> None:
         status.enter(step=step, op=op.id, node=op.node)
         work()
 
-    rt.running[op.id] = Running(rt.transferring.start(transferred), lambda _: None)
+    rt.running[op.id] = Running(rt.transferring.start(transferred), _no_more)
+
+
+def _no_more(_: None) -> None:
+    """Of what has run there is nothing but that it has."""
 
 
 def collect(rt: Runtime, op: CollectOp) -> None:
@@ -325,7 +326,9 @@ def save(rt: Runtime, op: SaveOp) -> None:
 
 def onload(rt: Runtime, op: OnloadOp) -> None:
     """A state of a model comes back to the device, or begins to."""
-    rt.residency.onload(op)
+    coming = rt.residency.onload(op)
+    if coming is not None:
+        rt.running[op.id] = Running(coming, _no_more)
 
 
 def offload(rt: Runtime, op: OffloadOp) -> None:

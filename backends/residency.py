@@ -4,32 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from rldsl.backends.background import Background
+from rldsl.backends.background import Background, Begun
 from rldsl.backends.comm import Comm
 from rldsl.backends.engines.generate import Sampler
 from rldsl.backends.engines.model import Model
-from rldsl.backends.engines.tiers import Coming, Contents, DiskShelf, Movable, PinnedShelf
-from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State, SyncWeightsOp
+from rldsl.backends.engines.tiers import CHUNK, Contents, DiskShelf, Movable, PinnedShelf, Shelf
+from rldsl.backends.folder import OFFLOADED
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, State, SyncWeightsOp, Tier
 from rldsl.compiler.plan import Plan
 from rldsl.diagnostics import DiagnosticError
-
-FOLDER = "offload-{rank}"
-"""One of each rank: the last file takes its folder with it, and no other rank may be about to write there."""
 
 Key = tuple[str, State, int]
 """The model whose trunk it is, which of its states, and of an engine the staleness of its rollouts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A state on its way back; `op` has begun that, in the step that `step` tells in words."""
+
+    task: Begun[None]
+    op: str
+    step: str
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.task.seconds
+
+    def result(self) -> None:
+        """Wait until it is there."""
+        try:
+            self.task.result()
+        except DiagnosticError as error:
+            note = f"`{self.op}` was to bring it back in the background, {self.step}"
+            raise DiagnosticError(replace(d, notes=(*d.notes, note)) for d in error.diagnostics) from None
+
+
 class Residency:
     """The states that the ops of this rank move, and those that a step begins without.
 
-    `models` and `samplers` are those of the runtime, which may still be empty. On a CPU each state that moves has a
-    file in the folder `offload-RANK` of `run_dir`, until `close`.
+    `models` and `samplers` are those of the runtime, which may still be empty. Each state that moves to a disk, on a
+    CPU each that moves, has a file in the folder `offload-RANK` of `run_dir`, until `close`.
     """
 
     def __init__(
@@ -43,21 +61,24 @@ class Residency:
         samplers: Mapping[tuple[str, int], Sampler],
     ) -> None:
         self._models, self._samplers, self._comm = models, samplers, comm
-        self._folder = run_dir / FOLDER.format(rank=comm.rank)
+        self._folder = run_dir / OFFLOADED.format(rank=comm.rank)
         moves = [op for op in ops if isinstance(op, (OnloadOp, OffloadOp))]
         self._returning = {_key(op) for op in moves if isinstance(op, OnloadOp)}
-        self._states = {key: self._movable(key) for key in dict.fromkeys(map(_key, moves))}
-        self._thread = Background("rldsl-onload", torch.device("cpu"))
-        self._coming: dict[str, tuple[Coming, str]] = {}
+        self._states = {key: self._movable(key, tier) for key, tier in {_key(op): op.tier for op in moves}.items()}
+        self._thread = Background("rldsl-onload", comm.device)
         states = plan.memory.states if plan.memory is not None else ()
         self._elsewhere = {(s.model, s.state, s.staleness) for s in states if not s.resident} & self._states.keys()
 
-    def _movable(self, key: Key) -> Movable:
+    def _movable(self, key: Key, tier: Tier) -> Movable:
+        return Movable(lambda: self._contents(key), self._shelf(key, tier))
+
+    def _shelf(self, key: Key, tier: Tier) -> Shelf:
         model, state, staleness = key
-        name = f"{model}.{state}" + (f".{staleness}" if staleness else "")
+        path = self._folder / (f"{model}.{state}" + (f".{staleness}" if staleness else "") + ".bin")
         device = self._comm.device
-        path = self._folder / f"{name}.bin"
-        return Movable(lambda: self._contents(key), PinnedShelf(device) if device.type == "cuda" else DiskShelf(path))
+        if device.type != "cuda":
+            return DiskShelf(path)
+        return PinnedShelf(device) if tier is Tier.HOST else DiskShelf(path, chunk=CHUNK)
 
     def _contents(self, key: Key) -> Contents:
         name, state, staleness = key
@@ -86,30 +107,18 @@ class Residency:
             yield
             return
         weights.onload()
-        yield
-        weights.offload(store=False)
+        try:
+            yield
+        finally:
+            weights.offload(store=False)
 
-    def onload(self, op: OnloadOp) -> None:
-        """Bring a state back, or begin to."""
+    def onload(self, op: OnloadOp) -> Coming | None:
+        """Bring a state back; or begin to, in the background: then it is there once that has ended."""
         state = self._states[_key(op)]
         if op.background:
-            self._coming[op.id] = state.begin(self._thread), self._comm.status.step_words
-        else:
-            state.onload()
-
-    def comes(self, op: str) -> bool:
-        """Whether the onload called `op` is bringing something back in the background."""
-        return op in self._coming
-
-    def arrived(self, op: str) -> float:
-        """Wait until what the onload called `op` has begun to bring back is there; the seconds that it took."""
-        coming, begun = self._coming.pop(op)
-        try:
-            coming.result()
-        except DiagnosticError as error:
-            note = f"`{op}` was to bring it back in the background, {begun}"
-            raise DiagnosticError(replace(d, notes=(*d.notes, note)) for d in error.diagnostics) from None
-        return coming.seconds
+            return Coming(state.begin(self._thread), op.id, self._comm.status.step_words)
+        state.onload()
+        return None
 
     def offload(self, op: OffloadOp) -> None:
         """Take a state off the device.
@@ -130,7 +139,7 @@ class Residency:
         engine.stored = False
 
     def close(self) -> None:
-        """Remove what lies on the tier below; nothing more comes from there."""
+        """Remove what lies on the tiers below; nothing more comes from there."""
         self._thread.close()
         for state in self._states.values():
             state.close()

@@ -14,7 +14,7 @@ import torch
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
-from rldsl.backends.background import Background, Task
+from rldsl.backends.background import Background, Begun
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Column, Ragged
 from rldsl.backends.data.buffer import Buffer
@@ -54,7 +54,7 @@ T = TypeVar("T")
 class Running(Generic[T]):
     """What runs in the background, and what is done with its result when it is waited for."""
 
-    task: Task[T]
+    task: Begun[T]
     ended: Callable[[T], None]
 
 
@@ -198,7 +198,7 @@ class Runtime:
         self.collections.clear()
 
     def close(self) -> None:
-        """Begin nothing more in the background; nothing stays on the tier below."""
+        """Begin nothing more in the background; nothing stays on the tiers below."""
         self.calling.close()
         self.transferring.close()
         self.reading.close()

@@ -14,10 +14,10 @@ from torch._C._distributed_c10d import Store
 from rldsl.backends.comm import Comm
 from rldsl.backends.executor import Executor
 from rldsl.backends.failure import BUG, INTERRUPTED, USER_ERROR, Failure
+from rldsl.backends.folder import OFFLOADED
 from rldsl.backends.job import Job, cores_per_rank
 from rldsl.backends.observer import Sender
 from rldsl.backends.rendezvous import Address, Place
-from rldsl.backends.residency import FOLDER
 from rldsl.backends.status import Status
 from rldsl.backends.watch import BEAT_S, STALE_BEATS, Watch
 from rldsl.diagnostics import Diagnostic, DiagnosticError, fail
@@ -48,7 +48,7 @@ def run_rank(job: Job, place: Place, address: Address, *, owns_signals: bool) ->
     status = Status(rank=place.rank, world_size=place.world_size)
     store = address.connect(job.timeout_s)
     mine = dataclasses.replace(address, serve=False).connect(job.timeout_s)
-    below = job.run_dir / FOLDER.format(rank=place.rank)
+    below = job.run_dir / OFFLOADED.format(rank=place.rank)
     watch = Watch(status, place, mine, below, relay=job.relay, owns_signals=owns_signals, serves=address.serve)
     watch.start()
     try:

@@ -1,14 +1,14 @@
 """PPO with actor, critic and reference on SmolLM2-135M within budgets of memory, against the same without a budget.
 
-    python bench/budget.py [--steps 2] [--batch 2] [--budgets 8GiB 4GiB 2550MiB]
+    python bench/budget.py [--steps 2] [--batch 2] [--budgets 8GiB 4GiB 2550MiB] [--ranks 1]
 
-Each plan runs in a process of its own, by `rldsl compile` and `rldsl run`, once with states that come back beside other
-work and once without (`--disable-pass overlap_moves`). Of each: moves between memory and disk a step, and how many of
-them begin in the background; the peak that was measured (the most of any op, above what the process held before models
-were loaded) and the one that was predicted; seconds of the last step, of its moves and waits for them, beside those
-predicted; and by how much losses, rewards and norms of gradients differ, relatively, from those without a budget: 0
-where they are the same to the bit. Micro-batches of another size add float32 numbers in another order, and so differ in
-the last digits; moves in the background change nothing.
+Each plan runs in processes of its own, one for each of its ranks, by `rldsl compile` and `rldsl run`, once with states
+that come back beside other work and once without (`--disable-pass overlap_moves`). Of each: moves between memory and
+disk a step, and how many of them begin in the background; the peak that was measured (the most of any op on any rank,
+above what the process held before models were loaded) and the one that was predicted; seconds of the last step, of its
+moves and waits for them, beside those predicted; and by how much losses, rewards and norms of gradients differ,
+relatively, from those without a budget: 0 where they are the same to the bit. Micro-batches of another size add float32
+numbers in another order, and so differ in the last digits; moves in the background change nothing.
 """
 
 from __future__ import annotations
@@ -57,15 +57,16 @@ class Result:
         return max(abs(a - b) / max(abs(b), LEAST) for a, b in pairs)
 
 
-def run(folder: Path, budget: str | None, steps: int, batch: int, *, beside: bool = True) -> Result:
-    """Compile for the budget and run; `beside`: moves may be in the background."""
+def run(folder: Path, budget: str | None, steps: int, batch: int, *, ranks: int = 1, beside: bool = True) -> Result:
+    """Compile for the budget and run, by torchrun on several ranks; `beside`: moves may be in the background."""
     name = f"{budget or 'none'}{'' if beside else ' at once'}"
     path, run_dir = folder / f"{name}.json", folder / name
     settings = [f"--set={s}" for s in (f"batch={batch}", f"minibatch={batch}", "epochs=1", "precision=fp32")]
     memory = [] if budget is None else [f"--memory={budget}"]
     memory += [] if beside else ["--disable-pass=overlap_moves"]
-    _rldsl("compile", program(folder), "--emit", path, "--world-size=1", *settings, *memory)
-    _rldsl("run", path, f"--steps={steps}", "--run-dir", run_dir)
+    _rldsl("compile", program(folder), "--emit", path, f"--world-size={ranks}", *settings, *memory)
+    backend = "torchrun" if ranks > 1 else "local"
+    _rldsl("run", path, f"--backend={backend}", f"--ranks={ranks}", f"--steps={steps}", "--run-dir", run_dir)
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return Result(plan=read_plan(path), lines=lines)
 
@@ -117,11 +118,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--budgets", nargs="+", default=["8GiB", "4GiB", "2550MiB"])
+    parser.add_argument("--ranks", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rldsl-budget-") as name:
-        plain = run(Path(name), None, args.steps, args.batch)
+        plain = run(Path(name), None, args.steps, args.batch, ranks=args.ranks)
         found = {
-            f"{budget}{'' if beside else ' at once'}": run(Path(name), budget, args.steps, args.batch, beside=beside)
+            f"{budget}{'' if beside else ' at once'}": run(
+                Path(name), budget, args.steps, args.batch, ranks=args.ranks, beside=beside
+            )
             for budget in args.budgets
             for beside in (False, True)
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace as changed_options
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.damage import Damage, kind
+from rldsl.compiler.cost.hardware import GIB
 from rldsl.compiler.ops import (
     AnyOp,
     ExtendOp,
@@ -20,6 +21,7 @@ from rldsl.compiler.ops import (
     OnloadOp,
     State,
     SyncWeightsOp,
+    Tier,
     TrainOp,
     WaitOp,
 )
@@ -48,6 +50,22 @@ def budgeted(file: Path, options: Options) -> list[tuple[str, Compiled]]:
         if any(isinstance(op, MOVES) for op in made.plan.ops()):
             found.append((f"{part:.0%} of its memory", made))
     return found
+
+
+_LARGE = ("model=Qwen/Qwen2.5-32B", "batch=256", "minibatch=64")
+_WIDE = "actor.generate : vllm(tp = 4)"
+_APART = ("actor.generate : vllm(tp = 4) on 0..15", "actor.train : fsdp() on 0..15", "critic.train : fsdp() on 16..31")
+
+
+def tiered(ppo: Path) -> Iterator[tuple[str, Compiled]]:
+    """Plans of PPO for a large model on GPUs, whose states go to two tiers below: of one class of ranks, and of two."""
+    for cluster, layouts in (
+        ("16 x h100(host_memory = 20)", (_WIDE,)),
+        ("16 x h100(host_memory = 8)", (_WIDE,)),
+        ("32 x h100(host_memory = 8)", _APART),
+    ):
+        options = Options(settings=_LARGE, cluster=cluster, layouts=layouts, memory=43 << 30)
+        yield f"{cluster} {layouts}", compile_file(ppo, options)
 
 
 def _of(d: Damage, *kinds: type[AnyOp], **values: Any) -> Any:
@@ -178,6 +196,12 @@ def _(d: Damage) -> Plan | None:
     return op and d.changed(op, staleness=1 - op.staleness)
 
 
+@kind("memory: a move by way of another tier")
+def _(d: Damage) -> Plan | None:
+    op = _of(d, *MOVES)
+    return op and d.changed(op, tier=d.other(Tier, op.tier))
+
+
 @kind("memory: a transfer behind what it renews")
 def _(d: Damage) -> Plan | None:
     sync = d.op(SyncWeightsOp)
@@ -302,6 +326,49 @@ def _(d: Damage, memory: MemoryPlan) -> Plan | None:
 def _(d: Damage, memory: MemoryPlan) -> Plan | None:
     names = [g.name for g in d.plan.groups]
     return _state(d, memory, lambda s: replace(s, group=d.other([*names, "ghost"], s.group)))
+
+
+@memory_kind("a state on another tier")
+def _(d: Damage, memory: MemoryPlan) -> Plan | None:
+    return _state(d, memory, lambda s: replace(s, tier=d.other(Tier, s.tier)))
+
+
+@memory_kind("a state of the disk, with its moves, in the host's memory")
+def _(d: Damage, memory: MemoryPlan) -> Plan | None:
+    low = [_key(op) for op in d.plan.ops() if isinstance(op, OnloadOp) and op.tier is Tier.DISK]
+    chosen = d.one(low)
+    if chosen is None:
+        return None
+    states = tuple(replace(s, tier=Tier.HOST) if _key(s) == chosen else s for s in memory.states)
+    made = d.mapped(
+        lambda ops: tuple(replace(o, tier=Tier.HOST) if isinstance(o, MOVES) and _key(o) == chosen else o for o in ops)
+    )
+    return replace(made, memory=replace(memory, states=states))
+
+
+@memory_kind("a byte less below than comes back from there")
+def _(d: Damage, _memory: MemoryPlan) -> Plan | None:
+    back = _of(d, OnloadOp)
+    if back is None:
+        return None
+    most = max(
+        sum({_key(o): o.bytes for o in p.ops if isinstance(o, OnloadOp) and o.tier is back.tier}.values())
+        for p in d.plan.programs
+    )
+    disk = back.tier is Tier.DISK and d.plan.cluster not in (None, "cpu")
+    figure = "disk_memory" if disk else "host_memory"
+    return d.header(figures={**d.plan.figures, figure: (most - 1) / GIB})
+
+
+@memory_kind("hardware, or a figure of it, that there is not")
+def _(d: Damage, _memory: MemoryPlan) -> Plan | None:
+    if d.rng.random() < 0.5:
+        return d.header(cluster="ghost")
+    return d.header(figures={**d.plan.figures, d.rng.choice(("ghost", "memory")): -1.0})
+
+
+def _key(of: StateSpec | OnloadOp | OffloadOp) -> tuple[str, State, int]:
+    return of.model, of.state, of.staleness
 
 
 @memory_kind("another peak")

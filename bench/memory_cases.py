@@ -273,8 +273,10 @@ CASES: tuple[Case, ...] = (
     _train(_SEVEN, 4, 512, 1024, Axes(dp=8), lora_rank=64),
     _train(_LARGE, 1, 8192, 4096, Axes(dp=8), lora_rank=16, recompute="full"),
     _train(_MOE, 1, 4096, 1024, Axes(dp=8), lora_rank=32, recompute="full"),
-    # tp, pp, cp, ep, ZeRO-2.
+    # tp with sequence parallelism, pp, cp, ep, ZeRO-2.
     _train(_SEVEN, 1, 8192, 4096, Axes(dp=4, tp=2)),
+    _train(_LLAMA, 1, 16384, 8192, Axes(dp=8, tp=8), recompute="full"),
+    _train(_EIGHT, 4, 2048, 4096, Axes(dp=4, tp=4), recompute="selective"),
     _train(_LARGE, 2, 4096, 4096, Axes(dp=8, tp=4)),
     _train(_LARGEST, 1, 16384, 8192, Axes(dp=16, tp=8), recompute="full"),
     _train(_LLAMA, 1, 4096, 2048, Axes(dp=8, pp=2)),
@@ -298,6 +300,7 @@ CASES: tuple[Case, ...] = (
     _infer(_LARGE, 4, 8192, 16384, Axes(dp=64)),
     _infer(_LARGEST, 1, 65536, 16384, Axes(dp=256)),
     _infer(_MOE, 16, 2048, 16384, Axes(dp=32)),
+    _infer(_LLAMA, 2, 8192, 8192, Axes(dp=4, tp=4)),
     # Generation.
     _wave(_SMALL, 16, 64, 8, 128),
     _wave(_SMALL, 4, 32, 8, 64, precision="fp32"),

@@ -7,8 +7,9 @@ are those of the modules themselves, of 72B parameters too; nothing here knows t
 
 One step runs before the counting begins: the first one on DTensors makes whole parameters to learn their shapes, which
 no later step does. What the engine asks of values, such as the gradient's norm, is answered. tp, pp and ep are the real
-modules of one rank: heads, MLP width, vocabulary, layers and experts cut. cp cuts the sequence and gathers keys and
-values. Memory inside kernels is not seen; `bench/memory_real.py` sees it.
+modules of one rank: heads, MLP width, vocabulary, layers and experts cut; with tp its matrices gather and scatter
+(`bench/memory_sequence.py`). cp cuts the sequence and gathers keys and values. Memory inside kernels is not seen;
+`bench/memory_real.py` sees it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from bench.memory_cases import Case, Wave, config_of
+from bench.memory_sequence import spread
 from bench.memory_tracker import Alive
 from rldsl.algos.losses import policy_loss
 from rldsl.backends.comm import Comm
@@ -104,12 +106,14 @@ def _stage(scorer: Scorer, micro: MicroBatch, _: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _pretended(case: Case) -> Iterator[tuple[Comm, DeviceMesh | None]]:
-    """A world of the case's ranks without data, the ranks that share experts, and answers to questions about values."""
+def _pretended(case: Case) -> Iterator[tuple[Comm, DeviceMesh | None, Any]]:
+    """A world of the case's ranks without data, those that share experts, those of tp, and answers about values."""
     size = case.axes.shards
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
     comm = Comm(rank=0, world_size=size, device=CPU, status=Status(), group=dist.group.WORLD if size > 1 else None)
     mesh = comm.mesh()
+    # Nothing is sent, so any ranks will do.
+    across = dist.new_group(list(range(case.axes.tp))) if case.axes.tp > 1 else None
     if case.axes.cp > 1:
         dist.new_group(list(range(case.axes.cp)))
     if case.axes.ep > 1:
@@ -130,7 +134,7 @@ def _pretended(case: Case) -> Iterator[tuple[Comm, DeviceMesh | None]]:
         with ExitStack() as stack:
             for patch in patches:
                 stack.enter_context(patch)
-            yield comm, mesh
+            yield comm, mesh, across
     finally:
         dist.destroy_process_group()
 
@@ -162,7 +166,7 @@ def _spec(case: Case) -> ModelSpec:
     )
 
 
-def build(case: Case, comm: Comm, mesh: DeviceMesh | None) -> tuple[Scorer, Optimizer | None]:
+def build(case: Case, comm: Comm, mesh: DeviceMesh | None, across: Any) -> tuple[Scorer, Optimizer | None]:
     """Scorer and optimiser as `Model.load` makes them."""
     spec = _spec(case)
     module = AutoModelForCausalLM.from_config(_part(case))
@@ -172,6 +176,8 @@ def build(case: Case, comm: Comm, mesh: DeviceMesh | None) -> tuple[Scorer, Opti
     if case.axes.cp > 1:
         module.config._attn_implementation = GATHERED
     _cut_ends(module, case)
+    if across is not None:
+        spread(module, across, first=case.stage == 0, last=case.stage == case.axes.pp - 1)
     _recompute(scorer, case)
     if case.axes.ep > 1:
         _spread_experts(module, mesh, case)
@@ -183,14 +189,15 @@ def build(case: Case, comm: Comm, mesh: DeviceMesh | None) -> tuple[Scorer, Opti
 
 
 class _Received(torch.nn.Module):
-    """In place of the embedding: hidden states that the stage before has sent."""
+    """In place of the embedding: hidden states that the stage before has sent, of this rank's places."""
 
-    def __init__(self, hidden: int, dtype: torch.dtype) -> None:
+    def __init__(self, hidden: int, dtype: torch.dtype, tp: int) -> None:
         super().__init__()
-        self.hidden, self.dtype = hidden, dtype
+        self.hidden, self.dtype, self.tp = hidden, dtype, tp
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return torch.zeros(*tokens.shape, self.hidden, dtype=self.dtype, requires_grad=True)
+        packs, places = tokens.shape
+        return torch.zeros(packs, places // self.tp, self.hidden, dtype=self.dtype, requires_grad=True)
 
 
 def _cut_ends(module: Any, case: Case) -> None:
@@ -198,7 +205,7 @@ def _cut_ends(module: Any, case: Case) -> None:
     if case.stage < case.axes.pp - 1:
         module.lm_head = module.model.norm = torch.nn.Identity()
     if case.stage > 0:
-        module.model.embed_tokens = _Received(module.config.hidden_size, _dtype(case))
+        module.model.embed_tokens = _Received(module.config.hidden_size, _dtype(case), case.axes.tp)
 
 
 def _dtype(case: Case) -> torch.dtype:
@@ -274,8 +281,8 @@ def measure(case: Case) -> Measured:
     """Peak of a steady training step (optimiser state is there), of scoring, of a wave, or of handing weights over."""
     began = time.perf_counter()
     tracker = Alive()
-    with _pretended(case) as (comm, mesh):
-        scorer, optimizer = build(case, comm, mesh)
+    with _pretended(case) as (comm, mesh, across):
+        scorer, optimizer = build(case, comm, mesh, across)
         if optimizer is not None:
             _one_step(scorer, optimizer, case, 1)
         work, engine = _work(case, scorer, optimizer, comm)

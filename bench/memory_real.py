@@ -2,8 +2,9 @@
 
 Small models with random weights go through the engine's own code, packing and sampling loop included: training and
 scoring on one rank and, sharded by FSDP2 over gloo, on two; generation on one. Of one rank every allocation and release
-that the profiler reports is added up, those inside kernels too (but not what oneDNN takes for itself). Of two ranks the
-storages alive are counted: the profiler does not see what gloo's threads release.
+that the profiler reports is added up, those inside kernels too (but not what oneDNN takes for itself). Of two ranks it
+is what their processes take, as the kernel has it, above what they took before there was a model, as it is in a run
+within a budget; so there the reserve is part of the estimate.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.memory_cases import Wave, config_of, generating
-from bench.memory_oracle import held_between_steps
-from bench.memory_tracker import Alive
 from rldsl.algos.losses import policy_loss
 from rldsl.backends.comm import Comm
 from rldsl.backends.data.batch import Ragged
 from rldsl.backends.engines import model, score, sources, train
 from rldsl.backends.engines.generate import Sampler
+from rldsl.backends.engines.memory import Meter
 from rldsl.backends.engines.module import Head, Scorer
 from rldsl.backends.engines.optim import Optimizer
 from rldsl.backends.engines.packing import micro_batches
@@ -40,7 +40,8 @@ from rldsl.compiler.cost.hf_config import read_config
 from rldsl.compiler.cost.memory import Scoring, Training
 from rldsl.compiler.cost.memory_generation import saving
 from rldsl.compiler.cost.memory_states import States
-from rldsl.compiler.cost.memory_terms import Footprint
+from rldsl.compiler.cost.memory_terms import Footprint, Moment
+from rldsl.compiler.cost.reserve import process
 from rldsl.compiler.cost.shard import Lora, Shard
 from rldsl.compiler.ops import Arg, TrainOp
 from rldsl.compiler.plan import ModelSpec
@@ -103,12 +104,22 @@ def _batch(run: Run, rank: int) -> tuple[Ragged, Ragged]:
 
 
 def estimate(run: Run) -> Footprint:
-    """For the largest micro-batch that packing makes of the rows, or for the wave."""
+    """For the largest micro-batch that packing makes of the rows, or for the wave. Of several ranks with a reserve."""
+    made = _footprint(run)
+    if run.ranks == 1:
+        return made
+    # Here models have no tokenizers of their own.
+    reserve = process((), run.layers)
+    moments = tuple(Moment(name=m.name, terms=(*m.terms, *reserve)) for m in made.moments)
+    return Footprint(moments=moments, resident=made.resident)
+
+
+def _footprint(run: Run) -> Footprint:
     states = run.states()
     if run.wave is not None:
         return generating(run.wave, states)
     if run.phase == "save":
-        return saving(states)
+        return saving(states, cpu=True)
     budget = run.budget if run.phase == "train" else 4 * score.budget(CPU, 0)
     packed = [_packed(run, rank, budget) for rank in range(run.ranks)]
     micro, attention = max(packed, key=lambda m: m[0].places)
@@ -144,18 +155,18 @@ def _rank(rank: int, run: Run, folder: str) -> None:
 
 def _peak(run: Run, comm: Comm) -> int:
     """Of the second pass over the same work: the first one makes the optimiser's state."""
-    return _allocated(run, comm) if run.ranks == 1 else _alive(run, comm)
+    return _allocated(run, comm) if run.ranks == 1 else _taken(run, comm)
 
 
-def _alive(run: Run, comm: Comm) -> int:
-    scorer, optimizer = _model(run, comm)
-    work = _work(run, comm, scorer, optimizer)
+def _taken(run: Run, comm: Comm) -> int:
+    meter = Meter(CPU)
+    work = _work(run, comm, *_model(run, comm))
     work()
-    tracker = Alive()
-    tracker.add(held_between_steps(scorer, optimizer))
-    with tracker:
-        work()
-    return tracker.peak
+    meter.begin()
+    work()
+    most = meter.end()
+    assert most is not None, "needs /proc"
+    return most
 
 
 def _allocated(run: Run, comm: Comm) -> int:
@@ -274,7 +285,11 @@ RUNS: tuple[Run, ...] = (
     Run(model=_TINY, ranks=2),
     Run(model=_TINY, phase="save", ranks=2),
     Run(model=_TINY, phase="save", lora_rank=8),
+    Run(model=_TINY, layers=30, rows=16, ranks=2),
+    Run(model=_TINY, layers=4, ranks=4),
     Run(model="Qwen2.5-0.5B", layers=2, precision="bf16", rows=4, ranks=2),
+    Run(model="Qwen2.5-0.5B", layers=4, rows=4, ranks=2),
+    Run(model="Qwen2.5-0.5B", layers=4, phase="save", ranks=2),
     Run(model=_TINY, phase="generate", wave=Wave(prompts=4, prompt=64, samples=4, new_tokens=24)),
     Run(model=_TINY, phase="generate", wave=Wave(prompts=16, prompt=200, samples=4, new_tokens=40)),
     Run(model="Qwen2.5-0.5B", layers=2, phase="generate", wave=Wave(prompts=4, prompt=40, samples=4, new_tokens=16)),

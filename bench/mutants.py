@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import damage_background, damage_groups, damage_heads, damage_order, damage_rules, damage_values
 from bench.damage import KINDS, Damage
-from bench.damage_memory import budgeted
+from bench.damage_memory import budgeted, tiered
 from bench.equal_plans import why_equal
 from rldsl.compiler.ops import ComputeOp, ExtendOp, GenerateOp, InferOp, TrainOp, parts
 from rldsl.compiler.passes.elide_old_logp import ElideOldLogp
@@ -44,6 +44,7 @@ assert damage_rules and damage_values and damage_groups
 ROOT = Path(__file__).parents[1]
 CLUSTERS = (None, "1 x cpu", "2 x cpu", "4 x cpu")
 FILES = tuple(sorted((*(ROOT / "examples").glob("*.rl"), *(ROOT / "examples" / "toy").glob("*.rl"))))
+PPO = ROOT / "examples" / "ppo.rl"
 Body = dict[str, Any]
 TEXT_KINDS: dict[str, Callable[[Body, random.Random], str]] = {}
 
@@ -121,6 +122,8 @@ def wholes(files: tuple[Path, ...] = FILES) -> tuple[Whole, ...]:
             for part, made in budgeted(file, options):
                 name = f"{file.relative_to(ROOT)} {options.cluster} {options.layouts} {part}"
                 found.append(Whole(name, made.plan, made.module.signatures))
+        if file == PPO:
+            found += [Whole(f"{file.relative_to(ROOT)} {n}", m.plan, m.module.signatures) for n, m in tiered(file)]
     return tuple(found)
 
 

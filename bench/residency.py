@@ -67,8 +67,6 @@ def problem_of(case: Case) -> Problem:
     for size, uses, (write, read) in zip(case.sizes, case.uses, case.seconds, strict=True):
         for found in gaps_of(uses, len(case.ways)):
             written = None if found.renewed or found.version is None else len(writes) + found.version
-            if found.renewed:
-                room[uses[found.end].op] -= size
             gaps.append(Gap(bytes=size, rows=found.idle, cost=0.0 if found.renewed else read, write=written))
         writes += [write] * len(uses)
     return Problem(
@@ -83,7 +81,8 @@ def walked(case: Case, away: Sequence[frozenset[int]]) -> float | None:
     """Seconds of a step in which state s leaves the device after those of its uses that `away[s]` names.
 
     Three steps are walked, of which the last counts, with versions of what is on the device and below it: something
-    is written back only where the version below is older, and brought back only where it is looked at.
+    is written back only where the version below is older, and brought back only where it is looked at: what an op makes
+    anew it writes over what is there.
     """
     count = len(case.sizes)
     here = [len(uses) - 1 not in gone for uses, gone in zip(case.uses, away, strict=True)]
@@ -92,18 +91,14 @@ def walked(case: Case, away: Sequence[frozenset[int]]) -> float | None:
         total = 0.0
         for op, ways in enumerate(case.ways):
             at = {s: next((k for k, u in enumerate(case.uses[s]) if u.op == op), None) for s in range(count)}
-            double = 0
             for s, k in at.items():
-                if k is None:
-                    continue
-                if here[s]:
-                    double += case.sizes[s] * case.uses[s][k].renews
+                if k is None or here[s]:
                     continue
                 here[s] = True
                 if not case.uses[s][k].renews:
                     assert below[s] == now[s], "what comes back is what went"
                     total += case.seconds[s][1]
-            held = double + sum(size for size, on in zip(case.sizes, here, strict=True) if on)
+            held = sum(size for size, on in zip(case.sizes, here, strict=True) if on)
             fitting = [w.seconds for w in ways if held + w.workspace <= case.budget]
             if not fitting:
                 return None

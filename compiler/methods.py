@@ -199,10 +199,13 @@ CLUSTERS: dict[str, str] = {
 }
 """Kinds of hardware, and the words that must stand in the device's name for a plan to run there."""
 
+OF_GPUS = ("disk_link", "disk_memory")
+"""Figures that a processor has not: its `host_link` and `host_memory` are those of its disk."""
+
 FIGURES: tuple[Setting, ...] = (
     *(
         Setting(name=name, type="float", above=0.0, most=1e9)
-        for name in ("memory", "bf16", "fp32", "bandwidth", "link", "host_link", "host_memory", "network")
+        for name in ("memory", "bf16", "fp32", "bandwidth", "link", "host_link", "host_memory", "network", *OF_GPUS)
     ),
     Setting(name="per_node", type="int", least=1, most=1e9),
     Setting(name="usable", type="float", above=0.0, most=1.0),

@@ -536,31 +536,42 @@ class SaveOp(Op, tag="save", frozen=True, kw_only=True):
         return True
 
 
+class Tier(StrEnum):
+    """Where a state is kept while it is off the device: a GPU has the host's memory and below it a disk, a processor
+    its disk.
+    """
+
+    HOST = "host"
+    DISK = "disk"
+
+
 class OnloadOp(Op, tag="onload", frozen=True, kw_only=True):
     """Bring back a state of `model` that an `OffloadOp` took off the device: `bytes` of each rank of the group.
 
-    `staleness` is that of the rollouts whose engine it is. In the `background` it only begins here, and takes its bytes
-    from here on: it is there after the `WaitOp` that names it.
+    It comes from its `tier`. `staleness` is that of the rollouts whose engine it is. In the `background` it only begins
+    here, and takes its bytes from here on: it is there after the `WaitOp` that names it.
     """
 
     model: str
     state: State
     bytes: int
     staleness: int = 0
+    tier: Tier = Tier.DISK
     background: bool = False
     by: str = "plan_memory"
 
 
 class OffloadOp(Op, tag="offload", frozen=True, kw_only=True):
-    """Take a state of `model` off the device, `bytes` of each rank of the group, to the tier below.
+    """Take a state of `model` off the device, `bytes` of each rank of the group, to its `tier`.
 
-    Without `keep` it is dropped: the tier below has it already, or nothing needs it before it is made anew.
+    Without `keep` it is dropped: the tier has it already, or nothing needs it before it is made anew.
     """
 
     model: str
     state: State
     bytes: int
     staleness: int = 0
+    tier: Tier = Tier.DISK
     keep: bool = True
     by: str = "plan_memory"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from rldsl.compiler.ops import AnyOp, Scalar, State, Struct
+from rldsl.compiler.ops import AnyOp, Scalar, State, Struct, Tier
 
 SCHEMA_MAJOR = 1
 SCHEMA_VERSION = f"{SCHEMA_MAJOR}.0"
@@ -100,7 +100,7 @@ class Group(Struct, frozen=True, kw_only=True):
 
     The pairs rise and do not touch. Inside the group, ranks are numbered along `AXES`; dp is what the others leave.
     Prompt i of a batch lies, with its samples, on every rank whose dp coordinate is i modulo dp. `ep` ranks of dp and
-    cp share the experts of a layer.
+    cp, or where these are too few also of tp, share the experts of a layer.
     """
 
     name: str
@@ -212,6 +212,7 @@ class StateSpec(Struct, frozen=True, kw_only=True):
     """A state of a model on each rank of `group`: `bytes` of a rank.
 
     `dirty`: training changes it, so it must be written back. `resident`: it is on the device when a step begins.
+    `tier`: where it is kept while it is off the device.
     """
 
     model: str
@@ -221,6 +222,7 @@ class StateSpec(Struct, frozen=True, kw_only=True):
     staleness: int = 0
     dirty: bool = False
     resident: bool = True
+    tier: Tier = Tier.DISK
 
 
 class OpMemory(Struct, frozen=True, kw_only=True):

@@ -1,13 +1,13 @@
 """Tensors leave the device and come back where they were: whoever holds them, or a view of them, need not know.
 
-Their storages are emptied in place and filled again. Below a GPU lies pinned memory of the host, below a processor's
-memory a file.
+Their storages are emptied in place and filled again. Below a GPU lies pinned memory of the host, and below that, as
+below a processor's memory, a file.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,25 +16,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, UntypedStorage
 
-from rldsl.backends.background import Background
+from rldsl.backends.background import Background, Begun
 from rldsl.backends.engines.memory import give_back
 from rldsl.backends.engines.optim import local
 from rldsl.diagnostics import fail
 
-
-class Coming(Protocol):
-    """Storages that are being filled: nothing may touch them before `result`, and `seconds` are known after it."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it took, beside whatever else went on."""
-
-    def result(self) -> None:
-        """They are full, or what went wrong is raised."""
+CHUNK = 64 << 20
+"""Bytes of the host's memory through which a GPU's pass on their way to a file and back."""
 
 
 class Shelf(Protocol):
-    """The copy of some storages on the tier below."""
+    """The copy of some storages on a tier below."""
 
     def store(self, storages: Sequence[UntypedStorage]) -> None:
         """Copy them there, in place of what was stored before."""
@@ -42,26 +34,33 @@ class Shelf(Protocol):
     def fetch(self, storages: Sequence[UntypedStorage]) -> None:
         """Fill them, which have their sizes again, with what was stored."""
 
-    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
-        """Begin to fill them, by `thread` where the processor copies; one after the other in the order of beginning."""
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Begun[None]:
+        """Begin to fill them, by `thread` where the processor copies; one after the other in the order of beginning.
+
+        Nothing may touch them before its result.
+        """
 
     def close(self) -> None:
         """Remove the copy."""
 
 
 class DiskShelf:
-    """One file, in a folder that no other process writes to. RL0101 when it cannot be written or read."""
+    """One file, in a folder that no other process writes to. RL0101 when it cannot be written or read.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    `chunk`: storages that the processor cannot read pass through so many bytes of its memory, piece by piece. Their
+    copies run on the stream of the thread that asks for them, and have ended when it goes on.
+    """
+
+    def __init__(self, path: Path, *, chunk: int | None = None) -> None:
+        self._path, self._chunk = path, chunk
 
     def store(self, storages: Sequence[UntypedStorage]) -> None:
         """The bytes of one after the other; nobody waits until they are on the disk itself."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("wb") as file:
-                for storage in storages:
-                    file.write(_memory(storage))
+                for piece in _pieces(storages, self._chunk):
+                    file.write(piece.taken())
         except OSError as error:
             fail("RL0101", f"cannot write `{self._path}`: {error.strerror}", fix="is there room on the disk?")
 
@@ -69,12 +68,13 @@ class DiskShelf:
         """From the file."""
         try:
             with self._path.open("rb", buffering=0) as file:
-                for storage in storages:
-                    _read(file.readinto, _memory(storage))
+                for piece in _pieces(storages, self._chunk):
+                    _read(file.readinto, piece.place)
+                    piece.put()
         except OSError as error:
             fail("RL0101", f"cannot read `{self._path}` again: {error.strerror or error}")
 
-    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Begun[None]:
         """On the thread, which leaves the interpreter to others while the system reads."""
         return thread.start(partial(self.fetch, storages))
 
@@ -83,6 +83,49 @@ class DiskShelf:
         self._path.unlink(missing_ok=True)
         if self._path.parent.is_dir() and not any(self._path.parent.iterdir()):
             self._path.parent.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a storage, and the `place` in the processor's memory where its bytes are read and written.
+
+    That is the part itself, or a buffer that it shares with those before and after it: then `through` is the buffer's
+    tensor and the part's, u8 both.
+    """
+
+    place: memoryview
+    through: tuple[Tensor, Tensor] | None = None
+
+    def taken(self) -> memoryview:
+        """Its bytes."""
+        if self.through is not None:
+            buffer, part = self.through
+            buffer.copy_(part)
+        return self.place
+
+    def put(self) -> None:
+        """Its bytes are those in `place` now."""
+        if self.through is not None:
+            buffer, part = self.through
+            part.copy_(buffer)
+
+
+def _pieces(storages: Sequence[UntypedStorage], chunk: int | None) -> Iterator[_Piece]:
+    """Storages one after the other: whole, or in pieces of `chunk` bytes that pass through one buffer."""
+    if chunk is None or not storages:
+        yield from (_Piece(_memory(storage)) for storage in storages)
+        return
+    buffer = _buffer(min(chunk, max(s.nbytes() for s in storages)), storages[0].device)
+    place = _memory(buffer.untyped_storage())
+    for storage in storages:
+        whole = _bytes(storage)
+        for part in (whole[at : at + chunk] for at in range(0, len(whole), chunk)):
+            yield _Piece(place[: len(part)], (buffer[: len(part)], part))
+
+
+def _buffer(size: int, device: torch.device) -> Tensor:
+    """u8[size] of the processor's, pinned for a GPU, which else copies slower than its link is."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
 def _read(readinto: Callable[[memoryview], int | None], place: memoryview) -> None:
@@ -100,6 +143,33 @@ def _memory(storage: UntypedStorage) -> memoryview:
     return memoryview(found).cast("B")
 
 
+SMALLEST_BLOCK = 1 << 20
+
+
+def blocks_of(size: int) -> list[int]:
+    """Powers of two that together hold `size` bytes, the greatest first, and less than a MiB in vain.
+
+    torch's allocator of pinned memory rounds each block up to a power of two: one of 65 MiB would take 128.
+    """
+    blocks = -(-size // SMALLEST_BLOCK)
+    return [SMALLEST_BLOCK << bit for bit in reversed(range(blocks.bit_length())) if blocks >> bit & 1]
+
+
+def aligned(blocks: Sequence[Tensor], parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The bytes of `parts`, u8[...] each, one after the other over the blocks: by pieces of both that are as long."""
+    left, at = iter(blocks), 0
+    block = next(left, None)
+    for part in parts:
+        begin = 0
+        while begin < len(part):
+            assert block is not None, "there are blocks for all of them"
+            count = min(len(part) - begin, len(block) - at)
+            yield block[at : at + count], part[begin : begin + count]
+            begin, at = begin + count, at + count
+            if at == len(block):
+                block, at = next(left, None), 0
+
+
 class PinnedShelf:
     """Pinned memory of the host. Copies run on a stream of their own, in order with what the device does otherwise."""
 
@@ -110,12 +180,12 @@ class PinnedShelf:
 
     def store(self, storages: Sequence[UntypedStorage]) -> None:
         """The device's memory is free for others once the copy is made; the processor does not wait."""
-        if [len(host) for host in self._host] != [s.nbytes() for s in storages]:
-            self._host = [torch.empty(s.nbytes(), dtype=torch.uint8, pin_memory=True) for s in storages]
+        sizes = blocks_of(sum(s.nbytes() for s in storages))
+        if [len(host) for host in self._host] != sizes:
+            self._host = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for size in sizes]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            for host, storage in zip(self._host, storages, strict=True):
-                there = _bytes(storage)
+            for host, there in aligned(self._host, [_bytes(s) for s in storages]):
                 host.copy_(there, non_blocking=True)
                 there.record_stream(self._stream)
 
@@ -123,7 +193,7 @@ class PinnedShelf:
         """What the device does next comes after the copy."""
         self._filling(storages).before(torch.cuda.current_stream(self._device))
 
-    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Coming:
+    def begin(self, storages: Sequence[UntypedStorage], thread: Background) -> Begun[None]:
         """By the device itself, behind what it was told to do so far; what it is told next runs beside the copy."""
         return self._filling(storages)
 
@@ -133,8 +203,8 @@ class PinnedShelf:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         begun = self._mark()
         with torch.cuda.stream(self._stream):
-            for host, storage in zip(self._host, storages, strict=True):
-                _bytes(storage).copy_(host, non_blocking=True)
+            for host, there in aligned(self._host, [_bytes(s) for s in storages]):
+                there.copy_(host, non_blocking=True)
         return _Copy(begun, self._mark(), self._device)
 
     def _mark(self) -> torch.cuda.Event:
@@ -194,7 +264,7 @@ class Movable:
         self.away = self.stored = False
 
     def offload(self, *, store: bool) -> None:
-        """Free its memory, if `store` after it has been written to the tier below."""
+        """Free its memory, if `store` after it has been written to its shelf."""
         assert not self.away, "what is away cannot leave: the verifier refuses such plans"
         values, room = self._contents()
         self._values, self._room = _storages(values), _storages(room)
@@ -210,7 +280,7 @@ class Movable:
         """Bring it back as it was."""
         self._shelf.fetch(self._emptied())
 
-    def begin(self, thread: Background) -> Coming:
+    def begin(self, thread: Background) -> Begun[None]:
         """Begin to bring it back: it takes its memory now, and may be used once that has ended."""
         return self._shelf.begin(self._emptied(), thread)
 

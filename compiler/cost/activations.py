@@ -65,6 +65,8 @@ class Layer:
     """One layer on one rank over the places of a micro-batch; everything in bytes.
 
     `width` is the size of a number of the computation, 2 or 4. `trained`: the layer's matrices get gradients.
+    `sequence` ranks of tp have a part each of the places between matrices (sequence parallelism, arXiv 2205.05198):
+    of the residual stream and of its norms. Matrices gather it, and keep their own part alone.
     """
 
     shard: Shard
@@ -73,6 +75,7 @@ class Layer:
     attention: Attention
     moe: bool = False
     trained: bool = True
+    sequence: int = 1
 
     @property
     def places(self) -> int:
@@ -80,21 +83,32 @@ class Layer:
         return -(-self.micro.places // self.shard.axes.cp)
 
     @property
+    def spread(self) -> int:
+        """Those of them that it has between matrices."""
+        return -(-self.places // self.sequence)
+
+    @property
     def stream(self) -> int:
         """The residual stream once."""
-        return self.width * self.places * self.shard.hidden
+        return self.width * self.spread * self.shard.hidden
+
+    @property
+    def gathered(self) -> int:
+        """The same of all places, where a matrix needs it whole."""
+        return self.width * self.places * self.shard.hidden if self.sequence > 1 else 0
 
     def _norm(self, numbers: int) -> int:
-        """A norm of so many numbers a place: the float32 copy and the normalised value. Its result is another's."""
-        return (FLOAT32 + self.width) * numbers * self.places
+        """A norm of so many numbers: the float32 copy and the normalised value. Its result is another's."""
+        return (FLOAT32 + self.width) * numbers
 
     @property
     def norms(self) -> int:
         """All norms, with those results that the matrices after them keep."""
         facts, shard = self.shard.facts, self.shard
-        inside = self._norm(shard.queries + shard.keys) if facts.qk_norm else 0
-        rsqrt = FLOAT32 * self.places * (facts.norms + facts.qk_norm * (shard.heads + shard.kv_heads))
-        return facts.norms * self._norm(shard.hidden) + inside + 2 * self.stream + rsqrt
+        inside = self._norm(self.places * (shard.queries + shard.keys)) if facts.qk_norm else 0
+        heads = self.places * (shard.heads + shard.kv_heads) if facts.qk_norm else 0
+        rsqrt = FLOAT32 * (self.spread * facts.norms + heads)
+        return facts.norms * self._norm(self.spread * shard.hidden) + inside + 2 * self.stream + rsqrt
 
     @property
     def _gathered_keys(self) -> int:
@@ -111,8 +125,9 @@ class Layer:
 
     @property
     def _slots(self) -> int:
-        """Pairs of a place and an expert that it is sent to."""
-        return self.places * self.shard.facts.experts_per_token
+        """Pairs of a place and an expert that it is sent to; ranks of tp with other experts share them out."""
+        axes = self.shard.axes
+        return -(-self.places * self.shard.facts.experts_per_token * axes.expert_tp // axes.tp)
 
     @property
     def mlp(self) -> int:
@@ -122,7 +137,7 @@ class Layer:
             return 4 * width * self.places * shard.intermediate
         facts = shard.facts
         experts = (4 * shard.expert_intermediate + 2 * shard.hidden) * width * self._slots
-        routing = (FLOAT32 + width) * self.places * facts.experts + 5 * INT64 * self._slots
+        routing = (FLOAT32 + width) * self.spread * facts.experts + 5 * INT64 * self._slots
         return experts + routing + 4 * width * self.places * shard.shared_intermediate
 
     @property
@@ -141,7 +156,7 @@ class Layer:
 
     @property
     def products(self) -> int:
-        """What selective recomputation keeps: the layer's input, results of matrices and of attention."""
+        """What selective recomputation keeps: the layer's input, results of matrices and of attention, all places'."""
         shard, width = self.shard, self.width
         attention = 2 * shard.queries + 2 * shard.keys + shard.hidden
         normalisers = FLOAT32 * self.places * shard.heads
@@ -149,7 +164,7 @@ class Layer:
             mlp = (2 * shard.intermediate + shard.hidden) * width * self.places
         else:
             mlp = (2 * shard.expert_intermediate + shard.hidden) * width * self._slots
-            mlp += width * self.places * shard.facts.experts
+            mlp += width * self.spread * shard.facts.experts
         return self.stream + attention * width * self.places + normalisers + mlp
 
     @property
@@ -192,19 +207,22 @@ class Layer:
 
         Early, in the MLP: the gradients of three tensors of its width, where one saved one is gone; of experts three
         of their input's size. Midway, in the norm after attention, all MLP gradients are there and its tensors gone.
-        At the end all of the layer's gradients are there, but of what was saved only what the first norm needs.
+        At the end all of the layer's gradients are there, but of what was saved only what the first norm needs. A
+        matrix gathers its input once more, and makes that one's gradient whole before it is scattered.
         """
         shard, width = self.shard, self.width
-        norm = _NORM_TEMPORARIES * FLOAT32 * self.places * shard.hidden + 2 * self.stream
+        norm = _NORM_TEMPORARIES * FLOAT32 * self.spread * shard.hidden + 2 * self.stream
         if self.moe:
             early = 3 * width * self._slots * shard.hidden + self.stream
             middle = self._gradient(numbers(shard.expert_tensors)) - 2 * width * self._slots * shard.expert_intermediate
         else:
-            early = 2 * width * self.places * shard.intermediate + self.stream
+            inside = width * self.places * shard.intermediate
+            early = max(2 * inside, inside + self.gathered, 2 * self.gathered - inside) + self.stream
             early += self._gradient(shard.mlp_parameters // 3)
             middle = self._gradient(shard.mlp_parameters) - self.mlp + norm
         all_of_it = numbers(shard.layer_tensors(moe=self.moe)) + (numbers(shard.expert_tensors) if self.moe else 0)
-        last = self._gradient(all_of_it) + norm - self.attended - self.mlp
+        first_matrix = 2 * self.gathered + width * self.places * (shard.queries + 2 * shard.keys)
+        last = self._gradient(all_of_it) + max(norm, first_matrix) - self.attended - self.mlp
         return max(early, middle, last - self.norms // 2)
 
     def _gradient(self, parameters: int) -> int:
@@ -219,10 +237,10 @@ class Layer:
             # The input of the experts, their two products and what is made of these; then their output, thrice.
             inside = width * slots * (shard.hidden + 4 * shard.expert_intermediate)
             mlp = max(inside, 4 * width * slots * shard.hidden) + 5 * INT64 * slots
-            mlp += 2 * FLOAT32 * places * shard.facts.experts
+            mlp += 2 * FLOAT32 * self.spread * shard.facts.experts
         else:
             mlp = 3 * width * places * shard.intermediate
         copies = 4 if self.attention is Attention.MASKED else 3
         attention = copies * width * places * shard.queries + self._gathered_keys
-        norm = 2 * FLOAT32 * places * shard.hidden
-        return 4 * self.stream + max(mlp, attention, norm)
+        norm = 2 * FLOAT32 * self.spread * shard.hidden
+        return 4 * self.stream + max(self.gathered + max(mlp, attention), norm)

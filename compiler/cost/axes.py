@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 class Axes:
     """Sizes of the mesh axes: data, tensor, pipeline, context and expert parallel.
 
-    In the order of ranks tp is innermost, then cp, then dp, pp outermost. `ep` divides `dp * cp`: it spreads the
-    experts over ranks that these axes have made already, so it adds none, and tp splits an expert as any other matrix.
+    In the order of ranks tp is innermost, then cp, then dp, pp outermost. `ep` divides `tp * cp * dp`: it spreads the
+    experts over ranks that these axes have made already, so it adds none. It takes ranks of dp and cp, where tp then
+    splits an expert as any other matrix, as Megatron does unless told otherwise; what these are too few for it takes
+    of tp, as vLLM and SGLang do, and an expert is split that much less.
     """
 
     dp: int = 1
@@ -28,3 +31,18 @@ class Axes:
     def shards(self) -> int:
         """Ranks over which FSDP spreads a parameter that tp and pp have left on this rank."""
         return self.dp * self.cp
+
+    @property
+    def expert_copies(self) -> int:
+        """Of these `shards` so many have the same experts, and share their parameters."""
+        return self.shards // self.expert_sets
+
+    @property
+    def expert_sets(self) -> int:
+        """Over how many sets of experts `shards` are spread."""
+        return math.gcd(self.ep, self.shards)
+
+    @property
+    def expert_tp(self) -> int:
+        """Ranks over which one expert is split."""
+        return self.tp * self.expert_sets // self.ep

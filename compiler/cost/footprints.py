@@ -5,6 +5,7 @@ All sizes are upper bounds: rows as long as the plan allows, and micro-batches a
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Moment, Term, product
 from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, largest_micro_batch
+from rldsl.compiler.cost.reserve import process
 from rldsl.compiler.cost.shard import Lora, Shard
 from rldsl.compiler.methods import RUNNING_ENGINES
 from rldsl.compiler.ops import (
@@ -45,8 +47,7 @@ PROMPT_ASSUMED = 1024
 """Tokens of a prompt, or of a text put between, where the plan sets no limit."""
 _PREFILL = 8192  # tokens that other engines take at once of prompts, as vLLM does by default
 _SCORING = 4  # so many training micro-batches' tokens go through a forward without gradients
-# What the driver, cuBLAS and NCCL keep, and on a processor the threads and what the allocator does not give back.
-_RESERVE_CUDA, _RESERVE_CPU = int(1.5 * GIB), 128 << 20
+_RESERVE_CUDA = int(1.5 * GIB)  # what the driver, cuBLAS and NCCL keep
 
 Rollout = GenerateOp | ExtendOp
 Key = tuple[str, State, int]
@@ -92,11 +93,19 @@ class Footprints:
         """The model whose weights `model` has: itself, unless it shares another's trunk or is another's base."""
         return self._holders[model]
 
-    @property
+    @cached_property
     def reserve(self) -> Term:
         """What no op asks for and every process takes."""
-        size = _RESERVE_CPU if self.hardware.name == "cpu" else _RESERVE_CUDA
+        size = self._process if self.hardware.name == "cpu" else _RESERVE_CUDA
         return product(Category.RESERVE, "libraries, driver and allocator", (size, "B"))
+
+    @property
+    def _process(self) -> int:
+        """Of a rank that holds a part of every model."""
+        held = {m.name: self.facts[m.name] for m in self.plan.models if m.holder == m.name}
+        spread = [m for m in held if self.plan.group(self._home(m)).size(self.world) > 1]
+        terms = process((f.vocab for f in held.values()), sum(held[m].layers for m in spread))
+        return sum(t.bytes for t in terms)
 
     @property
     def default_tokens(self) -> int:
@@ -193,11 +202,11 @@ class Footprints:
         return States(shard=shard, width=_width(spec), trained=False)
 
     def _rollout_axes(self, model: str, group: str) -> Axes:
-        """dp leaves the weights whole on each replica."""
+        """dp leaves the weights whole on each replica, but for experts: ep takes ranks of tp first, then of dp."""
         if self.engine(model, Phase.GENERATE) in OURS:
             return Axes()
         of = self.plan.group(group)
-        return Axes(tp=of.tp, pp=of.pp, ep=of.ep, dp=of.ep)
+        return Axes(tp=of.tp, pp=of.pp, ep=of.ep, dp=of.ep // math.gcd(of.ep, of.tp))
 
     # Who uses what.
 
@@ -321,11 +330,11 @@ class Footprints:
         """What passes through; the copies that are handed over are states."""
         if op.sync is SyncKind.LOCAL:
             return Footprint(moments=(Moment(name="handing weights over", terms=()),))
-        return _passing(handing_over(self._largest(op.model)))
+        return _passing(handing_over(self._largest(op.model), cpu=self.hardware.name == "cpu"))
 
     def _saving(self, op: SaveOp) -> Footprint:
         """What passes through."""
-        return _passing(saving(self._largest(op.model)))
+        return _passing(saving(self._largest(op.model), cpu=self.hardware.name == "cpu"))
 
     # Rows.
 

@@ -14,7 +14,8 @@ from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, SyncWeightsOp, WaitOp
 class Lane:
     """The clock of a class of ranks, in seconds.
 
-    `now` is when the next op may begin, `link` when the link to the tier below is free: one move follows the other.
+    `now` is when the next op may begin, `link` when the way to the tiers below is free: one move follows the other,
+    also where one goes to the host's memory and one to a disk.
     `thread` is when the thread for transfers in the background is free: it does one after the other. `begun` has those
     that other ranks have not begun, and when this one has.
     """

@@ -61,6 +61,7 @@ class Forward:
             attention=self.attention,
             moe=moe,
             trained=trained,
+            sequence=self.shard.axes.tp,
         )
 
     @property
@@ -179,11 +180,11 @@ class Forward:
 
     @property
     def ends(self) -> Term:
-        """The last norm, the states that logits are made of and their gradients."""
-        hidden, last = self.shard.hidden, self.shard.last
-        norm = (FLOAT32 + 2 * self.width) * self._places * hidden * last
-        states = 2 * self.width * self._states_here * hidden * last
-        return product(Category.ACTIVATIONS, "the last norm, and states", (norm + states, "B"))
+        """The last norm, its result whole, the states that logits are made of and their gradients."""
+        hidden, layer = self.shard.hidden, self._layers[0]
+        norm = (FLOAT32 + 2 * self.width) * layer.spread * hidden + layer.gathered
+        states = 2 * self.width * self._states_here * hidden
+        return product(Category.ACTIVATIONS, "the last norm, and states", ((norm + states) * self.shard.last, "B"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,12 +313,13 @@ class Scoring(Forward):
     def footprint(self) -> Footprint:
         """The states that the model has anyway are counted in."""
         always = (self.mask(), self.fields, self.rotation)
-        states = self.width * self.shard.hidden * (2 * self._places + self._states_here)
+        layer = self._layers[0]
+        states = self.width * self.shard.hidden * self._states_here + 2 * layer.stream + layer.gathered
         hidden = product(Category.ACTIVATIONS, "hidden states", (states, "B"))
-        root, layer = self.root_gathered, self.layer_gathered(2)
+        root, copies = self.root_gathered, self.layer_gathered(2)
         moments = {
-            "gathering the first layer": (*always, root, root, layer, hidden),
-            "a layer's forward pass": (*always, root, layer, self._running),
-            "the logits": (*always, root, layer, hidden, self.logits_forward()),
+            "gathering the first layer": (*always, root, root, copies, hidden),
+            "a layer's forward pass": (*always, root, copies, self._running),
+            "the logits": (*always, root, copies, hidden, self.logits_forward()),
         }
         return Footprint.of(self.states.resident, moments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rldsl.compiler.cost.activations import FLOAT32, INT64, Attention, Layer, MicroBatch
 from rldsl.compiler.cost.memory_states import States
@@ -130,32 +130,41 @@ class Generating:
         return Footprint.of(nonzero([self.weights]), moments)
 
 
-def handing_over(states: States) -> Footprint:
-    """Trained weights to a sampler that has a copy of its own, which is written over one weight after the other."""
+def handing_over(states: States, *, cpu: bool = False) -> Footprint:
+    """Trained weights to a sampler that has a copy of its own, which is written over one weight after the other.
+
+    `cpu`: ranks are processors, and talk by gloo.
+    """
     copy = product(
         Category.WEIGHTS, "weights to generate with", (states.width, "B"), (states.shard.parameters, "parameters")
     )
-    passing = _one_by_one(states, states.width)
+    passing = _one_by_one(states, states.width, cpu)
     return Footprint.of((*states.resident, copy), {"handing weights over": passing})
 
 
-def saving(states: States) -> Footprint:
-    """Weights to a file, one after the other: in float32 where any of the model's is trained."""
-    passing = _one_by_one(states, FLOAT32 if states.trained else states.width)
+def saving(states: States, *, cpu: bool = False) -> Footprint:
+    """Weights to a file, one after the other: in float32 where any of the model's is trained. `cpu` as above."""
+    passing = _one_by_one(states, FLOAT32 if states.trained else states.width, cpu)
     return Footprint.of(states.resident, {"writing": passing})
 
 
-def _one_by_one(states: States, width: int) -> tuple[Term, ...]:
+def _one_by_one(states: States, width: int, cpu: bool) -> tuple[Term, ...]:
     """The most that weights take as they come whole, `width` bytes a number; adapters are merged in float32.
 
-    The thread that has gathered one may let go of it when the next one has begun: gloo's were seen to.
+    They are put together from what tp, pp and ep have cut, and from FSDP's shards or, for float32, ZeRO-1's masters.
+    gloo gathers into memory of its own, which is gone when the weight is cast or merged. The thread that has gathered
+    one may let go of it when the next one has begun: gloo's were seen to.
     """
-    shard = states.shard
-    held = FLOAT32 if states.full else states.width
-    each = states.sharded * held + (width if width != held else 0)
+    axes = states.shard.axes
+    shard = replace(states.shard, axes=replace(axes, tp=1, ep=1))
+    masters = states.full and states.beside and width != states.width
+    held = FLOAT32 if masters or (states.full and not states.beside) else states.width
+    apart = (states.sharded and (masters or not states.whole)) or axes.tp * axes.pp * axes.ep > 1
+    gathered = held * apart
+    each = gathered + max(width if width != held else 0, gathered * cpu)
     tensors = [product(*_ONE_WEIGHT, (each, "B"), (shard.largest_tensor, "parameters"))]
     if states.trained and not states.full:
         matrix = max(t.numbers for moe in shard.kinds for t in shard.layer_tensors(moe=moe))
-        tensors.append(product(*_ONE_WEIGHT, (states.sharded * held + 2 * FLOAT32, "B"), (matrix, "parameters")))
-    late = (states.sharded * held, "B"), (shard.largest_layer_tensor, "parameters")
+        tensors.append(product(*_ONE_WEIGHT, (gathered + 2 * FLOAT32, "B"), (matrix, "parameters")))
+    late = (gathered, "B"), (shard.largest_layer_tensor, "parameters")
     return max(tensors, key=lambda t: t.bytes), product(Category.COMMUNICATION, "the one before", *late)

@@ -15,6 +15,7 @@ from rldsl.compiler.cost.model_facts import ModelFacts
 from rldsl.compiler.cost.moves import Moves, waited
 from rldsl.compiler.cost.residency import Choice, Gap, Problem, Way, Work, choose, least
 from rldsl.compiler.cost.residency_gaps import Between, Use, gaps_of
+from rldsl.compiler.cost.tiers import Returning, Tiers
 from rldsl.compiler.cost.time_model import move_seconds
 from rldsl.compiler.cost.ways import Run, Runs
 from rldsl.compiler.ops import (
@@ -47,12 +48,14 @@ class Placed(NamedTuple):
 class Planned:
     """What fits: seconds of a step, bytes at its peak, and how it is done.
 
-    That is worked out when asked for, as many orders of ops are compared by these two alone: `at_once` with all moves
+    `missing` are bytes that the tiers below the device lack for what is to come back from there, 0 where it fits. How
+    it is done is worked out when asked for, as many orders of ops are compared by these alone: `at_once` with all moves
     where they are needed, `early` with some of them in the background, where the budget leaves room.
     """
 
     step: float
     peak: int
+    missing: int
     at_once: Callable[[], Placed]
     early: Callable[[], Placed]
 
@@ -126,16 +129,19 @@ class MemoryPlanner:
         choice = choose(problem, highs=highs)
         if choice is None:
             return self._shortage(problem)
+        below, missing = frozenset[Key](), self._tiers.lacking(problem, choice.swapped)
+        if missing and (found := self._tiers.choose(problem, choice, highs=highs)) is not None:
+            (below, choice), missing = found, 0
         free = problem.free(choice.swapped)
         runs = {
             op: self.runs.fullest(found[way], min(free[row] for row in work.rows))
             for (op, found), way, work in zip(self._runs.items(), choice.ways, problem.works, strict=True)
         }
         room = {(r.program, r.op): free[i] - runs[r.op].workspace for i, r in enumerate(self._rows)}
-        placed = partial(self._placed, budget, choice, runs, room)
+        placed = partial(self._placed, budget, choice, runs, room, below)
         # No move needs more than the op beside it.
-        peak = budget - min(room.values())
-        return Planned(step=choice.seconds, peak=peak, at_once=placed, early=partial(placed, early=True))
+        peak, early = budget - min(room.values()), partial(placed, early=True)
+        return Planned(step=choice.seconds, peak=peak, missing=missing, at_once=placed, early=early)
 
     def least(self, budget: int | None) -> float:
         """Seconds of a step that no plan within so many bytes is below, None for any number of them."""
@@ -240,7 +246,7 @@ class MemoryPlanner:
         for held, gap in self._gaps:
             mine = [p for p in range(len(self.plan.programs)) if self._members[held.key, p]]
             over = frozenset(index[r] for p in mine for i in gap.idle if (r := _Row(p, i)) in index)
-            seconds = move_seconds(self.hardware, held.bytes)
+            seconds = self._nearest(held)
             write = None if gap.renewed or gap.version is None else self._version(held.key, gap.version)
             gaps.append(Gap(held.bytes, over, 0.0 if gap.renewed else seconds, write))
         works = [
@@ -257,11 +263,34 @@ class MemoryPlanner:
         """What it costs to write back a state as it is after each of its uses that changes it."""
         states = self.footprints.states
         return {
-            (key, i): move_seconds(self.hardware, states[key].bytes)
+            (key, i): self._nearest(states[key])
             for key, uses in self._uses.items()
             for i, use in enumerate(uses)
             if use.changes or use.renews
         }
+
+    def _nearest(self, held: Held) -> float:
+        """Seconds of a move to the nearest tier, or back."""
+        return move_seconds(self.hardware, held.bytes, self.hardware.tiers[0].tier)
+
+    @cached_property
+    def _tiers(self) -> Tiers:
+        gaps: dict[Key, list[int]] = {}
+        for index, (held, gap) in enumerate(self._gaps):
+            if not gap.renewed:
+                gaps.setdefault(held.key, []).append(index)
+        writes = [key for key, _ in self._writes]
+        states = [
+            Returning(
+                key=key,
+                bytes=self.footprints.states[key].bytes,
+                programs=self._programs_with(key),
+                gaps=frozenset(mine),
+                writes=tuple(i for i, each in enumerate(writes) if each == key),
+            )
+            for key, mine in gaps.items()
+        ]
+        return Tiers(hardware=self.hardware, states=states, programs=len(self.plan.programs))
 
     def _version(self, key: Key, version: int) -> int:
         return list(self._writes).index((key, version))
@@ -303,10 +332,12 @@ class MemoryPlanner:
         choice: Choice,
         runs: Mapping[int, Run],
         room: Mapping[tuple[int, int], int],
+        below: frozenset[Key],
         *,
         early: bool = False,
     ) -> Placed:
-        moves = Moves(self.ops, self._uses, [self._gaps[i] for i in sorted(choice.swapped)], self.hardware)
+        chosen = [self._gaps[i] for i in sorted(choice.swapped)]
+        moves = Moves(self.ops, self._uses, chosen, self.hardware, below)
         if early:
             self._hoist(moves, room, runs)
         ops: list[AnyOp] = []
@@ -379,6 +410,7 @@ class MemoryPlanner:
                 staleness=staleness,
                 dirty=held.dirty,
                 resident=moves.resident(held.key),
+                tier=moves.tier(held.key),
             )
 
     def _naive(self, row: _Row) -> int:

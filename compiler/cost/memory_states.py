@@ -19,8 +19,9 @@ class States:
     """A model's weights on one rank: `width` bytes a number in the computation; `trained` those of the actor's kind.
 
     `zero` is the stage of ZeRO (arXiv 1910.02054): 3 as FSDP2 does it and as our engine has it; 2 gathers weights once
-    for both passes (FSDP2 without resharding after forward); 1 keeps weights and float32 gradients whole, as a
-    distributed optimiser does. Several ranks keep float32 masters in place of weights, one rank beside them.
+    for both passes (FSDP2 without resharding after forward); 1 keeps weights and float32 gradients whole, as Megatron's
+    distributed optimiser does, and shares what an optimiser has alone: what is not trained is whole on each rank.
+    Several ranks keep float32 masters in place of weights under FSDP; one rank, and ZeRO-1, beside them.
     """
 
     shard: Shard
@@ -34,11 +35,6 @@ class States:
         return self.shard.axes.shards
 
     @property
-    def expert_ranks(self) -> int:
-        """The same of experts: ep has spread them already."""
-        return self.ranks // self.shard.axes.ep
-
-    @property
     def sharded(self) -> bool:
         """Whether several ranks share the state."""
         return self.ranks > 1
@@ -47,6 +43,11 @@ class States:
     def fsdp(self) -> bool:
         """Whether weights are gathered and gradients reduced layer by layer."""
         return self.sharded and self.zero > 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether weights and gradients are whole on each of several ranks."""
+        return self.sharded and self.zero == 1
 
     @property
     def full(self) -> bool:
@@ -58,7 +59,7 @@ class States:
 
     @cached_property
     def base(self) -> int:
-        """Numbers of the model's own weights on this rank before FSDP, padding included."""
+        """Numbers of the model's own weights that tp, pp and ep leave on this rank, with what FSDP pads them by."""
         return self._over_all(self.layer) + self.root
 
     def layer(self, moe: bool) -> int:
@@ -67,18 +68,21 @@ class States:
 
     @cached_property
     def _layers(self) -> dict[bool, int]:
-        shard = self.shard
-        experts = numbers(shard.expert_tensors, self.expert_ranks)
-        return {m: numbers(shard.layer_tensors(moe=m), self.ranks) + experts * m for m in shard.kinds}
+        experts = self._padded(self.shard.expert_tensors, self.shard.axes.expert_copies)
+        return {m: self._padded(self.shard.layer_tensors(moe=m), self.ranks) + experts * m for m in self.shard.kinds}
+
+    def _padded(self, tensors: tuple[Tensor, ...], ranks: int) -> int:
+        """FSDP cuts the rows of each tensor; ZeRO-1 cuts one flat buffer, whose own padding is some hundred numbers."""
+        return numbers(tensors, ranks if self.fsdp else 1)
 
     def adapters(self, moe: bool) -> int:
         """Numbers in one layer's adapters."""
-        return numbers(self.shard.adapter_tensors(moe=moe), self.ranks)
+        return self._padded(self.shard.adapter_tensors(moe=moe), self.ranks)
 
     @cached_property
     def root(self) -> int:
         """Numbers in what belongs to no layer: FSDP's outermost group."""
-        return numbers(self.shard.root_tensors, self.ranks) + self.shard.vision_parameters
+        return self._padded(self.shard.root_tensors, self.ranks) + self.shard.vision_parameters
 
     @cached_property
     def trainable(self) -> int:
@@ -90,39 +94,48 @@ class States:
     @cached_property
     def _spread_experts(self) -> int:
         """Numbers by which the experts' share is greater, since fewer ranks divide it."""
-        extra = self._over_all(lambda moe: numbers(self.shard.expert_tensors, self.expert_ranks) if moe else 0)
-        return extra * (self.shard.axes.ep - 1)
+        axes = self.shard.axes
+        here = self._padded(self.shard.expert_tensors, axes.expert_copies) * self.shard.moe_layers
+        return here * (axes.expert_sets - 1)
 
-    def _share(self, category: Category, what: str, width: int, count: int, whole: bool = False) -> Term:
-        ranks = 1 if whole else self.ranks
-        if self.full or count == self.base:
-            count += self._spread_experts if ranks > 1 else 0
-        return product(category, what, (width, "B"), (count, "parameters"), over=ranks)
+    def _of_base(self, category: Category, what: str, width: int, *, whole: bool = False) -> Term:
+        """So many bytes of each of the model's own weights."""
+        count = self.base if whole else self.base + self._spread_experts
+        return product(category, what, (width, "B"), (count, "parameters"), over=1 if whole else self.ranks)
+
+    def _of_trained(self, category: Category, what: str, width: int, *, whole: bool = False) -> Term:
+        """The same of what gets gradients."""
+        if self.full:
+            return self._of_base(category, what, width, whole=whole)
+        factors = (width, "B"), (self.trainable, "parameters")
+        return product(category, what, *factors, over=1 if whole else self.ranks)
+
+    @property
+    def beside(self) -> bool:
+        """Whether float32 masters are there beside weights to compute with."""
+        return self.width < FLOAT32 and (self.whole or not self.sharded)
 
     @cached_property
     def weights(self) -> tuple[Term, ...]:
         """Weights and masters."""
-        whole = self.zero == 1
-        if not self.full:
-            adapters = self.trainable
-            held = FLOAT32 if self.sharded else self.width
-            found = [self._share(Category.WEIGHTS, "weights", self.width, self.base)]
-            found.append(product(Category.WEIGHTS, "adapters", (held, "B"), (adapters, "numbers"), over=self.ranks))
-            if self.width < FLOAT32 and not self.sharded:
-                found.append(product(Category.WEIGHTS, "adapters' masters", (FLOAT32, "B"), (adapters, "numbers")))
-            return nonzero(found)
-        beside = self.width < FLOAT32 and (whole or not self.sharded)
-        found = [self._share(Category.WEIGHTS, "float32 weights", FLOAT32, self.base)]
-        if beside:
-            found.insert(0, self._share(Category.WEIGHTS, "weights to compute with", self.width, self.base, whole=True))
-        return tuple(found)
+        computed = self.width if self.beside else FLOAT32
+        masters = FLOAT32 if self.beside else 0
+        if self.full:
+            what = "weights to compute with" if self.beside else "float32 weights"
+            held = [self._of_base(Category.WEIGHTS, what, computed, whole=self.whole)]
+            held.append(self._of_base(Category.WEIGHTS, "float32 weights", masters))
+        else:
+            held = [self._of_base(Category.WEIGHTS, "weights", self.width, whole=self.whole)]
+            held.append(self._of_trained(Category.WEIGHTS, "adapters", computed, whole=self.whole))
+            held.append(self._of_trained(Category.WEIGHTS, "adapters' masters", masters))
+        return nonzero(held)
 
     @cached_property
     def optimizer(self) -> tuple[Term, ...]:
         """Adam's moments, and for bfloat16 on one rank the buffers that gradients are summed in."""
-        found = [self._share(Category.OPTIMIZER, "Adam's moments", ADAM, self.trainable)]
+        found = [self._of_trained(Category.OPTIMIZER, "Adam's moments", ADAM)]
         if self.trained and self._buffered:
-            found.append(self._share(Category.GRADIENTS, "buffers of the masters' gradients", FLOAT32, self.trainable))
+            found.append(self._of_trained(Category.GRADIENTS, "buffers of the masters' gradients", FLOAT32))
         return nonzero(found)
 
     @property
@@ -139,10 +152,4 @@ class States:
         """Held while micro-batches are summed up, in float32."""
         if self._buffered:
             return ()
-        whole = self.zero == 1
-        return nonzero([self._share(Category.GRADIENTS, "gradients", FLOAT32, self.trainable, whole=whole)])
-
-
-def largest(tensors: tuple[Tensor, ...]) -> int:
-    """Numbers in the largest of them."""
-    return max((t.numbers for t in tensors), default=0)
+        return nonzero([self._of_trained(Category.GRADIENTS, "gradients", FLOAT32, whole=self.whole)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -13,7 +13,7 @@ from rldsl.compiler.cost.hoisting import Coming, Hoisting
 from rldsl.compiler.cost.lanes import Lane
 from rldsl.compiler.cost.residency_gaps import Between, Use
 from rldsl.compiler.cost.time_model import move_seconds
-from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, WaitOp
+from rldsl.compiler.ops import AnyOp, OffloadOp, OnloadOp, Tier, WaitOp
 
 _BY = "overlap_moves"
 
@@ -30,7 +30,7 @@ class _Placed:
 class Moves:
     """The moves of the `chosen` gaps, by number of the op of `ops` that they stand before or after.
 
-    `uses` are those of each state.
+    `uses` are those of each state. What comes back comes from the nearest tier, of states in `below` from the last one.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class Moves:
         uses: Mapping[Key, Sequence[Use]],
         chosen: Iterable[tuple[Held, Between]],
         hardware: Hardware,
+        below: Collection[Key] = (),
     ) -> None:
-        self._ops, self._uses, self._hardware = ops, uses, hardware
+        self._ops, self._uses, self._hardware, self._below = ops, uses, hardware, below
         self._onloads: list[_Placed] = []
         self._begins: dict[int, int] = {}
         self._after: dict[int, list[OffloadOp]] = {}
@@ -58,7 +59,8 @@ class Moves:
         uses, (model, state, staleness) = self._uses[held.key], held.key
         first, last = uses[gap.begin].op, uses[gap.end].op
         name = f"{model}.{state}" + (f".{staleness}" if staleness else "")
-        seconds = move_seconds(self._hardware, held.bytes)
+        tier = self.tier(held.key)
+        seconds = move_seconds(self._hardware, held.bytes, tier)
         off = OffloadOp(
             id=f"offload:{name}:{self._ops[first].id}",
             group=held.group,
@@ -66,6 +68,7 @@ class Moves:
             state=state,
             bytes=held.bytes,
             staleness=staleness,
+            tier=tier,
             keep=keep,
         )
         self._after.setdefault(first, []).append(off)
@@ -81,6 +84,7 @@ class Moves:
                 state=state,
                 bytes=held.bytes,
                 staleness=staleness,
+                tier=tier,
             )
             # What left in the step before may come back from the step's begin on.
             self._onloads.append(_Placed(on, last, first + 1 if first < last else 0))
@@ -102,7 +106,7 @@ class Moves:
         self._place()
 
     def cuts(self, group_programs: Mapping[str, tuple[int, ...]], programs: int) -> list[set[int]]:
-        """By program the ops right before which something is written to the tier below."""
+        """By program the ops right before which something is written to a tier below."""
         found: list[set[int]] = [set() for _ in range(programs)]
         for number, moves in self._after.items():
             for move in moves:
@@ -133,6 +137,10 @@ class Moves:
     def after(self, number: int) -> Sequence[OffloadOp]:
         """What leaves once an op has run."""
         return self._after.get(number, ())
+
+    def tier(self, key: Key) -> Tier:
+        """Where a state is kept while it is away."""
+        return self._hardware.tiers[-1 if key in self._below else 0].tier
 
     def resident(self, key: Key) -> bool:
         """Whether a state is on the device when a step begins."""

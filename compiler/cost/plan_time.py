@@ -163,7 +163,7 @@ class PlanTime:
     def _tiers(self, op: OnloadOp | OffloadOp) -> Seconds:
         """Nothing for a state that is dropped."""
         crosses = isinstance(op, OnloadOp) or op.keep
-        return Seconds.of(between_tiers=move_seconds(self.hardware, op.bytes) if crosses else 0.0)
+        return Seconds.of(between_tiers=move_seconds(self.hardware, op.bytes, op.tier) if crosses else 0.0)
 
     def _reshard(self, op: ReshardOp) -> Seconds | None:
         """The bytes as evenly spread over the group's ranks as rows are."""

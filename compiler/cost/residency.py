@@ -8,6 +8,10 @@ state's writing back:
     least   sum cost x + sum write y + sum seconds z
     where   in each row   room + sum bytes x >= sum workspace z,   of each op   sum z = 1,   x <= y of its state
 
+Where a tier below has little room, what comes back from there must fit as well: with u of a state that does,
+
+            on each shelf   sum bytes u <= its bytes,   x <= u of its state
+
 Small problems are searched whole, with a bound; of larger ones HiGHS finds the best, where it is installed
 (`rldsl[solver]`). Else a greedy choice stands, and how far it may be from the best is known by the bound.
 """
@@ -52,6 +56,22 @@ class Gap:
     write: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A tier below a class of ranks: so many `bytes` of a rank for the copies of states that come back from it.
+
+    `states` are those that would: the bytes of each, and its gaps of which any, swapped, needs the copy.
+    """
+
+    bytes: int
+    states: tuple[tuple[int, frozenset[int]], ...]
+
+    def lacking(self, swapped: frozenset[int]) -> int:
+        """Bytes that are too few."""
+        kept = sum(size for size, gaps in self.states if not gaps.isdisjoint(swapped))
+        return max(0, kept - self.bytes)
+
+
 @dataclass(frozen=True)
 class Problem:
     """`room` is what each row has beside all states; less than nothing where they do not fit."""
@@ -60,6 +80,7 @@ class Problem:
     works: tuple[Work, ...]
     gaps: tuple[Gap, ...]
     writes: tuple[float, ...] = ()
+    shelves: tuple[Shelf, ...] = ()
 
     @cached_property
     def over(self) -> tuple[tuple[int, ...], ...]:
@@ -84,6 +105,10 @@ class Problem:
         written = {self.gaps[i].write for i in chosen} - {None}
         return sum(self.gaps[i].cost for i in chosen) + sum(self.writes[w] for w in written if w is not None)
 
+    def lacking(self, swapped: frozenset[int]) -> int:
+        """Bytes that are too few on the shelf that lacks most."""
+        return max((shelf.lacking(swapped) for shelf in self.shelves), default=0)
+
     def way(self, work: Work, free: Sequence[int]) -> int | None:
         """The fastest way that fits, the first of equals; None where none does."""
         room = min((free[r] for r in work.rows), default=0)
@@ -92,6 +117,8 @@ class Problem:
 
     def seconds(self, swapped: frozenset[int]) -> float | None:
         """Of all moves and ops; None where something does not fit."""
+        if self.lacking(swapped):
+            return None
         free = self.free(swapped)
         total = self.moved(swapped)
         for work in self.works:
@@ -125,33 +152,49 @@ class Choice:
 
 
 def choose(problem: Problem, *, nodes: int = NODES, highs: bool = True) -> Choice | None:
-    """The best choice that can be found; None where none fits, which is then certain."""
+    """The best choice that can be found; None where none fits, which without shelves is then certain."""
+    return solve(problem, nodes=nodes, highs=highs)[0]
+
+
+def solve(
+    problem: Problem, *, nodes: int = NODES, highs: bool = True, limit: float = float("inf")
+) -> tuple[Choice | None, float]:
+    """The best choice that can be found, and seconds that none is below: infinite where certainly none fits.
+
+    With a `limit` none is looked for that takes as long, and `limit` is what none is below where there is none.
+    """
     if problem.shortage(range(len(problem.gaps))):
-        return None
-    greedy, bound = _greedy(problem), least(problem)
-    if problem.seconds(greedy) == 0 or bound >= _total(problem, greedy) * (1 - _EXACT):
-        return _choice(problem, greedy, _total(problem, greedy), "greedy")
-    best, complete = _search(problem, greedy, nodes)
+        return None, float("inf")
+    start, bound = _greedy(problem) if limit == float("inf") else None, least(problem)
+    if start is not None and (not problem.seconds(start) or bound >= _total(problem, start) * (1 - _EXACT)):
+        return _found(problem, start, _total(problem, start), "greedy")
+    best, complete = _search(problem, start, nodes, limit)
     if complete:
-        return _choice(problem, best, _total(problem, best), "search")
-    if highs and (found := _highs(problem)) is not None:
-        swapped, proved = found
+        return (None, limit) if best is None else _found(problem, best, _total(problem, best), "search")
+    if highs and (answer := _highs(problem)) is not None:
+        swapped, proved = answer
         if (seconds := problem.seconds(swapped)) is not None:
-            best = min((swapped, best), key=lambda s: _total(problem, s))
-            return _choice(problem, best, min(max(proved, bound), seconds), "highs")
-    return _choice(problem, best, bound, "greedy")
+            best = swapped if best is None else min((swapped, best), key=lambda s: _total(problem, s))
+            return _found(problem, best, min(max(proved, bound), seconds), "highs")
+    return (None, bound) if best is None else _found(problem, best, bound, "greedy")
 
 
 def greedy(problem: Problem) -> Choice | None:
     """What stands without a search."""
     if problem.shortage(range(len(problem.gaps))):
         return None
-    return _choice(problem, _greedy(problem), least(problem), "greedy")
+    swapped = _greedy(problem)
+    return None if swapped is None else _choice(problem, swapped, least(problem), "greedy")
 
 
 def least(problem: Problem) -> float:
     """Seconds that no choice is below, without looking for one; infinite where none fits."""
     return _bound(problem, frozenset(), frozenset(range(len(problem.gaps))))
+
+
+def _found(problem: Problem, swapped: frozenset[int], bound: float, solver: str) -> tuple[Choice, float]:
+    made = _choice(problem, swapped, bound, solver)
+    return made, made.bound
 
 
 def _choice(problem: Problem, swapped: frozenset[int], bound: float, solver: str) -> Choice:
@@ -172,11 +215,16 @@ def _total(problem: Problem, swapped: frozenset[int]) -> float:
     return seconds
 
 
-def _greedy(problem: Problem) -> frozenset[int]:
-    """Swap what relieves most for its cost until all fits; then undo, or do more, as long as that is faster."""
+def _greedy(problem: Problem) -> frozenset[int] | None:
+    """Swap what relieves most for its cost until all fits; then undo, or do more, as long as that is faster.
+
+    None where the shelves are full before all fits.
+    """
     swapped: frozenset[int] = frozenset()
     while short := problem.shortage(swapped):
-        left = [i for i in range(len(problem.gaps)) if i not in swapped]
+        left = _open(problem, swapped, frozenset(range(len(problem.gaps))) - swapped)
+        if not left:
+            return None
         swapped |= {max(left, key=lambda i: (_relief(problem, i, short, swapped), -i))}
     best = _total(problem, swapped)
     improved = True
@@ -212,6 +260,9 @@ def _bound(problem: Problem, swapped: frozenset[int], open_gaps: frozenset[int])
     Every op runs as fast as if all open gaps were swapped. In one row, the one where that tells most, those that make
     the room are paid for, in parts if need be; elsewhere they are free.
     """
+    if problem.lacking(swapped):
+        return float("inf")
+    open_gaps = _open(problem, swapped, open_gaps)
     now, most = problem.free(swapped), problem.free(swapped | open_gaps)
     total, further = problem.moved(swapped), 0.0
     for work in problem.works:
@@ -230,6 +281,13 @@ def _bound(problem: Problem, swapped: frozenset[int], open_gaps: frozenset[int])
     return total + further
 
 
+def _open(problem: Problem, swapped: frozenset[int], gaps: frozenset[int]) -> frozenset[int]:
+    """Those of `gaps` for which alone the shelves have room beside what is swapped."""
+    if not problem.shelves:
+        return gaps
+    return frozenset(i for i in gaps if not problem.lacking(swapped | {i}))
+
+
 def _covering(problem: Problem, row: int, lack: int, open_gaps: frozenset[int]) -> float:
     """The least seconds of moves, in parts if need be, that make so much room in a row."""
     if lack <= 0:
@@ -244,10 +302,13 @@ def _covering(problem: Problem, row: int, lack: int, open_gaps: frozenset[int]) 
     return cost
 
 
-def _search(problem: Problem, start: frozenset[int], nodes: int) -> tuple[frozenset[int], bool]:
-    """The best choice, and whether all others have been ruled out; depth first, the greatest gaps first."""
+def _search(
+    problem: Problem, start: frozenset[int] | None, nodes: int, limit: float
+) -> tuple[frozenset[int] | None, bool]:
+    """The best choice, and whether all others below the limit have been ruled out; depth first, the greatest first."""
     order = sorted(range(len(problem.gaps)), key=lambda i: (-problem.gaps[i].bytes, i))
-    best, least, looked = start, _total(problem, start), 0
+    best, looked = start, 0
+    least = limit if start is None else _total(problem, start)
     stack: list[tuple[int, frozenset[int]]] = [(0, frozenset())]
     while stack:
         if looked == nodes:

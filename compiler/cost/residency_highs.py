@@ -29,6 +29,15 @@ def solve(problem: Problem) -> tuple[frozenset[int], float] | None:
             needed = sum(z * (way.workspace / _UNIT) for z, way in zip(ways, work.ways, strict=True))
             made = sum(swap[i] * (problem.gaps[i].bytes / _UNIT) for i in problem.over[row])
             model.addConstr(needed <= problem.room[row] / _UNIT + made)
+    for shelf in problem.shelves:
+        kept = []
+        for size, gaps in shelf.states:
+            copy = model.addBinary()
+            kept.append(copy * (size / _UNIT))
+            for i in gaps:
+                model.addConstr(swap[i] <= copy)
+        if kept:
+            model.addConstr(sum(kept) <= shelf.bytes / _UNIT)
     model.minimize()
     if model.getInfo().primal_solution_status != highspy.kSolutionStatusFeasible:
         return None

@@ -110,7 +110,7 @@ class Shard:
     @property
     def expert_intermediate(self) -> int:
         """Width of one expert."""
-        return self.facts.expert_intermediate // self.axes.tp
+        return self.facts.expert_intermediate // self.axes.expert_tp
 
     @property
     def shared_intermediate(self) -> int:
@@ -124,7 +124,8 @@ class Shard:
 
     def _cut(self, linear: Linear) -> tuple[Tensor, ...]:
         """A matrix and its bias on this rank, as transformers lays them out: outputs first, experts before these."""
-        tp = 1 if linear.name in ("gate", "shared_expert_gate") else self.axes.tp
+        tp = self.axes.tp if linear.copies == 1 else self.axes.expert_tp
+        tp = 1 if linear.name in ("gate", "shared_expert_gate") else tp
         inputs, outputs = linear.inputs, linear.outputs // tp
         if linear.name in _BY_ROWS:
             inputs, outputs = linear.inputs // tp, linear.outputs

@@ -13,6 +13,7 @@ from math import ceil
 from rldsl.compiler.cost.axes import Axes
 from rldsl.compiler.cost.hardware import Hardware
 from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.ops import Tier
 
 BYTES = {"bf16": 2, "fp32": 4}
 """Of a number in each precision."""
@@ -313,9 +314,17 @@ def sync_seconds(source: Placed, target: Placed, *, apart: int = 0) -> float:
     return gather_seconds(source) + exchange_seconds(source.hardware, size, apart)
 
 
-def move_seconds(hardware: Hardware, size: float) -> float:
-    """`size` bytes of one rank to the next tier (offload) or back (onload)."""
-    return size / (hardware.host_link * REACHED[hardware.name].host)
+def move_seconds(hardware: Hardware, size: float, tier: Tier) -> float:
+    """`size` bytes of one rank to a tier (offload) or back (onload).
+
+    They cross those before it one after the other, as if no two links were ever busy at once.
+    """
+    seconds = 0.0
+    for below in hardware.tiers:
+        seconds += size / (below.rate * REACHED[hardware.name].host)
+        if below.tier is tier:
+            break
+    return seconds
 
 
 def _layer_seconds(placed: Placed, work: Work, micro_batches: int) -> float:

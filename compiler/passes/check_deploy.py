@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rldsl.compiler.ir import Deploy, Module, PhaseLayout
-from rldsl.compiler.methods import CLUSTERS, ENGINE_AXES, ENGINES, FIGURES
+from rldsl.compiler.methods import CLUSTERS, ENGINE_AXES, ENGINES, FIGURES, OF_GPUS
 from rldsl.compiler.passes.base import Context
 from rldsl.compiler.plan import Phase
 from rldsl.diagnostics import Diagnostics, did_you_mean
@@ -78,7 +78,7 @@ def _check_cluster(deploy: Deploy, found: Diagnostics) -> None:
             found=deploy.cluster,
             fix=did_you_mean(deploy.cluster, CLUSTERS),
         )
-    known = [s.name for s in FIGURES]
+    known = [s.name for s in FIGURES if deploy.cluster != "cpu" or s.name not in OF_GPUS]
     for figure in deploy.figures:
         if figure.name not in known:
             found.error(
@@ -87,5 +87,7 @@ def _check_cluster(deploy: Deploy, found: Diagnostics) -> None:
                 span=figure.span,
                 expected=", ".join(known),
                 found=figure.name,
-                fix=did_you_mean(figure.name, known),
+                fix="of a processor's disk say `host_link` and `host_memory`"
+                if figure.name in OF_GPUS
+                else did_you_mean(figure.name, known),
             )

@@ -12,7 +12,7 @@ from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
 from rldsl.compiler.cost.plan_time import PlanTime, plan_time
 from rldsl.compiler.expr import format_scalar
 from rldsl.compiler.ir import Module
-from rldsl.compiler.ops import AnyOp, InferOp, OnloadOp, TrainOp
+from rldsl.compiler.ops import AnyOp, InferOp, OnloadOp, Tier, TrainOp
 from rldsl.compiler.plan import Plan
 from rldsl.compiler.ranks import words
 from rldsl.compiler.trials import Trials, Tried
@@ -146,7 +146,7 @@ def within_margin(module: Module, found: Diagnostics, shortage: Shortage, planne
     )
 
 
-def pins_cost(module: Module, found: Diagnostics, trials: Trials) -> None:
+def pins_cost(found: Diagnostics, trials: Trials) -> None:
     """RL0812 for options of a training without which, all others being as they are, a step were much shorter."""
     pinned = [n for n in trials.start.module.graph.nodes if pins_of(n)]
     now = _step(trials.planned(trials.start))
@@ -174,26 +174,36 @@ def _step(tried: Tried | None) -> float | None:
 
 
 def full_below(module: Module, found: Diagnostics, planned: Planned, hardware: Hardware) -> None:
-    """RL0815 where a rank's states that leave the device, and are kept, take more than there is on the tier below."""
+    """RL0815 where a rank's states that leave the device, and are kept, do not fit the tiers below it."""
+    if not planned.missing:
+        return
     kept = {(op.model, op.state, op.staleness): op for op in planned.ops if isinstance(op, OnloadOp)}
     groups, world = {g.name: g for g in module.groups}, module.world_size
     assert world is not None, "memory is planned for ranks that are known"
     firsts = {first for op in kept.values() for first, _ in groups[op.group].spans(world)}
     there = {rank: [op for op in kept.values() if groups[op.group].index(rank, world) is not None] for rank in firsts}
     most = max(there.values(), key=lambda ops: sum(op.bytes for op in ops), default=[])
-    needed = sum(op.bytes for op in most)
-    if needed <= hardware.host_memory:
-        return
-    deploy = module.graph.deploy
+    needed, deploy = sum(op.bytes for op in most), module.graph.deploy
     found.error(
         "RL0815",
-        "what leaves the device does not fit the tier below it",
+        "what leaves the device does not fit below it",
         span=deploy.span if deploy else None,
-        expected=f"at most {size(hardware.host_memory)} a rank",
+        expected=" and ".join(f"at most {size(t.bytes)} {_TIERS[t.tier]}" for t in hardware.tiers) + " a rank",
         found=size(needed),
-        notes=tuple(f"{op.state} of {op.model}: {size(op.bytes)}" for op in sorted(most, key=lambda op: -op.bytes)),
-        fix="more ranks; or say `host_memory` of the cluster, in GiB a rank, if there is more",
+        notes=(
+            *(f"{op.state} of {op.model}: {size(op.bytes)}" for op in sorted(most, key=lambda op: -op.bytes)),
+            *(("each of them lies on one of the two, whole",) if len(hardware.tiers) > 1 else ()),
+        ),
+        fix=f"more ranks; or say {_room_below(hardware)} of the cluster, in GiB a rank, if there is more",
     )
+
+
+_TIERS = {Tier.HOST: "of the host's memory", Tier.DISK: "of disk"}
+
+
+def _room_below(hardware: Hardware) -> str:
+    """The figures that say how much there is."""
+    return "`host_memory`" if hardware.name == "cpu" else "`host_memory` or `disk_memory`"
 
 
 def size(count: int) -> str:

@@ -78,10 +78,14 @@ class _Attempt:
     outcome: Planned | Shortage
 
     def better(self, than: _Attempt) -> bool:
-        """First less is lacking, then a step is shorter, then its peak is lower by so much that it is worth a word."""
+        """First less is lacking, on the device and then below it, then a step is shorter, then its peak is lower by so
+        much that it is worth a word.
+        """
         mine, other = self.outcome, than.outcome
         if isinstance(mine, Shortage) or isinstance(other, Shortage):
             return _lacking(mine) < _lacking(other)
+        if mine.missing or other.missing:
+            return mine.missing < other.missing
         if abs(mine.step - other.step) > _SAME:
             return mine.step < other.step
         return mine.peak < other.peak * _LOWER
@@ -140,7 +144,8 @@ class _Planning:
         moved = _saves_moved(module)
         planner = self.planner(moved)
         planner.runs.learn(best.planner.runs)
-        if isinstance(best.outcome, Planned) and planner.least(budget) > best.outcome.step:
+        known = best.outcome
+        if isinstance(known, Planned) and not known.missing and planner.least(budget) > known.step:
             return None
         made = _Attempt(module=moved, planner=planner, outcome=planner.fit(budget, highs=False))
         return made if made.better(best) else None
@@ -151,6 +156,8 @@ def _gained(first: Planned | Shortage, best: Planned | Shortage) -> str:
     if isinstance(first, Shortage):
         return f"in the first order `{first.op}` would need {size(first.bytes)} more than a rank has"
     assert isinstance(best, Planned), "what fits is better than what does not"
+    if first.missing:
+        return f"in the first order the tiers below the device would lack {size(first.missing)}"
     saved = first.step - best.step
     if saved > _SAME:
         return f"so a step takes {seconds(saved)} less within the budget"
@@ -173,7 +180,7 @@ def _fitted(module: Module, planning: _Planning, budget: int) -> Module:
         return module
     full_below(made.module, found, planned, hardware)
     if trials and planning.pinned:
-        pins_cost(module, found, trials)
+        pins_cost(found, trials)
     ops = tuple(_explained(op, old) for op, old in _with_old(planned.ops, made.module.ops))
     return replace(made.module, ops=ops, memory=planned.memory, planned=planned)
 

@@ -83,6 +83,8 @@ def _declared(plan: MemoryPlan, facts: Facts) -> Iterator[str]:
                 yield f"`{op.id}` moves {_named(_key(op))}, which the plan does not know"
             elif (held.bytes, held.group) != (op.bytes, op.group):
                 yield f"`{op.id}` moves {op.bytes} bytes on `{op.group}`, of {held.bytes} on `{held.group}`"
+            elif held.tier is not op.tier:
+                yield f"`{op.id}` moves {_named(_key(op))} by way of `{op.tier}`, and it is kept on `{held.tier}`"
             elif op.guard is not None:
                 yield f"`{op.id}` moves a state in some steps only"
 

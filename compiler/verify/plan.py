@@ -19,6 +19,7 @@ from rldsl.compiler.verify.numbers import groups, numbers
 from rldsl.compiler.verify.order import order
 from rldsl.compiler.verify.residency import residency
 from rldsl.compiler.verify.rows import rows
+from rldsl.compiler.verify.tiers import tiers
 from rldsl.compiler.verify.weights import weights
 from rldsl.diagnostics import Diagnostic
 
@@ -37,7 +38,7 @@ PROVED = (
 )
 """What an empty list of problems means, in a few words each."""
 
-_CHECKS = (header, numbers, order, residency, background, collections, rows, heads, weights, memory, description)
+_CHECKS = (header, numbers, order, residency, background, collections, rows, heads, weights, memory, tiers, description)
 
 
 def verify_plan(plan: Plan, signatures: Mapping[str, Signature] | None = None) -> list[Diagnostic]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from rldsl.backends.folder import OFFLOADED
 from rldsl.cli.entry import TERMINATED
 
 UNWIND_S = 10.0  # what SIGTERM leaves the main thread to end by itself; schedulers kill after some 30 s
@@ -69,5 +70,5 @@ def _give_up(run_dir: Path) -> NoReturn:
 
 
 def _remove(run_dir: Path) -> None:
-    for left in run_dir.glob("offload-*"):
+    for left in run_dir.glob(OFFLOADED.format(rank="*")):
         shutil.rmtree(left, ignore_errors=True)

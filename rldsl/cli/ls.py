@@ -26,7 +26,7 @@ from rldsl.compiler.methods import (
     Setting,
     SourceKind,
 )
-from rldsl.compiler.ops import Reduction, Scalar
+from rldsl.compiler.ops import Reduction, Scalar, Tier
 from rldsl.compiler.signature import FieldParam, HyperParam, Signature, library_names, library_signature
 
 _HELD = "\xa0"  # a blank at which textwrap does not break
@@ -114,15 +114,18 @@ def _pairs(key: str, title: str, what: str, pairs: Mapping[str, str]) -> Section
     return Section(key=key, title=title, items=tuple(items))
 
 
+_TIERS = {Tier.HOST: "host memory", Tier.DISK: "a disk"}
+
+
 def _cluster(name: str, hardware: Hardware) -> Item:
     """Sizes and rates in the units in which a deployment gives them."""
-    next_tier = "a disk" if name == "cpu" else "host memory"
+    below = (f"{t.rate / GB:.4g} to {_TIERS[t.tier]} of {t.bytes / GIB:.4g} GiB" for t in hardware.tiers)
     held = "memory unknown" if hardware.memory is None else f"{hardware.memory / GIB:.4g} GiB"
     words = (
         f"{name}: {CLUSTERS[name]}; {held}, {hardware.bandwidth / GB:,.6g} GB/s, "
         f"{hardware.bf16 / TERA:,.6g} TFLOP/s in bf16, {hardware.fp32 / TERA:.4g} in fp32, "
         f"{hardware.link / GB:.4g} GB/s to the others of {hardware.per_node}, {hardware.network / GB:.4g} beyond, "
-        f"{hardware.host_link / GB:.4g} to {next_tier} of {hardware.host_memory / GIB:.4g} GiB"
+        f"{', '.join(below)}"
     )
     figures = {name: None if value is None else value / UNITS[name] for name, value in figures_of(hardware).items()}
     return Item(words=words, value={"name": name, "hardware": CLUSTERS[name], **figures})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rldsl.compiler.ops import AnyOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, State, SyncWeightsOp, WaitOp
+from rldsl.compiler.ops import AnyOp, LoadOp, OffloadOp, OnloadOp, ReshardOp, SaveOp, State, SyncWeightsOp, Tier, WaitOp
 from rldsl.compiler.plan import MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.ranks import contains
 from rldsl.render.nodes import node_ids
@@ -77,7 +77,7 @@ def _peak_label(plan: Plan, memory: MemoryPlan) -> str:
 
 def moved_words(plan: Plan, memory: MemoryPlan) -> str:
     """`3.4 s a step between tiers, 1.2 s of it beside other work; no other choice takes less (search)`; that nothing
-    moves.
+    moves. Where the host's memory has not room for all: `19.1 GiB a rank in host memory, 29.9 GiB on disk`.
     """
     if not any(isinstance(op, OnloadOp | OffloadOp) for op in plan.ops()):
         return "all states stay on the device"
@@ -86,7 +86,22 @@ def moved_words(plan: Plan, memory: MemoryPlan) -> str:
         return "no time between tiers: what leaves the device is dropped and made anew"
     proved = "no other choice takes less" if not memory.gap else f"at most {memory.gap:.1%} more than the best"
     beside = f", {duration(hidden)} of it beside other work; " if hidden else ", "
-    return f"{duration(memory.moved_seconds + hidden)} a step between tiers{beside}{proved} ({memory.solver})"
+    moved = duration(memory.moved_seconds + hidden)
+    return f"{moved} a step between tiers{beside}{proved} ({memory.solver}){_kept(plan)}"
+
+
+def _kept(plan: Plan) -> str:
+    """What lies on two tiers, on the ranks where that is most; empty where one is enough."""
+    most: dict[Tier, int] = {}
+    for program in plan.programs:
+        copies = {(op.model, op.state, op.staleness): op for op in program.ops if isinstance(op, OnloadOp)}
+        for tier in Tier:
+            size = sum(op.bytes for op in copies.values() if op.tier is tier)
+            most[tier] = max(size, most.get(tier, 0))
+    host, disk = most.get(Tier.HOST, 0), most.get(Tier.DISK, 0)
+    if not host or not disk:
+        return ""
+    return f"; {memory_words(host)} a rank in host memory, {memory_words(disk)} on disk"
 
 
 def lasting(plan: Plan) -> dict[str, float]:
@@ -160,15 +175,17 @@ def states_on(plan: Plan, program: Program) -> list[StateSpec]:
 def presence(program: Program, state: StateSpec) -> str:
     """When a state is on the device: `always`, `from ref to ref`, `from rollout (made anew) to rollout`.
 
-    What comes in the background takes its bytes earlier: `in ref, on its way from old`.
+    What comes in the background takes its bytes earlier: `in ref, on its way from old`. What comes back at all says
+    from where: `in ref; else on disk`.
     """
     key = (state.model, state.state, state.staleness)
-    spans, begin, early = [], "the step's begin" if state.resident else "", ""
+    spans, begin, early, kept = [], "the step's begin" if state.resident else "", "", ""
     for number, op in enumerate(program.ops):
         if isinstance(op, OnloadOp | OffloadOp) and (op.model, op.state, op.staleness) == key:
             beside = neighbour(program, number)
             if isinstance(op, OnloadOp):
                 begin, early = beside, f", on its way from {_next(program, number)}" if op.background else ""
+                kept = "; else on disk" if op.tier is Tier.DISK else "; else in host memory"
             else:
                 spans.append((f"from {begin} to {beside}" if begin != beside else f"in {beside}") + early)
                 begin = early = ""
@@ -176,7 +193,7 @@ def presence(program: Program, state: StateSpec) -> str:
             begin = label_of(op)
     if begin and not spans:
         return "always" if state.resident else f"from {begin}{early}"
-    return "; ".join([*spans, *([f"from {begin} to the step's end{early}"] if begin else [])])
+    return "; ".join([*spans, *([f"from {begin} to the step's end{early}"] if begin else [])]) + kept
 
 
 def _renews(op: AnyOp, state: StateSpec) -> bool:

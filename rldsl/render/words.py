@@ -28,6 +28,7 @@ from rldsl.compiler.ops import (
     SyncKind,
     SyncWeightsOp,
     TakeOp,
+    Tier,
     TrainOp,
     WaitOp,
 )
@@ -138,8 +139,13 @@ def _left(op: ReshardOp) -> str:
 def _swapped(op: OnloadOp | OffloadOp) -> str:
     what = f"{state_words(op)}, {memory_words(op.bytes)} a rank,"
     if isinstance(op, OnloadOp):
-        return f"{what} back onto the device" + (", begun in the background" if op.background else "")
-    return f"{what} off the device, " + ("written to the tier below" if op.keep else "dropped: nothing is lost")
+        begun = ", begun in the background" if op.background else ""
+        return f"{what} back onto the device from {TIERS[op.tier]}{begun}"
+    return f"{what} off the device, " + (f"written to {TIERS[op.tier]}" if op.keep else "dropped: nothing is lost")
+
+
+TIERS = {Tier.HOST: "host memory", Tier.DISK: "disk"}
+"""What lies below a device, in words."""
 
 
 def begun_words(op: WaitOp) -> str:

@@ -31,7 +31,16 @@ from rldsl.compiler.cost.memory_states import States
 from rldsl.compiler.cost.memory_terms import Category, Footprint, Origin, Term
 from rldsl.compiler.cost.model_facts import Head
 from rldsl.compiler.cost.packing import CPU_PLACES, CUDA_PLACES, PACK_PLACES, largest_micro_batch
-from rldsl.compiler.cost.reserve import CUDA_CONTEXT, NCCL_FIRST, NCCL_NEXT, reserved
+from rldsl.compiler.cost.reserve import (
+    CUDA_CONTEXT,
+    LIBRARIES,
+    NCCL_FIRST,
+    NCCL_NEXT,
+    SHARDED_LAYER,
+    TOKENIZER,
+    process,
+    reserved,
+)
 from rldsl.compiler.cost.shard import Lora, Shard
 
 SEVEN = shipped_models()["Qwen2.5-7B"]
@@ -238,6 +247,15 @@ def test_a_mask_grows_with_the_square_and_causal_attention_does_not() -> None:
     assert of(131072, Attention.CAUSAL) < 2.1 * of(65536, Attention.CAUSAL)
 
 
+def test_inputs_of_layers_are_spread_over_the_ranks_of_tp() -> None:
+    # 72B, rows of 64K, tp = 8, pp = 4: four micro-batches in flight of 20 layers, 2 B x 65,535 x 8,192 / 8 each.
+    micro = MicroBatch(packs=1, length=65_535, states=64_512, cells=65_536)
+    plan = {"facts": shipped_models()["Qwen2.5-72B"], "axes": Axes(tp=8, pp=4), "zero": 1, "micro": micro}
+    made = training(**plan, recompute=Recompute.FULL).footprint
+    inputs = sum(t.bytes for t in made.moments[1].terms if t.what == "kept: inputs of layers")
+    assert inputs == pytest.approx(4 * 20 * 2 * 65_535 * 8_192 / 8, rel=1e-4)
+
+
 def test_the_first_stage_of_a_pipeline_holds_most_micro_batches() -> None:
     first, second = (training(axes=Axes(dp=8, pp=4), stage=s) for s in (0, 1))
     assert (first.in_flight, second.in_flight) == (4, 3)
@@ -267,6 +285,9 @@ def test_weights_are_handed_over_and_saved_one_after_the_other() -> None:
     resident, largest = sum(t.bytes for t in states().resident), states().shard.largest_tensor
     assert 4 * largest < saving(states()).bytes - resident < 5 * largest
     assert 6 * largest < handing_over(states()).bytes - resident - 2 * P < 7 * largest
+    # gloo gathers into memory of its own, twice as much as stays; what is cast comes after.
+    assert 8 * largest < saving(states(), cpu=True).bytes - resident < 9 * largest
+    assert 8 * largest < handing_over(states(), cpu=True).bytes - resident - 2 * P < 9 * largest
     alone = states(axes=Axes())
     assert saving(alone).bytes == sum(t.bytes for t in alone.resident)
 
@@ -284,6 +305,13 @@ def test_the_reserve_is_of_devices_and_their_communicators() -> None:
     assert one >= CUDA_CONTEXT
     assert three - one == NCCL_FIRST + 2 * NCCL_NEXT
     assert {t.origin for t in reserved(cuda=True, communicators=3)} == {Origin.MEASURED}
+
+
+def test_the_reserve_of_processors_is_of_their_models() -> None:
+    alone, several = process([1000, 3000], 0), process([1000, 3000], 24)
+    assert [t.bytes for t in alone] == [LIBRARIES, 4000 * TOKENIZER]
+    assert [t.bytes for t in several] == [LIBRARIES, 4000 * TOKENIZER, 24 * SHARDED_LAYER]
+    assert {(t.category, t.origin) for t in several} == {(Category.RESERVE, Origin.MEASURED)}
 
 
 # What the model takes over from the engine.
@@ -335,11 +363,17 @@ TINY = (
     Case(model="tiny", axes=Axes(dp=4), length=2048, states=1024, logits="whole"),
     Case(model="tiny", axes=Axes(dp=2), length=2048, states=512, masked=False, lora_rank=8),
     Case(model="tiny", axes=Axes(dp=2, tp=2), length=2048, states=512, masked=False),
+    Case(model="tiny", axes=Axes(dp=4, tp=4), length=4096, states=512, masked=False, recompute="full"),
+    Case(model="tiny", axes=Axes(dp=4, tp=4), length=4096, states=512, masked=False, recompute="selective"),
+    Case(model="tiny", axes=Axes(dp=4, tp=2, pp=3), length=4096, states=512, masked=False),
+    Case(model="tiny", axes=Axes(dp=4, tp=2, pp=3), length=4096, states=512, masked=False, stage=2),
+    Case(model="tiny", axes=Axes(dp=4, tp=4, cp=2), length=8192, states=512, masked=False),
     Case(model="tiny", axes=Axes(dp=2, cp=2), length=2048, states=512, masked=False),
     Case(model="tiny", axes=Axes(dp=2, pp=3), length=2048, states=512, masked=False),
     Case(model="tiny-moe", axes=Axes(dp=4), length=2048, states=1024, masked=False),
     Case(model="tiny-moe", axes=Axes(dp=4, ep=2), length=2048, states=1024, masked=False),
     Case(model="tiny", phase="infer", axes=Axes(dp=4), packs=8, length=512, states=64),
+    Case(model="tiny", phase="infer", axes=Axes(dp=4, tp=2), length=8192, states=512, masked=False),
     Case(model="tiny", phase="generate", wave=Wave(prompts=8, prompt=100, samples=4, new_tokens=100)),
     Case(model="tiny", phase="generate", wave=Wave(prompts=8, prompt=100, samples=4, new_tokens=100, top_p=0.9)),
     Case(model="tiny", phase="sync", axes=Axes(dp=4), length=64, states=8),

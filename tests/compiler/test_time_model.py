@@ -32,6 +32,7 @@ from rldsl.compiler.cost.time_model import (
     sync_seconds,
     train_seconds,
 )
+from rldsl.compiler.ops import Tier
 
 QWEN_7B, QWEN_72B = shipped_models()["Qwen2.5-7B"], shipped_models()["Qwen2.5-72B"]
 MOE = shipped_models()["Qwen3-30B-A3B"]
@@ -197,7 +198,7 @@ def test_long_rows_are_packs_of_their_own():
 
 
 def test_moves():
-    assert isclose(move_seconds(H100, 51.2e9), 1.0)
+    assert isclose(move_seconds(H100, 51.2e9, Tier.HOST), 1.0)
     assert exchange_seconds(H100, 1e9, 1) == 0
     within, beyond = (exchange_seconds(H100, 1e9, n) for n in (8, 64))
     assert isclose(within, 1e9 / 360e9 + 20e-6) and isclose(beyond, 1e9 / 40e9 + 20e-6)

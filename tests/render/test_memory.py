@@ -10,7 +10,7 @@ import pytest
 
 from rldsl.cli import main
 from rldsl.compiler.cost.op_terms import plan_terms
-from rldsl.compiler.ops import OffloadOp, OnloadOp, State
+from rldsl.compiler.ops import OffloadOp, OnloadOp, State, Tier
 from rldsl.compiler.plan import Dropped, MemoryPlan, OpMemory, Plan, Program, StateSpec
 from rldsl.compiler.plan_io import read_plan
 from rldsl.render.changes import Side, changes
@@ -28,9 +28,9 @@ GIB = 1 << 30
 WIDTHS = (60, 80, 120)
 
 
-def moved(op, state, gib, **more):
+def moved(op, state, gib, tier=Tier.HOST, **more):
     name = "onload" if op is OnloadOp else "offload"
-    return op(id=f"{name}:actor.{state.value}", model="actor", state=state, bytes=gib * GIB, **more)
+    return op(id=f"{name}:actor.{state.value}", model="actor", state=state, bytes=gib * GIB, tier=tier, **more)
 
 
 @pytest.fixture
@@ -41,8 +41,16 @@ def fitted(plan) -> Plan:
     for op in plan.programs[0].ops:
         ops += [back, op, away] if op.id == "update_actor" else [op]
     states = (
-        StateSpec(model="actor", state=State.WEIGHTS, group="world", bytes=10 * GIB, dirty=True),
-        StateSpec(model="actor", state=State.OPTIMIZER, group="world", bytes=20 * GIB, dirty=True, resident=False),
+        StateSpec(model="actor", state=State.WEIGHTS, group="world", bytes=10 * GIB, dirty=True, tier=Tier.HOST),
+        StateSpec(
+            model="actor",
+            state=State.OPTIMIZER,
+            group="world",
+            bytes=20 * GIB,
+            dirty=True,
+            resident=False,
+            tier=Tier.HOST,
+        ),
     )
     said = [
         ("rollout", 40, 10, "drawing", {"weights": 10, "kv_cache": 36, "logits": 4}),
@@ -105,21 +113,27 @@ def test_one_line(fitted, drawn):
 def test_moves_in_words(fitted, drawn):
     back = fitted.programs[0].ops[-5]
     assert label_of(back) == "<- optimizer state of actor"
-    assert describe(back) == "optimizer state of actor, 20.0 GiB a rank, back onto the device"
+    assert describe(back) == "optimizer state of actor, 20.0 GiB a rank, back onto the device from host memory"
+    early = moved(OnloadOp, State.WEIGHTS, 1, tier=Tier.DISK, background=True)
+    assert describe(early).endswith("back onto the device from disk, begun in the background")
+    written = moved(OffloadOp, State.WEIGHTS, 1, tier=Tier.DISK)
+    assert describe(written).endswith("off the device, written to disk")
     away = moved(OffloadOp, State.ENGINE, 3, keep=False, staleness=1)
     assert (
         describe(away)
         == "weights of actor's sampler, a step old, 3.0 GiB a rank, off the device, dropped: nothing is lost"
     )
     text = drawn(ProgramView(fitted, fitted.programs[0]), 200)
-    assert "optimizer state of actor, 20.0 GiB a rank, off the device, written to the tier below" in text
+    assert "optimizer state of actor, 20.0 GiB a rank, off the device, written to host memory" in text
 
 
 def test_when_a_state_is_on_the_device(fitted):
     weights, moments = fitted.memory.states
     program = fitted.programs[0]
     assert presence(program, weights) == "always"
-    assert presence(program, moments) == "in update_actor"
+    assert presence(program, moments) == "in update_actor; else in host memory"
+    lower = tuple(msgspec.structs.replace(o, tier=Tier.DISK) if isinstance(o, OnloadOp) else o for o in program.ops)
+    assert presence(msgspec.structs.replace(program, ops=lower), moments) == "in update_actor; else on disk"
     away = msgspec.structs.replace(program, ops=tuple(o for o in program.ops if not isinstance(o, OnloadOp)))
     resident = msgspec.structs.replace(moments, resident=True)
     assert presence(away, resident) == "from the step's begin to update_actor"
@@ -129,6 +143,10 @@ def test_when_a_state_is_on_the_device(fitted):
 
 def test_what_moves_cost(fitted):
     assert moved_words(fitted, fitted.memory) == "1 s a step between tiers, no other choice takes less (search)"
+    low = moved(OnloadOp, State.WEIGHTS, 7, tier=Tier.DISK)
+    ops = (*fitted.programs[0].ops, low)
+    both = msgspec.structs.replace(fitted, programs=(msgspec.structs.replace(fitted.programs[0], ops=ops),))
+    assert moved_words(both, fitted.memory).endswith("; 20.0 GiB a rank in host memory, 7.0 GiB on disk")
     near = msgspec.structs.replace(fitted.memory, gap=0.034)
     assert "at most 3.4% more than the best" in moved_words(fitted, near)
     free = msgspec.structs.replace(fitted.memory, moved_seconds=0.0)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rldsl.backends import executor, runtime
+from rldsl.backends import executor, residency, runtime
 from rldsl.backends.background import Background
 from rldsl.backends.comm import Comm
-from rldsl.backends.engines import memory
+from rldsl.backends.engines import memory, tiers
 from rldsl.backends.engines.memory import give_back, keep_freed_memory
 from rldsl.backends.engines.model import Model
 from rldsl.backends.engines.tiers import Contents, DiskShelf, Movable, PinnedShelf
@@ -52,7 +55,8 @@ def test_nothing_changes_to_the_bit(tmp_path: Path, backend: str, ranks: int, pr
         assert not list((tmp_path / name).glob("offload*"))
 
 
-TOY = Path(__file__).parents[2] / "examples" / "toy"
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "examples" / "toy"
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("local", 1), ("torchrun", 2)])
@@ -189,21 +193,96 @@ def test_a_copy_that_is_cut_short(tmp_path: Path) -> None:
         state.onload()
 
 
+SIZES = (10, 1, 7, 4096, 33)
+
+
+@pytest.mark.parametrize("chunk", [1, 13, 40, 1 << 20])
+def test_pieces_through_a_buffer_are_the_same_to_the_bit(tmp_path: Path, chunk: int) -> None:
+    """As storages go whose device the processor cannot read: here they are its own, so that both ways can be compared."""
+    tensors = [torch.randn(n) for n in SIZES]
+    stored, thread = [t.clone() for t in tensors], Background("pieces", torch.device("cpu"))
+    state = Movable(lambda: Contents(tensors), DiskShelf(tmp_path / "pieces.bin", chunk=chunk))
+    for back in (state.onload, lambda: state.begin(thread).result()):
+        state.offload(store=True)
+        assert not any(t.untyped_storage().nbytes() for t in tensors)
+        assert (tmp_path / "pieces.bin").read_bytes() == b"".join(t.numpy().tobytes() for t in stored)
+        back()
+        assert all(torch.equal(t, s) for t, s in zip(tensors, stored, strict=True))
+    state.offload(store=True)
+    (tmp_path / "pieces.bin").write_bytes(b"1234")
+    with pytest.raises(DiagnosticError, match="shorter"):
+        state.onload()
+    thread.close()
+
+
+def test_the_buffer_is_no_larger_than_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = torch.empty
+    monkeypatch.setattr(tiers, "_buffer", lambda size, device: made.append(size) or real(size, dtype=torch.uint8))
+    tensors = [torch.randn(n) for n in SIZES]
+    for chunk in (64, 1 << 20):
+        state = Movable(lambda: Contents(tensors), DiskShelf(tmp_path / "pieces.bin", chunk=chunk))
+        state.offload(store=True)
+        state.onload()
+    assert made == [64, 64, 4 * max(SIZES), 4 * max(SIZES)]
+
+
+def test_a_run_through_a_buffer_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = grpo(tmp_path)
+    run("local", 1, plan, tmp_path, "plain")
+    monkeypatch.setattr(residency, "DiskShelf", partial(DiskShelf, chunk=10_000))
+    run("local", 1, early(swapping(plan, ranks=1)), tmp_path, "pieces")
+    assert numbers(tmp_path / "pieces") == numbers(tmp_path / "plain")
+    mine, theirs = (load_file(tmp_path / n / "checkpoint" / "model.safetensors") for n in ("pieces", "plain"))
+    assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 65 << 20, 3_000_000_007, 1 << 40])
+def test_blocks_of_pinned_memory_are_powers_of_two(size: int) -> None:
+    blocks = tiers.blocks_of(size)
+    assert 0 <= sum(blocks) - size < 1 << 20 and all(b & (b - 1) == 0 for b in blocks)
+    assert blocks == sorted(set(blocks), reverse=True)
+
+
+def test_parts_lie_one_after_the_other_over_blocks() -> None:
+    parts = [torch.randint(256, (n,), dtype=torch.uint8) for n in (5, 0, 1, 17, 8, 3)]
+    blocks = [torch.zeros(n, dtype=torch.uint8) for n in (16, 8, 8, 4)]
+    pieces = list(tiers.aligned(blocks, parts))
+    for host, part in pieces:
+        host.copy_(part)
+    assert torch.equal(torch.cat(blocks)[:34], torch.cat(parts)) and len(pieces) == 8
+    back = [torch.zeros_like(p) for p in parts]
+    for host, part in tiers.aligned(blocks, back):
+        part.copy_(host)
+    assert all(torch.equal(b, p) for b, p in zip(back, parts, strict=True))
+
+
 def test_what_comes_in_the_background_is_there_after_the_wait(tmp_path: Path) -> None:
     plan = early(swapping(grpo(tmp_path, save=False), ranks=1))
     job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
-    model, residency = job.runtime.models["actor"], job.runtime.residency
+    model = job.runtime.models["actor"]
     back = moves(plan, OnloadOp, State.WEIGHTS)
     assert isinstance(back, OnloadOp) and back.background
     file = tmp_path / "run" / "offload-0" / "actor.weights.bin"
-    residency.onload(back)
+    coming = job.runtime.residency.onload(back)
+    assert coming is not None
     # Its memory is taken at once, its values come later.
     assert sum(p.untyped_storage().nbytes() for p in model.scorer.parameters()) == file.stat().st_size
-    assert residency.arrived(back.id) > 0
+    coming.result()
+    assert coming.seconds > 0
     stored = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.float32)
     assert torch.equal(torch.cat([p.detach().flatten() for p in model.scorer.parameters()]), stored)
-    with pytest.raises(KeyError):
-        residency.arrived(back.id)
+    job.runtime.close()
+
+
+def test_weights_at_hand_leave_again_whatever_happens(tmp_path: Path) -> None:
+    plan = swapping(grpo(tmp_path, save=False), ranks=1)
+    job = Executor(plan, Comm.alone(), steps=1, source_dir=tmp_path, run_dir=tmp_path / "run")
+    model = job.runtime.models["actor"]
+    with pytest.raises(ZeroDivisionError), job.runtime.residency.at_hand("actor"):
+        assert held(model) > 0
+        raise ZeroDivisionError
+    assert held(model) == 0
     job.runtime.close()
 
 
@@ -236,6 +315,56 @@ def test_a_gpu_copies_beside_its_other_work() -> None:
             work = (work @ work).tanh()
         coming.result()
         assert coming.seconds > 0 and [float(t.sum()) for t in tensors] == sums
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpus_states_go_to_the_disk_and_back(tmp_path: Path) -> None:
+    device = torch.device("cuda", 0)
+    tensors = [torch.randn(n << 10, device=device) for n in SIZES]
+    sums, thread = [float(t.sum()) for t in tensors], Background("pieces", device)
+    state = Movable(lambda: Contents(tensors), DiskShelf(tmp_path / "pieces.bin", chunk=1 << 20))
+    for back in (state.onload, lambda: state.begin(thread).result()):
+        state.offload(store=True)
+        other = [torch.full_like(t, 7.0) for t in tensors]
+        back()
+        assert [float(t.sum()) for t in tensors] == sums
+        del other
+
+
+def test_several_ranks_take_no_more_than_was_predicted(tmp_path: Path) -> None:
+    """Layers that are gathered and freed again and again leave nothing behind that nobody uses."""
+    shutil.copytree(TOY, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "grpo.rl").read_text().replace("hidden = 64, layers = 2", "hidden = 512, layers = 4")
+    (tmp_path / "grpo.rl").write_text(text.replace("max_new_tokens = 4", "max_new_tokens = 4, max_prompt_tokens = 8"))
+    options = Options(settings=("batch=8",), cluster="2 x cpu", memory=4 << 30)
+    plan = compile_file(tmp_path / "grpo.rl", options).plan
+    run("torchrun", 2, plan, tmp_path, "run", steps=2)
+    assert plan.memory is not None
+    predicted = {f"memory/{m.op}": m.workspace + m.resident + plan.memory.reserve for m in plan.memory.ops}
+    for line in lines(tmp_path / "run"):
+        assert {k: v for k, v in line.items() if k.startswith("memory/") and v > predicted[k]} == {}
+
+
+_GONE_AT_ONCE = """
+import torch
+from rldsl.backends.engines.memory import Meter, keep_freed_memory
+from tests.runtime.test_residency import resident
+
+keep_freed_memory()
+{budget}
+tensors = [torch.ones(1 << 18) for _ in range(128)]
+before = resident()
+del tensors[::2]
+print((before - resident()) >> 20)
+"""
+
+
+@pytest.mark.skipif(not ROLLUP.exists(), reason="needs Linux")
+@pytest.mark.parametrize(("budget", "least", "most"), [("", 0, 8), ("Meter(torch.device('cpu'))", 60, 68)])
+def test_within_a_budget_what_is_freed_is_gone_at_once(budget: str, least: int, most: int) -> None:
+    program = _GONE_AT_ONCE.format(budget=budget)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert least <= int(done.stdout) <= most
 
 
 def test_memory_is_measured_where_there_is_a_budget(tmp_path: Path) -> None:

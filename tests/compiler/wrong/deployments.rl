@@ -596,7 +596,7 @@ algorithm wrong {
   node rollout = actor.generate(prompts; n = 4, max_new_tokens = 4, max_prompt_tokens = 8) -> tokens, response_mask, rollout_logp, completions
 }
 
-deploy {  #! RL0815 what leaves the device does not fit the tier below it
+deploy {  #! RL0815 what leaves the device does not fit below it
   cluster 1 x cpu(memory = 0.75, host_memory = 0.05)
 }
 ---
