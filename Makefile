@@ -39,6 +39,7 @@ bench: setup ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/check_speed.py
 	$(BIN)/python bench/lsp_speed.py
 	$(BIN)/python bench/compile_scale.py
+	$(BIN)/python bench/remedies.py
 	$(BIN)/python bench/time_published.py
 	$(BIN)/python bench/memory_published.py
 	$(BIN)/python bench/time_model.py

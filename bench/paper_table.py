@@ -213,7 +213,8 @@ def row(line: Line) -> str:
     case = line.case
     head = f"| {case.algorithm} | {case.size} | {case.ranks:,} | {case.context}K | {line.layout} |"
     if line.plan is None or line.plan.memory is None:
-        return f"{head} no: {line.fault.removeprefix('does not fit: ')} | | | | | | |"
+        lacking = line.fault.removeprefix("does not fit: ").partition(", on ")[0]
+        return f"{head} no: {lacking} | | | | | | |"
     memory = line.plan.memory
     fits = "yes" if line.margin else "without margin"
     peak = f"{memory.peak / GIB:.1f}, {memory.peak_op}"

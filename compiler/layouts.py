@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rldsl.compiler.expr import Literal
-from rldsl.compiler.ir import Deploy, PhaseLayout, Place
+from rldsl.compiler.ir import Deploy, Keyword, PhaseLayout, Place
 from rldsl.compiler.plan import Group, Phase
 from rldsl.compiler.ranks import WORLD, Ranks, group_of
 from rldsl.diagnostics import Diagnostics, Span
@@ -34,18 +35,28 @@ def _first(need: tuple[int, Span | None]) -> int:
 
 def _end(layout: PhaseLayout) -> int:
     """The rank after the last that a layout says it needs."""
-    axes = _axes(layout)
+    axes = sizes_of(layout)
     if layout.ranks is not None:
         return layout.ranks[1] + 1
     return axes["dp"] * _copies(axes) if "dp" in axes else 0
 
 
-def _axes(layout: PhaseLayout) -> dict[str, int]:
+def sizes_of(layout: PhaseLayout) -> dict[str, int]:
+    """The axes that it names."""
     made = {}
     for axis in layout.axes:
         assert isinstance(axis.value, Literal) and isinstance(axis.value.value, int), "axes have been checked"
         made[axis.name] = axis.value.value
     return made
+
+
+def relaid(layout: PhaseLayout, axes: Mapping[str, int]) -> PhaseLayout:
+    """A layout along other axes; where it says a dp, with the one that fills as many ranks, if there is any."""
+    sizes = {name: size for name, size in axes.items() if size > 1 and name != "dp"}
+    before = sizes_of(layout)
+    if "dp" in before:
+        sizes["dp"] = max(1, before["dp"] * _copies(before) // _copies(sizes))
+    return replace(layout, axes=tuple(Keyword(name=name, value=Literal(value=n)) for name, n in sizes.items()))
 
 
 def _copies(axes: Mapping[str, int]) -> int:
@@ -60,7 +71,7 @@ class Layouts:
 
     def phase(self, layout: PhaseLayout) -> Group:
         """The group that a layout describes."""
-        axes, name = _axes(layout), f"`{layout.model}.{layout.phase}`"
+        axes, name = sizes_of(layout), f"`{layout.model}.{layout.phase}`"
         copies = _copies(axes)
         ranks = self.ranks(layout.ranks, layout.span, name) if layout.ranks else ()
         if layout.ranks and not ranks:

@@ -56,6 +56,7 @@ from rldsl.compiler.passes.warn_unused import WarnUnused
 from rldsl.compiler.passes.warn_unwanted import WarnUnwanted
 from rldsl.compiler.plan import FieldSpec, Plan, Source
 from rldsl.compiler.specs import figures_of_deploy, function_spec, model_spec
+from rldsl.compiler.trials import Draft, Trials
 from rldsl.compiler.verify import verify_module, verify_plan
 from rldsl.compiler.volume import measured
 from rldsl.diagnostics import Diagnostic, DiagnosticError, Diagnostics, did_you_mean, fail
@@ -203,10 +204,11 @@ def compile_graph(graph: Graph, options: Options, *, source_dir: Path, found: Di
     module = run_passes(Module(graph=graph), CHECKS, context, options)
     context.found.raise_if_errors()
     context = replace(context, relower=_relower(context, options))
+    context = replace(context, trials=_trials(module, context, options))
     for one in LOWERING:
         module = run_passes(module, (one,), context, options)
         context.found.raise_if_errors()
-    plan = measured(_plan(module))
+    plan = _plan(module)
     problems = verify_plan(plan, module.signatures)
     assert not problems, f"the compiler made a plan that its verifier refuses: {[p.message for p in problems]}"
     return Compiled(plan=plan, warnings=tuple(context.found), module=module, source_dir=source_dir)
@@ -241,6 +243,15 @@ def _relower(context: Context, options: Options) -> Callable[[Module], Module] |
         return module
 
     return relower
+
+
+def _trials(module: Module, context: Context, options: Options) -> Trials:
+    """Compilations of a checked module with changes."""
+    passes = tuple(p for p in LOWERING if p.name not in options.disable)
+    names = [p.name for p in passes]
+    at = names.index(PlanMemory.name) if PlanMemory.name in names else len(names)
+    start = Draft(module=module, world_size=context.world_size)
+    return Trials(start=start, context=context, before=passes[:at], rest=passes[at:], emit=_plan)
 
 
 def _context(options: Options, source_dir: Path, found: Diagnostics) -> Context:
@@ -315,11 +326,12 @@ def _deploy_line(option: str, line: str) -> Deploy:
 
 
 def _plan(module: Module) -> Plan:
+    """The plan of a module whose programs are emitted."""
     graph = module.graph
     deploy = graph.deploy
     seed = module.values.get("seed", 0)
     used = sorted({n.call.function for n in graph.nodes if n.call.function and n.call.method not in BUILT_IN})
-    return Plan(
+    plan = Plan(
         algorithm=graph.name,
         parameters=dict(module.values),
         cluster=deploy.cluster if deploy else None,
@@ -342,6 +354,7 @@ def _plan(module: Module) -> Plan:
         programs=module.programs,
         memory=module.memory,
     )
+    return measured(plan)
 
 
 class _Places(TypedDict):

@@ -157,14 +157,19 @@ def _keyword(keyword: Keyword) -> str:
 
 
 def _deploy(deploy: Deploy) -> str:
+    return "deploy {\n" + "".join(f"{_INDENT}{line}\n" for line in deploy_lines(deploy)) + "}\n"
+
+
+def deploy_lines(deploy: Deploy) -> list[str]:
+    """The lines of a `deploy` block, as they are written."""
     figures = f"({', '.join(map(_keyword, deploy.figures))})" if deploy.figures else ""
     lines = [f"cluster {deploy.count} x {deploy.cluster}{figures}"] if deploy.cluster else []
-    lines += [_layout(p) for p in deploy.layouts]
-    lines += [f"{p.node} on {_ranks(p.ranks)}" for p in deploy.places]
-    return "deploy {\n" + "".join(f"{_INDENT}{line}\n" for line in lines) + "}\n"
+    lines += [layout_line(p) for p in deploy.layouts]
+    return lines + [f"{p.node} on {_ranks(p.ranks)}" for p in deploy.places]
 
 
-def _layout(layout: PhaseLayout) -> str:
+def layout_line(layout: PhaseLayout) -> str:
+    """`actor.generate : vllm(tp = 2) on 4..7`."""
     on = "" if layout.ranks is None else f" on {_ranks(layout.ranks)}"
     return f"{layout.model}.{layout.phase} : {layout.engine}({', '.join(_keyword(k) for k in layout.axes)}){on}"
 

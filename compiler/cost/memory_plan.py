@@ -147,10 +147,13 @@ class MemoryPlanner:
         """Seconds of a step that no plan within so many bytes is below, None for any number of them."""
         return least(self._problem(_UNBOUNDED if budget is None else budget))
 
-    def fits(self, budget: int) -> bool:
-        """Whether any plan takes no more."""
-        problem = self._problem(budget)
-        return not problem.shortage(range(len(problem.gaps)))
+    def lacking(self, budget: int) -> dict[str, int]:
+        """By op the bytes that it lacks where most, with all that can leave away; empty if any plan fits."""
+        problem, found = self._problem(budget), dict[str, int]()
+        for row, lack in problem.shortage(range(len(problem.gaps))).items():
+            op = self.ops[self._rows[row].op].id
+            found[op] = max(lack, found.get(op, 0))
+        return found
 
     def shortage(self, budget: int) -> Shortage:
         """What is lacking of a budget that is too small."""

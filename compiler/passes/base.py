@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from rldsl.compiler.ir import Module
+from rldsl.compiler.trials import Trials
 from rldsl.diagnostics import Diagnostics
 
 
@@ -17,7 +18,8 @@ class Context:
 
     `settings` are the raw `--set` values; `world_size` is what the command line asks for,
     `memory` the budget of a rank in bytes that it sets. `relower` makes the ops of a module anew, once it has another
-    order of equal depths; None where the order is to stay as it is.
+    order of equal depths; None where the order is to stay as it is. `trials` compile the same source with changes, to
+    say what would help; None in a trial itself.
     """
 
     found: Diagnostics
@@ -26,6 +28,7 @@ class Context:
     world_size: int | None = None
     memory: int | None = None
     relower: Callable[[Module], Module] | None = None
+    trials: Trials | None = None
 
 
 class Pass(Protocol):

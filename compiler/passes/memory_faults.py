@@ -2,83 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from rldsl.compiler.cost.hardware import GIB, Hardware
-from rldsl.compiler.cost.memory_changes import Remedies, remedies
+from rldsl.compiler.cost.memory_changes import Enough, Never, Remedies
+from rldsl.compiler.cost.memory_edits import Variant, pins_of
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
-from rldsl.compiler.cost.model_facts import ModelFacts
+from rldsl.compiler.cost.plan_time import PlanTime, plan_time
+from rldsl.compiler.expr import format_scalar
 from rldsl.compiler.ir import Module
-from rldsl.compiler.ops import OnloadOp, Tier
+from rldsl.compiler.ops import AnyOp, InferOp, OnloadOp, Tier, TrainOp
+from rldsl.compiler.plan import Plan
+from rldsl.compiler.ranks import words
+from rldsl.compiler.trials import Trials, Tried
 from rldsl.diagnostics import Diagnostics, Span
 
 # A pin that makes a step longer by this part is worth a word.
 _COSTLY = 0.10
 
 
+def beyond_device(module: Module, found: Diagnostics, budget: int, hardware: Hardware) -> bool:
+    """Whether the budget asked for is more than a device holds: RL0816."""
+    if hardware.memory is None or budget <= hardware.memory:
+        return False
+    deploy = module.graph.deploy
+    found.error(
+        "RL0816",
+        f"a budget of {size(budget)} is more than a device of `{hardware.name}` has",
+        span=deploy.span if deploy else None,
+        expected=f"at most {size(hardware.memory)} a rank",
+        found=size(budget),
+        fix="leave `--memory` out; or say `memory` of the cluster, in GiB, if its devices have more",
+    )
+    return True
+
+
 def does_not_fit(
-    module: Module,
-    found: Diagnostics,
-    shortage: Shortage,
-    planner: MemoryPlanner,
-    budget: int,
-    facts: Mapping[str, ModelFacts],
-    pinned: Mapping[str, frozenset[str]],
+    module: Module, found: Diagnostics, shortage: Shortage, planner: MemoryPlanner, budget: int, help_: Remedies | None
 ) -> None:
-    """RL0810: by how much, where, what takes most, and what would help."""
+    """RL0810: by how much, where, what takes most, and what would help; None where that is not asked."""
     largest = ", ".join(f"{what} {size(count)}" for what, count in shortage.largest)
-    help_ = remedies(planner.plan, planner.ops, facts, planner.hardware, pinned, budget)
     found.error(
         "RL0810",
-        f"does not fit: `{shortage.op}` needs {size(shortage.bytes)} more than a rank has",
+        f"does not fit: `{shortage.op}` needs {size(shortage.bytes)} more than a rank has, on "
+        f"{_ranks(planner.plan, shortage.rank)}",
         span=_place(module, shortage.op),
         expected=f"at most {size(budget)} a rank",
         found=size(shortage.need),
         notes=(
-            "states that the op does not use are off the device by then, micro-batches as small as they can be",
+            _already(module, planner, shortage.op),
             f"the most is taken by: {largest}",
-            *_helping(help_),
-            *_ranks_needed(help_, module),
+            *(_helping(help_) if help_ else ()),
+            *(_ranks_needed(help_.ranks) if help_ else ()),
         ),
-        fix=_fix(help_),
+        fix=_fix(help_) if help_ else None,
     )
 
 
-_NUMBERS = {2: "two", 3: "three"}
+def _ranks(plan: Plan, first: int) -> str:
+    """The class of ranks that begins with this one."""
+    program, world = plan.program(first), plan.world_size or 1
+    last = program.last or world
+    return "every rank" if (first, last) == (0, world) else words(((first, last),))
+
+
+def _already(module: Module, planner: MemoryPlanner, name: str) -> str:
+    """What has been done already so that an op takes little, and what was not, as the user has set it."""
+    done = "states that the op does not use are off the device by then"
+    op, node = planner.ops[planner.number[name]], module.graph.node_of.get(name)
+    pins = pins_of(node) if node else ()
+    if isinstance(op, InferOp | TrainOp) and "micro_batch_tokens" not in pins:
+        done += ", micro-batches as small as the compiler makes them"
+    kept = _and(f"`{n} = {_value(op, n)}`" for n in pins)
+    return f"{done}; {kept} as set" if kept else done
+
+
+def _value(op: AnyOp, name: str) -> str:
+    return format_scalar(getattr(op, name))
+
+
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(names)
+
+
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def _helping(found: Remedies) -> Iterator[str]:
     """What makes it fit, the fastest first; or that nothing does."""
+    tried = ", ".join(found.tried)
     if not found.changes:
-        if found.tried:
-            yield f"not enough, even together: {', '.join(found.tried)}"
+        if tried:
+            yield f"not enough, even together: {tried}" if found.all_tried else f"nothing was found among: {tried}"
         return
-    together = len(found.changes[0].what)
-    if together > 1:
-        yield f"no single change is enough, {_NUMBERS[together]} together are:"
-    for change in found.changes:
-        yield f"{' and '.join(change.what)}: fits, {seconds(change.seconds)} a step"
+    least = len(found.changes[0].kinds)
+    for count, changes in groupby(found.changes, key=lambda c: len(c.kinds)):
+        if count > least:
+            yield f"with the same work, {_NUMBERS[count]} kinds of change together are enough:"
+        elif count > 1:
+            yield f"no change of one kind is enough, {_NUMBERS[count]} together are:"
+        for change in changes:
+            yield f"{_and(change.what)}: fits, {seconds(change.seconds)} a step"
 
 
-def _ranks_needed(found: Remedies, module: Module) -> Iterator[str]:
-    """How many ranks alone are enough, unless that is among the changes."""
-    if found.ranks is not None and not any(len(c.what) == 1 and _RANKS in c.what[0] for c in found.changes):
-        odd = module.divides % found.ranks
+def _ranks_needed(found: Enough | Never | None) -> Iterator[str]:
+    """How many ranks alone are enough, or what is lacking however many there are."""
+    if isinstance(found, Enough):
         yield f"with nothing else changed, at least {found.ranks:,} ranks of this kind are needed" + (
-            ", and prompts of which each minibatch has a multiple of that" if odd else ""
+            "" if found.divides else ", and prompts of which each minibatch has a multiple of that"
         )
-    if found.whole is not None:
-        lack = f"`{found.whole.op}` needs {size(found.whole.bytes)} more even on thousands"
-        yield f"more ranks alone are never enough: {lack}"
-
-
-_RANKS = "`cluster "
+    elif found is not None:
+        lack, (what, most) = found.shortage, found.shortage.largest[0]
+        yield (
+            f"more ranks alone{'' if found.divides else ', with batches that divide over them,'} are not enough, up to "
+            f"{found.most:,}: least is lacking on {found.ranks:,}, where "
+            f"`{lack.op}` needs {size(lack.bytes)} more; the most is taken there by: {what} {size(most)}"
+        )
 
 
 def _fix(found: Remedies) -> str:
     if found.changes:
-        return f"the fastest change that makes it fit: {' and '.join(found.changes[0].what)}"
-    return "more ranks, or shorter rows" if found.whole is None else "a smaller model, or shorter rows"
+        several = " together" if len(found.changes[0].what) > 1 else ""
+        return f"{_and(found.changes[0].what)}{several}"
+    if isinstance(found.ranks, Enough):
+        return f"at least {found.ranks.ranks:,} ranks"
+    return "a smaller model, or devices with more memory"
 
 
 def within_margin(module: Module, found: Diagnostics, shortage: Shortage, planned: Planned, hardware: Hardware) -> None:
@@ -93,26 +142,35 @@ def within_margin(module: Module, found: Diagnostics, shortage: Shortage, planne
             f"a plan leaves {1 - hardware.usable:.0%} of a device to fragmentation: "
             f"then `{shortage.op}` would lack {size(shortage.bytes)}",
         ),
-        fix="more ranks, shorter rows or smaller micro-batches; or say `usable` of the cluster if you know better",
+        fix="more ranks or shorter rows; or say `usable` of the cluster if you know better",
     )
 
 
-def pins_cost(
-    module: Module, found: Diagnostics, planned: Planned, free: Planned | Shortage, node: str, names: frozenset[str]
-) -> None:
-    """RL0812 for options of a node without which, all others being as they are, a step were much shorter."""
-    if isinstance(free, Shortage) or free.missing or planned.step <= free.step * (1 + _COSTLY):
-        return
-    options = " and ".join(f"`{n}`" for n in sorted(names))
-    better = next((op for op in free.ops if op.id == node), None)
-    chosen = ", ".join(f"{n} = {getattr(better, n)}" for n in sorted(names))
-    found.warning(
-        "RL0812",
-        f"`{node}`: {options} as set costs {seconds(planned.step - free.step)} a step",
-        span=_place(module, node),
-        notes=(f"{seconds(planned.step)} a step; with {chosen} it would be {seconds(free.step)}",),
-        fix=f"leave {options} out: the compiler chooses",
-    )
+def pins_cost(found: Diagnostics, trials: Trials) -> None:
+    """RL0812 for options of a training without which, all others being as they are, a step were much shorter."""
+    pinned = [n for n in trials.start.module.graph.nodes if pins_of(n)]
+    now = _step(trials.planned(trials.start))
+    for node in pinned if now is not None else ():
+        tried = trials.planned(Variant(trials.start).unpinned((node.id,)).draft)
+        free = _step(tried)
+        if now is None or tried is None or free is None or now <= free * (1 + _COSTLY):
+            continue
+        options = _and(f"`{n}`" for n in sorted(pins_of(node)))
+        better = next(op for op in tried.plan.ops() if op.id == node.id)
+        chosen = ", ".join(f"{n} = {_value(better, n)}" for n in sorted(pins_of(node)))
+        found.warning(
+            "RL0812",
+            f"`{node.id}`: {options} as set costs {seconds(now - free)} a step",
+            span=node.span,
+            notes=(f"{seconds(now)} a step; with {chosen} it would be {seconds(free)}",),
+            fix=f"leave {options} out: the compiler chooses",
+        )
+
+
+def _step(tried: Tried | None) -> float | None:
+    """Seconds of a step, as `show --time` has them."""
+    time = plan_time(tried.plan) if tried else None
+    return time.step_seconds if isinstance(time, PlanTime) else None
 
 
 def full_below(module: Module, found: Diagnostics, planned: Planned, hardware: Hardware) -> None:
@@ -161,5 +219,6 @@ def seconds(count: float) -> str:
 
 
 def _place(module: Module, op: str) -> Span | None:
-    node = module.graph.node_of.get(op)
-    return node.span if node else None
+    """The node's, else that of the deployment."""
+    node, deploy = module.graph.node_of.get(op), module.graph.deploy
+    return node.span if node else deploy.span if deploy else None

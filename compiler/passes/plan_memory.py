@@ -10,14 +10,23 @@ from msgspec import structs
 
 from rldsl.compiler.cost.find_facts import NoFacts, facts_of
 from rldsl.compiler.cost.hardware import Hardware, hardware_of
+from rldsl.compiler.cost.memory_changes import remedies
+from rldsl.compiler.cost.memory_edits import pins_of
 from rldsl.compiler.cost.memory_plan import MemoryPlanner, Planned, Shortage
 from rldsl.compiler.cost.model_facts import ModelFacts
-from rldsl.compiler.ir import Method, Model, Module
+from rldsl.compiler.ir import Model, Module
 from rldsl.compiler.ops import AnyOp, Reason, SaveOp, TrainOp
 from rldsl.compiler.passes.base import Context
-from rldsl.compiler.passes.bind_parameters import option_of
 from rldsl.compiler.passes.emit_programs import EmitPrograms
-from rldsl.compiler.passes.memory_faults import does_not_fit, full_below, pins_cost, seconds, size, within_margin
+from rldsl.compiler.passes.memory_faults import (
+    beyond_device,
+    does_not_fit,
+    full_below,
+    pins_cost,
+    seconds,
+    size,
+    within_margin,
+)
 from rldsl.compiler.passes.order_for_memory import Order, better_order, reordered
 from rldsl.compiler.plan import Dropped, FieldSpec, Plan
 from rldsl.compiler.specs import figures_of_deploy, model_spec
@@ -25,7 +34,6 @@ from rldsl.diagnostics import Diagnostic, DiagnosticError, Label, Severity
 
 # Steps are equally long that differ by less seconds, and of two peaks the lower one is the less only by this factor.
 _SAME, _LOWER = 1e-6, 0.99
-_PINS = ("micro_batch_tokens", "recompute", "logits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +53,13 @@ class PlanMemory:
         """The ops with their choices and moves, and `memory`.
 
         RL0801 and RL0802 for what is wrong with a model's config.json, RL0810 where it does not fit, RL0815 where what
-        leaves does not fit below; warnings RL0811, RL0812.
+        leaves does not fit below, RL0816 for a budget that no device has; warnings RL0811, RL0812.
         """
         deploy = module.graph.deploy
         figures = figures_of_deploy(deploy) if deploy else {}
         hardware = hardware_of((deploy and deploy.cluster) or "cpu", figures)
         budget = context.memory or hardware.budget
-        if budget is None:
+        if budget is None or beyond_device(module, context.found, budget, hardware):
             return module
         facts = _facts(module, context)
         if isinstance(facts, str) or module.world_size is None:
@@ -117,6 +125,12 @@ class _Planning:
         plan = _draft(module, self.context)
         return MemoryPlanner(plan, module.ops, self.facts, self.hardware, self.pinned)
 
+    def smallest(self, module: Module) -> MemoryPlanner:
+        """Of lowered ops, in the ways alone that need least: enough to see whether anything fits."""
+        moved = _saves_moved(module)
+        plan = _draft(moved, self.context)
+        return MemoryPlanner(plan, moved.ops, self.facts, self.hardware, _pinned(module), smallest=True)
+
     def first(self, module: Module, budget: int, known: MemoryPlanner | None = None) -> _Attempt:
         """As ordered; `known` has planned the same ops in another order."""
         moved = _saves_moved(module)
@@ -159,14 +173,14 @@ def _fitted(module: Module, planning: _Planning, budget: int) -> Module:
             within_margin(module, found, made.outcome, wider.outcome, hardware)
             made = wider
     planned = made.outcome
+    trials = planning.context.trials
     if isinstance(planned, Shortage):
-        does_not_fit(module, found, planned, made.planner, budget, planning.facts, planning.pinned)
+        helping = remedies(trials, planning.smallest, planning.facts, budget) if trials else None
+        does_not_fit(module, found, planned, made.planner, budget, helping)
         return module
     full_below(made.module, found, planned, hardware)
-    for node, names in planning.pinned.items():
-        others = {other: each for other, each in planning.pinned.items() if other != node}
-        free = replace(planning, pinned=others).best(module, planned.memory.budget)
-        pins_cost(module, found, planned, free.outcome, node, names)
+    if trials and planning.pinned:
+        pins_cost(found, trials)
     ops = tuple(_explained(op, old) for op, old in _with_old(planned.ops, made.module.ops))
     return replace(made.module, ops=ops, memory=planned.memory, planned=planned)
 
@@ -268,9 +282,4 @@ def _of_config(told: Diagnostic, model: Model, context: Context) -> Diagnostic:
 
 def _pinned(module: Module) -> dict[str, frozenset[str]]:
     """By node the options of trainings that the user has set."""
-    found = {
-        node.id: frozenset(name for name in _PINS if option_of(node.call, name) not in (None, 0))
-        for node in module.graph.nodes
-        if node.call.method is Method.TRAIN
-    }
-    return {node: names for node, names in found.items() if names}
+    return {node.id: frozenset(names) for node in module.graph.nodes if (names := pins_of(node))}

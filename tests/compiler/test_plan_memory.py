@@ -105,6 +105,19 @@ def test_one_byte_less_than_the_least_does_not_fit() -> None:
     assert found.code == "RL0810" and any("the most is taken by" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "most", "name"),
+    [("2 x h100", 79.1, "h100"), ("2 x h100(memory = 94)", 94, "h100"), ("1 x cpu(memory = 4)", 4, "cpu")],
+)
+def test_a_budget_is_not_more_than_a_device_has(cluster: str, most: float, name: str) -> None:
+    assert planned(compiled(cluster=cluster, memory=int(most * GIB)).plan).budget == int(most * GIB)
+    with pytest.raises(DiagnosticError) as caught:
+        compiled(cluster=cluster, memory=int(most * GIB) + GIB)
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.expected) == ("RL0816", f"at most {most:.1f} GiB a rank")
+    assert found.message == f"a budget of {most + 1:.1f} GiB is more than a device of `{name}` has"
+
+
 def test_less_memory_is_never_faster() -> None:
     seconds = [sum(planned(small(budget)).seconds.values()) for budget in (8, 6, 5, 4, 3)]
     assert seconds == sorted(seconds)
