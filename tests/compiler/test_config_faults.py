@@ -87,7 +87,7 @@ def test_a_kind_of_model_that_is_not_known_is_no_mistake_without_a_budget_asked_
     (warned,) = made.warnings
     assert made.plan.memory is None and (warned.code, warned.severity) == ("RL0801", Severity.WARNING)
     assert warned.span == Span(str(path), 2, 2, 2, 14)
-    (found,) = refused(tmp_path / "m", memory=80 * GIB)
+    (found,) = refused(tmp_path / "m", memory=70 * GIB)
     assert (found.code, found.severity) == ("RL0801", Severity.ERROR) and "--memory" in (found.fix or "")
 
 

@@ -229,7 +229,7 @@ def test_budgets_count_what_is_on_its_way() -> None:
 
 
 def test_states_leave_after_the_wait_under_a_tight_budget() -> None:
-    plan = off_policy(cluster="2 x cpu", memory=int(1.9 * GIB))
+    plan = off_policy(cluster="2 x cpu", memory=int(1.8 * GIB))
     order = ids(plan)
     (away,) = (op.id for op in plan.ops() if isinstance(op, OffloadOp) and op.state is State.ENGINE)
     assert order.index("old") < order.index(WAIT) < order.index(away) < order.index("update")

@@ -142,7 +142,7 @@ def planned(disable: frozenset[str], memory: int, tmp_path: Path) -> Plan:
 
 
 def test_memory_counts_the_weights_once(tmp_path: Path) -> None:
-    without, shared = (planned(off, 80 << 30, tmp_path).memory for off in (frozenset({NAME}), frozenset[str]()))
+    without, shared = (planned(off, 75 << 30, tmp_path).memory for off in (frozenset({NAME}), frozenset[str]()))
     assert without is not None and shared is not None
     held = {s.model: s for s in without.states if s.state is State.WEIGHTS}
     assert [s.model for s in shared.states if s.state is State.WEIGHTS] == ["actor"]
@@ -212,7 +212,7 @@ def test_the_verifier_refuses_a_base_elsewhere() -> None:
 
 
 def test_the_verifier_wants_the_states_of_what_has_weights(tmp_path: Path) -> None:
-    plan = planned(frozenset(), 80 << 30, tmp_path)
+    plan = planned(frozenset(), 75 << 30, tmp_path)
     assert not problems(plan) and plan.memory is not None
     assert "nothing is said of the weights of `reference`" in problems(changed(plan, "reference", base_of=None))
     own = msgspec.structs.replace(plan.memory.states[0], model="reference", dirty=False)

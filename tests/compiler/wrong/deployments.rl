@@ -574,7 +574,7 @@ algorithm wrong {
 }
 
 deploy {
-  cluster 1 x cpu(memory = 0.15)
+  cluster 1 x cpu(memory = 0.12)
 }
 ---
 # no room for what an allocator leaves
@@ -585,7 +585,7 @@ algorithm wrong {
 }
 
 deploy {  #! RL0811 fits only without a margin
-  cluster 1 x cpu(memory = 0.22, usable = 0.8)
+  cluster 1 x cpu(memory = 0.17, usable = 0.8)
 }
 ---
 # no room below the device for what leaves it
@@ -597,7 +597,7 @@ algorithm wrong {
 }
 
 deploy {  #! RL0815 what leaves the device does not fit below it
-  cluster 1 x cpu(memory = 0.75, host_memory = 0.05)
+  cluster 1 x cpu(memory = 0.70, host_memory = 0.05)
 }
 ---
 # recomputation where there is room
