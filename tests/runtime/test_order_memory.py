@@ -32,7 +32,7 @@ def trainings(plan: Plan) -> list[str]:
 
 def differing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, Plan]:
     """As first ordered, and another order: for the first budget that asks for one."""
-    for quarters in range(4 * 145, 4 * 130, -1):
+    for quarters in range(4 * 97, 4 * 82, -1):
         best = compiled(folder, quarters / 4)
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, "_relower", lambda *_: None)
