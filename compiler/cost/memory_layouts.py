@@ -71,9 +71,10 @@ class LayoutSearch:
         seen = self.see(variant)
         if seen is None or not seen.lacking:
             return [variant] if seen else []
-        wider = self._generating(variant, seen)
-        made = self.see(wider) if wider else None
-        if wider is None or made is None:
+        # Where no rollout's layout helps, weights to be handed over may be too many where they are trained.
+        wider = self._generating(variant, seen) or variant
+        made = self.see(wider)
+        if made is None:
             return []
         if not made.lacking:
             return [wider]

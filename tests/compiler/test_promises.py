@@ -49,6 +49,7 @@ PINNED = source(_GRPO, pins=', micro_batch_tokens = 65536, recompute = "none"')
 FP32 = GRPO.replace('"bf16"', '"fp32"')
 APART = ("actor.train : fsdp() on 0..3", "reference.infer : fsdp() on 0..3", "actor.generate : vllm(tp = 4) on 4..7")
 MEGATRON = tuple(f"{phase} : megatron(tp = 4)" for phase in ("actor.train", "reference.infer"))
+REPLICAS = ("actor.train : megatron()", "reference.infer : megatron()")
 SPREAD = "actor.generate : vllm(tp = 8)"
 
 
@@ -79,6 +80,7 @@ PROGRAMS = {
     "long rows": program(PPO, "Qwen2.5-7B", "8 x h100", new=130_000),
     "long rows, cut": program(GRPO, "Qwen2.5-32B", "8 x h100", *MEGATRON, SPREAD, new=64_512),
     "long rows, many ranks": program(GRPO, "Qwen2.5-72B", "64 x h100", SPREAD, new=64_512),
+    "replicas": program(LORA, "Qwen2.5-72B", "8 x h100", *REPLICAS, SPREAD),
     "states": program(PPO, "Qwen2.5-72B", "16 x h100", SPREAD),
     "states, small": program(PPO, "Qwen2.5-32B", "8 x l40s", SPREAD),
     "odd batch": program(PPO, "Qwen2.5-32B", "2 x h100", batch=24),
