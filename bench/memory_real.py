@@ -54,7 +54,8 @@ MEASURED = "measured"
 class Run:
     """`rows` sequences of `prompt` + `response` tokens in micro-batches of `budget`, or one wave, on `ranks` ranks.
 
-    `layers` cuts the model down to what a machine of a few GiB can hold.
+    `layers` cuts the model down to what a machine of a few GiB can hold. On several ranks rows are for two
+    micro-batches or more: only then there are the sums of gradients that are counted.
     """
 
     model: str
@@ -287,8 +288,8 @@ RUNS: tuple[Run, ...] = (
     Run(model=_TINY, phase="save", lora_rank=8),
     Run(model=_TINY, layers=30, rows=16, ranks=2),
     Run(model=_TINY, layers=4, ranks=4),
-    Run(model="Qwen2.5-0.5B", layers=2, precision="bf16", rows=4, ranks=2),
-    Run(model="Qwen2.5-0.5B", layers=4, rows=4, ranks=2),
+    Run(model="Qwen2.5-0.5B", layers=2, precision="bf16", ranks=2),
+    Run(model="Qwen2.5-0.5B", layers=4, ranks=2),
     Run(model="Qwen2.5-0.5B", layers=4, phase="save", ranks=2),
     Run(model=_TINY, phase="generate", wave=Wave(prompts=4, prompt=64, samples=4, new_tokens=24)),
     Run(model=_TINY, phase="generate", wave=Wave(prompts=16, prompt=200, samples=4, new_tokens=40)),
